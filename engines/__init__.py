@@ -1,0 +1,1 @@
+"""Bundles, their manifests, and the builders that turn ONNX bundles into engine bundles."""

@@ -1,0 +1,1 @@
+"""The float model and everything that needs PyTorch: fold, calibrate, emit QDQ ONNX."""

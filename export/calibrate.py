@@ -1,0 +1,85 @@
+"""Calibrate: run the float parts over the images, watch every port, turn ranges into scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.export.calibration import Calibration
+from passionsr_trt.export.constants import Parts
+from passionsr_trt.export.data import data_digest, load_input
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.observers import Histogram, activation_boundary, weight_scales
+from passionsr_trt.export.sites import NamedSite, named_sites
+from passionsr_trt.export.spec import QuantSpec
+
+
+def quantized_sites(part: nn.Module, part_name: str, spec: QuantSpec) -> list[NamedSite]:
+    """The sites of a part that the spec quantizes.
+
+    1. a site that `exclude` matches stays float;
+    2. the first and the last site of the part, both convolutions, stay float (keep_first_last);
+    3. convolutions with fewer than min_channels inputs stay float;
+    4. sites that share a port are quantized together or not at all.
+    """
+    sites = list(named_sites(part, part_name))
+    ends = {sites[0].name, sites[-1].name} if spec.keep_first_last else set()
+    kept = {
+        named.name
+        for named in sites
+        if spec.excludes(named.name) or named.name in ends or named.site.in_channels < spec.min_channels
+    }
+    float_ports = {named.port_name for named in sites if named.name in kept}
+    return [named for named in sites if named.port_name not in float_ports]
+
+
+@contextmanager
+def observing(ports: dict[str, NamedSite]) -> Iterator[dict[str, Histogram]]:
+    """Histograms of every named port's input while the context lasts; hooks always go."""
+    histograms = {name: Histogram() for name in ports}
+    handles = []
+    try:
+        for name, named in ports.items():
+
+            def hook(_module: nn.Module, args: tuple[Tensor], histogram: Histogram = histograms[name]) -> None:
+                histogram.observe(args[0])
+
+            handles.append(named.site.port.register_forward_pre_hook(hook))
+        yield histograms
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def calibrate(model: OneStepModel, parts: Parts, spec: QuantSpec, files: list[Path]) -> Calibration:
+    """Scales of every quantized site from the float model's activations on `files`."""
+    chosen = {name: quantized_sites(part, name, spec) for name, part in parts.items()}
+    if not any(chosen.values()):
+        raise UserError("the spec leaves every site float", "expected at least one site to quantize")
+    ports = {named.port_name: named for sites in chosen.values() for named in sites}
+    with observing(ports) as histograms:
+        for path in tqdm(files, desc="calibrating", unit="image"):
+            run_chain(parts, load_input(path, model))
+    tensors: dict[str, Tensor] = {}
+    high = spec.activation_codes[1]
+    for name, histogram in tqdm(histograms.items(), desc="boundaries", unit="port"):
+        tensors[f"{name}.activation_scale"] = torch.tensor(activation_boundary(histogram, spec) / high)
+    for sites in chosen.values():
+        for named in sites:
+            tensors[f"{named.name}.weight_scale"] = weight_scales(named.site.weight, spec)
+    return Calibration(model.digest, spec, data_digest(files), tensors)
+
+
+def run_chain(parts: Parts, image: Tensor) -> Tensor:
+    """image [B,3,H,W] → image, through the three parts; a sampled posterior is represented by its mean."""
+    latent = parts.vae_encoder(image)
+    if getattr(parts.vae_encoder, "posterior", "mode") == "sample":
+        latent = latent.chunk(2, dim=1)[0]
+    return parts.vae_decoder(parts.unet(latent))

@@ -1,0 +1,82 @@
+"""Calibration: the artefact between calibrate and export. safetensors + JSON, content-addressed.
+
+Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [O]; both float32 and positive.
+The key is SHA-256 over the model's digest, the spec and the calibration images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.export.sites import named_sites
+from passionsr_trt.export.spec import QuantSpec
+
+TENSORS = "calibration.safetensors"
+
+
+@dataclass
+class Calibration:
+    """Ranges of one model under one spec."""
+
+    model_digest: str
+    spec: QuantSpec
+    data_digest: str
+    tensors: dict[str, Tensor]
+
+    @property
+    def key(self) -> str:
+        return calibration_key(self.model_digest, self.spec, self.data_digest)
+
+    def save(self, folder: Path) -> None:
+        """Write atomically; UserError where the disk refuses."""
+        with atomic_folder(folder) as temporary:
+            save_file(self.tensors, temporary / TENSORS)
+            write_manifest(
+                temporary,
+                {
+                    "kind": "calibration",
+                    "model_digest": self.model_digest,
+                    "data_digest": self.data_digest,
+                    "spec": self.spec.to_json(),
+                },
+            )
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        manifest = read_manifest(folder, "calibration")
+        spec = QuantSpec.from_json(manifest["spec"], f"{folder} spec")
+        tensors = load_file(checked_file(folder, manifest, TENSORS))
+        return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
+
+    def apply(self, part: nn.Module, part_name: str) -> int:
+        """Give every calibrated site and port of a part its scales; returns how many sites that were."""
+        low, high = self.spec.activation_codes
+        applied = 0
+        for named in named_sites(part, part_name):
+            weight_scale = self.tensors.get(f"{named.name}.weight_scale")
+            if weight_scale is None:
+                continue
+            scale = self.tensors.get(f"{named.port_name}.activation_scale")
+            if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
+                raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
+            if not (torch.all(weight_scale > 0) and scale > 0):
+                raise UserError(f"calibration: {named.name} has a scale that is not positive")
+            named.site.set_weight_scale(weight_scale, self.spec.weight_code_max)
+            named.site.port.set_scale(scale, low, high)
+            applied += 1
+        return applied
+
+
+def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:
+    """Content address of a calibration: 16 hex digits name its folder in calib_cache/."""
+    text = json.dumps([model_digest, spec.to_json(), data_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

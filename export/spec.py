@@ -1,0 +1,113 @@
+"""QuantSpec: what is quantized, with how many bits, and how ranges are found. A strict JSON file."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from passionsr_trt.engines.errors import UserError
+
+SCHEMA_VERSION = 1
+OBSERVERS = ("minmax", "percentile", "dobi")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How a model is quantized.
+
+    bits_weights, bits_activations: 8, 6 or 4; always stored in INT8 containers.
+    activation_observer, weight_observer: `minmax`, `percentile` or `dobi` (METHOD of 2DQuant, K candidates).
+    percentile: of |x|, for the percentile observer, in (50, 100].
+    dobi_candidates: K, the number of boundaries tried.
+    weight_code_limit: largest |code| of a weight, 127, or 63 for CPUs whose INT8 kernels saturate (no VNNI).
+    min_channels: convolutions with fewer input channels stay float.
+    keep_first_last: the first and last convolution of each part stay float.
+    exclude: shell patterns of site names (`unet.mid_block.*`) that stay float.
+    """
+
+    bits_weights: int = 8
+    bits_activations: int = 8
+    activation_observer: str = "dobi"
+    weight_observer: str = "minmax"
+    percentile: float = 99.99
+    dobi_candidates: int = 100
+    weight_code_limit: int = 127
+    min_channels: int = 16
+    keep_first_last: bool = True
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("bits_weights", (4, 6, 8)),
+            ("bits_activations", (4, 6, 8)),
+            ("activation_observer", OBSERVERS),
+            ("weight_observer", OBSERVERS),
+            ("weight_code_limit", (63, 127)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(
+                    f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}"
+                )
+        if not 50 < self.percentile <= 100:
+            raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
+        if self.dobi_candidates < 1 or self.min_channels < 0:
+            raise UserError("spec: dobi_candidates or min_channels is out of range", "expected >= 1 and >= 0")
+
+    @property
+    def weight_code_max(self) -> int:
+        """The largest weight code: 2^(b-1) - 1, or the limit where that is lower."""
+        return min(self.weight_code_limit, 2 ** (self.bits_weights - 1) - 1)
+
+    @property
+    def activation_codes(self) -> tuple[int, int]:
+        """Lowest and highest activation code, [-2^(b-1), 2^(b-1) - 1]."""
+        half = 2 ** (self.bits_activations - 1)
+        return -half, half - 1
+
+    def excludes(self, site: str) -> bool:
+        return any(fnmatch.fnmatchcase(site, pattern) for pattern in self.exclude)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), "exclude": list(self.exclude)}
+
+    @classmethod
+    def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:
+        """Build a spec from parsed JSON; a newer version is named before an unknown key is."""
+        if not isinstance(data, dict):
+            raise UserError(f"{source}: not a JSON object", "expected keys of QuantSpec")
+        version = data.get("schema_version", SCHEMA_VERSION)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(
+                f"{source}: made by a newer version (schema {version})",
+                f"this one reads up to {SCHEMA_VERSION}",
+                "update passionsr-trt",
+            )
+        types = {field.name: field.type for field in fields(cls)}
+        unknown = sorted(set(data) - set(types) - {"schema_version"})
+        if unknown:
+            raise UserError(f"{source}: unknown key {unknown[0]!r}", f"expected some of {', '.join(types)}")
+        values = {key: value for key, value in data.items() if key in types}
+        kinds: dict[Any, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}
+        for key, value in values.items():
+            kind = kinds.get(types[key], list)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise UserError(f"{source}: {key} is {value!r}", f"expected {types[key]}")
+        if "exclude" in values:
+            if not all(isinstance(pattern, str) for pattern in values["exclude"]):
+                raise UserError(f"{source}: exclude holds something that is not a string", "expected patterns")
+            values["exclude"] = tuple(values["exclude"])
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path) -> QuantSpec:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})", "expected a spec file") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error})", "expected a spec file") from None
+        return cls.from_json(data, str(path))

@@ -1,0 +1,1 @@
+"""Engines, the chain of three, images, comparison and benchmark: everything a device runs."""
