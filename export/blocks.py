@@ -64,9 +64,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, channels = x.shape
         x = self.to_q.port(x)
-        query = split_heads(self.to_q.apply_weight(x), self.heads).transpose(1, 2)
-        key_t = split_heads(self.to_k.apply_weight(x), self.heads).permute(0, 2, 3, 1)
-        value = split_heads(self.to_v.apply_weight(x), self.heads).transpose(1, 2)
+        query = split_heads(self.to_q(x, ported=True), self.heads).transpose(1, 2)
+        key_t = split_heads(self.to_k(x, ported=True), self.heads).permute(0, 2, 3, 1)
+        value = split_heads(self.to_v(x, ported=True), self.heads).transpose(1, 2)
         out = attend(query, key_t, value, self.mode).transpose(1, 2)
         return self.to_out[0](out.reshape(batch, tokens, channels))
 

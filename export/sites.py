@@ -122,8 +122,9 @@ class Site(nn.Module):
             self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=torch.int8)
         self.stored = stored.t().contiguous() if self.kind == "linear" else stored
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.apply_weight(self.port(x.to(self.weight.dtype)))
+    def forward(self, x: Tensor, ported: bool = False) -> Tensor:
+        """`ported`: x already went through the port, because other sites share it."""
+        out = self.apply_weight(x if ported else self.port(x.to(self.weight.dtype)))
         return out if self.out_dtype is None else out.to(self.out_dtype)
 
     def apply_weight(self, x: Tensor) -> Tensor:

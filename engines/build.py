@@ -1,0 +1,72 @@
+"""build-engines: an ONNX bundle → an EngineBundle for one backend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle, PartInfo
+from passionsr_trt.engines.coverage import Coverage
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.manifest import MANIFEST, atomic_folder, sha256
+
+BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]
+
+
+def build_engines(
+    bundle: OnnxBundle, output: Path, backend: str, build_part: BuildPart, target: dict[str, Any]
+) -> EngineBundle:
+    """Build the three parts one at a time into `output` (atomically); coverage goes into the manifest."""
+    parts: list[PartInfo] = []
+    coverage: dict[str, Any] = {}
+    with atomic_folder(output) as folder:
+        with tqdm(bundle.parts, desc=f"building for {backend}", unit="engine") as progress:
+            for part in progress:
+                progress.set_postfix_str(part.name)
+                file, figures = build_part(bundle, part, folder)
+                parts.append(replace(part, file=file))
+                coverage[part.name] = asdict(figures)
+        engines = EngineBundle(
+            model=bundle.model,
+            backend=backend,
+            target=target,
+            precision=bundle.precision,
+            spec=bundle.spec,
+            source=sha256(bundle.folder / MANIFEST),
+            parts=parts,
+            coverage=coverage,
+            versions=versions(),
+        )
+        engines.save(folder)
+    return replace(engines, folder=output)
+
+
+def reusable(output: Path, bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> bool:
+    """True where `output` already holds undamaged engines of exactly this bundle, backend and target."""
+    if not (output / MANIFEST).is_file():
+        return False
+    try:
+        present = EngineBundle.load(output)
+        for part in present.parts:
+            present.open(part)
+    except UserError:
+        return False
+    same = (present.source, present.backend, present.target, present.versions)
+    return same == (sha256(bundle.folder / MANIFEST), backend, target, versions())
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides what an engine is."""
+    found = {"python": platform.python_version()}
+    for name in ("passionsr-trt", "onnx", "openvino", "tensorrt", "tensorrt-rtx-cu12-bindings", "torch"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,93 @@
+"""build-engines: ONNX bundle → engines."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from passionsr_trt.engines.build import BuildPart, build_engines, reusable
+from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
+from passionsr_trt.engines.coverage import Coverage
+from passionsr_trt.engines.errors import UsageError, UserError
+
+
+def add_build_engines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="folder made by `passionsr-trt export`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the engines")
+    parser.add_argument(
+        "--backend", choices=("openvino", "tensorrt-rtx", "tensorrt"), default="openvino", help="what runs them"
+    )
+    parser.add_argument(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="X.Y",
+        help="tensorrt-rtx: GPU generation to compile for, repeatable; none: the GPU at hand",
+    )
+    parser.add_argument(
+        "--size", type=parse_size, default=(512, 512), metavar="HxW", help="TensorRT: image size to tune for"
+    )
+    parser.add_argument("--min-size", type=parse_size, metavar="HxW", help="TensorRT: smallest (default: --size)")
+    parser.add_argument("--max-size", type=parse_size, metavar="HxW", help="TensorRT: largest (default: --size)")
+    parser.add_argument("--workspace", type=int, default=0, metavar="MIB", help="TensorRT: scratch limit, 0: none")
+    parser.add_argument("--require-int8", type=float, metavar="SHARE", help="fail when fewer sites run INT8 (0–1)")
+    parser.add_argument("--force", action="store_true", help="build even where equal engines are there")
+    parser.set_defaults(run=run_build_engines)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`512x768` → (512, 768); both must be multiples of 64."""
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH") from None
+    if height < 64 or width < 64 or height % 64 or width % 64:
+        raise argparse.ArgumentTypeError(f"{text}: expected multiples of 64")
+    return height, width
+
+
+def run_build_engines(arguments: argparse.Namespace) -> int:
+    bundle = OnnxBundle.load(arguments.bundle)
+    build_part: BuildPart
+    target: dict[str, Any]
+    if arguments.backend == "openvino":
+        if arguments.compute_capability:
+            raise UsageError("--compute-capability is for --backend tensorrt-rtx")
+        from passionsr_trt.engines.openvino_builder import build_part, check_cpu
+
+        check_cpu(bundle.spec)
+        target = {"device": "CPU"}
+    else:
+        from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
+
+        plan = TensorRTPlan(
+            arguments.backend,
+            arguments.size,
+            arguments.min_size,
+            arguments.max_size,
+            tuple(arguments.compute_capability),
+            arguments.workspace,
+        )
+        build_part, target = TensorRTBuilder(plan), plan.target()
+    if not arguments.force and reusable(arguments.output, bundle, arguments.backend, target):
+        print(f"{arguments.output}: engines of this bundle, backend and version are there already; reused")
+        engines = EngineBundle.load(arguments.output)
+    else:
+        engines = build_engines(bundle, arguments.output, arguments.backend, build_part, target)
+    report_coverage(engines, arguments.require_int8)
+    return 0
+
+
+def report_coverage(engines: EngineBundle, required: float | None) -> None:
+    """Print a line a part; UserError where the share of quantized sites that run INT8 is too low."""
+    for name, figures in engines.coverage.items():
+        coverage = Coverage(**figures)
+        print(coverage.line(name))
+        for site in coverage.float_sites:
+            print(f"  runs in float: {site}")
+        share = coverage.sites_int8 / coverage.sites_quantized if coverage.sites_quantized else 0.0
+        if required is not None and share < required:
+            raise UserError(
+                f"{name}: {share:.1%} of the spec's sites run INT8", f"expected at least {required:.1%}"
+            )

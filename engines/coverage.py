@@ -1,0 +1,88 @@
+"""INT8 coverage, read from the built engine: which sites really run INT8, kernels by kind, bytes.
+
+| backend      | read from                                | a site runs INT8 when                        |
+| ------------ | ---------------------------------------- | -------------------------------------------- |
+| OpenVINO     | the compiled model's execution graph     | its kernel's name ends in I8                 |
+| TensorRT-RTX | the builder's layer list (verbose log)   | its layer has an Int8 input besides constants |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from passionsr_trt.engines.bundle import SiteInfo
+from passionsr_trt.engines.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a built engine. `names`: the ONNX nodes it came from; bytes_moved is 0 where unknown."""
+
+    name: str
+    kind: str
+    int8: bool
+    names: tuple[str, ...] = ()
+    bytes_moved: int = 0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part."""
+
+    sites_int8: int
+    sites_quantized: int
+    macs_share: float
+    kernels: dict[str, int] = field(default_factory=dict)
+    bytes_moved: int = 0
+    float_sites: list[str] = field(default_factory=list)
+
+    def line(self, part: str) -> str:
+        sites = f"{self.sites_int8}/{self.sites_quantized}"
+        moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
+        kernels = sum(self.kernels.values())
+        return f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}"
+
+
+def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
+    """Match layers with sites by name. UserError where a quantized site is in no layer at all."""
+    layers = list(layers)
+    int8: dict[str, bool] = {}
+    for layer in layers:
+        for name in layer.names:
+            int8[name] = int8.get(name, False) or layer.int8
+    quantized = [site for site in sites if site.quantized]
+    lost = [site.name for site in quantized if site.name not in int8]
+    if lost:
+        raise UserError(f"{lost[0]}: not found in the engine's layers", f"expected all {len(quantized)} sites")
+    total = sum(site.macs for site in sites)
+    running = [site for site in quantized if int8[site.name]]
+    return Coverage(
+        sites_int8=len(running),
+        sites_quantized=len(quantized),
+        macs_share=sum(site.macs for site in running) / total if total else 0.0,
+        kernels=dict(kinds.most_common()),
+        bytes_moved=sum(layer.bytes_moved for layer in layers),
+        float_sites=[site.name for site in quantized if not int8[site.name]],
+    )
+
+
+def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
+    """Layers of a compiled OpenVINO model from its runtime graph; constants and inputs are left out."""
+    layers = []
+    for operation in compiled.get_runtime_model().get_ops():
+        info = {key: _text(value) for key, value in operation.get_rt_info().items()}
+        kind = info["layerType"]
+        if kind in ("Const", "Input", "Output"):
+            continue
+        primitive = info.get("primitiveType", "")
+        names = tuple(name for name in info.get("originalLayersNames", "").split(",") if name)
+        int8 = primitive.lower().endswith("i8")
+        layers.append(Layer(operation.get_friendly_name(), f"{kind} {primitive}", int8, names))
+    return layers, Counter(layer.kind for layer in layers)
+
+
+def _text(value: Any) -> str:
+    return str(value.astype(str)) if hasattr(value, "astype") else str(value)

@@ -1,0 +1,57 @@
+"""Is this CPU's INT8 exact? Asked of the engine itself, not of a list of instruction sets.
+
+Without VNNI, oneDNN adds pairs of 8-bit products in 16 bits, which saturate when weights use the full
+range. A convolution whose exact result is known shows it in milliseconds, whatever made the difference:
+an old CPU, a virtual machine that hides VNNI, or ONEDNN_MAX_CPU_ISA.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from onnx import TensorProto, helper, numpy_helper
+
+# float32 where it is not INT8: CPUs with AMX or AVX512-BF16, and ARM, would default to half precision
+COMPILE_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+
+
+def _probe_model(limit: int) -> bytes:
+    """A 1×1 QDQ convolution with 64 channels: every input code 127, every weight code `limit`, all scales 1."""
+    weight = np.full((16, 64, 1, 1), limit, np.int8)
+    initializers = [
+        numpy_helper.from_array(np.float32(1.0), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(np.ones(16, np.float32), "weight_scale"),
+        numpy_helper.from_array(np.zeros(16, np.int8), "weight_zero"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["y"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["w"], axis=0),
+        helper.make_node("Conv", ["y", "w"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 8, 8])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 16, 8, 8])],
+        initializers,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+
+
+@cache
+def openvino_int8_exact(limit: int) -> bool:
+    """True where OpenVINO's INT8 kernels on this CPU are exact for weight codes up to ±limit."""
+    import openvino as ov
+
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(_probe_model(limit), b""), "CPU", COMPILE_OPTIONS)
+    x = np.full((1, 64, 8, 8), 127.0, np.float32)
+    result = compiled([x])[compiled.output(0)]
+    return bool(np.array_equal(result, np.full_like(result, 127.0 * limit * 64)))
+
+

@@ -1,0 +1,153 @@
+"""TensorRT 10.x, 11.x and TensorRT-RTX: one builder, parametrised by the imported module.
+
+TensorRT-RTX compiles ahead of time for given compute capabilities on a machine with no GPU, so the same
+code that builds on a card is exercised anywhere. Networks are strongly typed: the graph's own Q/DQ and
+casts decide every type, nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo, TensorInfo
+from passionsr_trt.engines.coverage import Coverage, measure
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.layer_log import parse_layers
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+INSTALL = {"tensorrt": "pip install passionsr-trt[tensorrt]", "tensorrt-rtx": "pip install passionsr-trt[rtx]"}
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+@dataclass(frozen=True)
+class TensorRTPlan:
+    """size: image height and width that the engine is tuned for (and fixed to, where min = opt = max).
+
+    capabilities: compute capabilities to compile for (TensorRT-RTX only; empty: the GPU at hand).
+    """
+
+    backend: str = "tensorrt-rtx"
+    size: tuple[int, int] = (REFERENCE_SIZE, REFERENCE_SIZE)
+    min_size: tuple[int, int] | None = None
+    max_size: tuple[int, int] | None = None
+    capabilities: tuple[str, ...] = ()
+    workspace_mib: int = 0
+
+    def target(self) -> dict[str, Any]:
+        """What the engine was built for, as the manifest records it."""
+        return {
+            "size": list(self.size),
+            "min_size": list(self.min_size or self.size),
+            "max_size": list(self.max_size or self.size),
+            "compute_capabilities": list(self.capabilities),
+        }
+
+
+def load_tensorrt(backend: str) -> Any:
+    """The backend's module, or the one line that installs it."""
+    try:
+        return importlib.import_module(MODULES[backend])
+    except (ImportError, OSError) as error:
+        raise UserError(f"{backend} is not installed ({error})", "", f"`{INSTALL[backend]}`") from None
+
+
+def make_logger(trt: Any, path: Path) -> Any:
+    """A logger that keeps every message in `path` and remembers errors."""
+
+    class BuildLog(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # a trampoline class crashes without this
+            self.file = path.open("w", encoding="utf-8")
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.file.write(f"[{severity}] {message}\n")
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message.splitlines()[0])
+
+    return BuildLog()
+
+
+class TensorRTBuilder:
+    """Builds one part at a time; call it as build_engines' `build_part`."""
+
+    def __init__(self, plan: TensorRTPlan) -> None:
+        self.plan = plan
+        self.trt = load_tensorrt(plan.backend)
+        if plan.backend == "tensorrt-rtx":
+            for capability in plan.capabilities:
+                if capability not in RTX_CAPABILITIES:
+                    raise UserError(
+                        f"compute capability {capability} is not one TensorRT-RTX compiles for",
+                        f"expected some of {', '.join(RTX_CAPABILITIES)}",
+                    )
+        elif plan.capabilities:
+            raise UserError(
+                "TensorRT builds for the GPU at hand", "expected no --compute-capability with --backend tensorrt"
+            )
+
+    def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
+        log_path = folder / f"{part.name}.log"
+        logger = make_logger(self.trt, log_path)
+        try:
+            plan = self._serialize(bundle, part, logger)
+        finally:
+            logger.file.close()
+        file = f"{part.name}.engine"
+        (folder / file).write_bytes(plan)
+        with log_path.open(encoding="utf-8") as lines:
+            layers, kinds = parse_layers(lines)
+        if not layers:
+            raise UserError(f"{part.name}: the builder printed no layer list", "expected one at verbose level")
+        log_path.write_text("".join(_layer_lines(log_path)), encoding="utf-8")
+        return file, measure(part.sites, layers, kinds)
+
+    def _serialize(self, bundle: OnnxBundle, part: PartInfo, logger: Any) -> bytes:
+        trt = self.trt
+        builder = trt.Builder(logger)
+        network = builder.create_network(_network_flags(trt))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(bundle.open(part))):
+            problem = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+            raise UserError(f"{part.name}: the ONNX parser refused the graph ({problem.splitlines()[0]})")
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if self.plan.workspace_mib:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.plan.workspace_mib << 20)
+        if self.plan.capabilities:
+            config.num_compute_capabilities = len(self.plan.capabilities)
+            for index, capability in enumerate(self.plan.capabilities):
+                name = f"SM{capability.replace('.', '')}"
+                config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+        if any(isinstance(size, str) for size in part.input.shape):
+            profile = builder.create_optimization_profile()
+            plan = self.plan
+            sizes = (plan.min_size or plan.size, plan.size, plan.max_size or plan.size)
+            profile.set_shape(part.input.name, *(static_shape(part.input, size) for size in sizes))
+            config.add_optimization_profile(profile)
+        serialized = builder.build_serialized_network(network, config)
+        if serialized is None:
+            reason = logger.errors[-1] if logger.errors else "no reason given"
+            raise UserError(f"{part.name}: {self.plan.backend} could not build the engine ({reason})")
+        return bytes(serialized)
+
+
+def _network_flags(trt: Any) -> int:
+    """11.x has strongly typed networks only and may drop the flag; 10.x and RTX ask for it."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def static_shape(tensor: TensorInfo, size: tuple[int, int]) -> tuple[int, ...]:
+    """The tensor's shape for an image of `size`: `height/8` → H/8."""
+    values = {"height": size[0], "width": size[1], "height/8": size[0] // 8, "width/8": size[1] // 8}
+    return tuple(values[entry] if isinstance(entry, str) else entry for entry in tensor.shape)
+
+
+def _layer_lines(path: Path) -> list[str]:
+    """The log without its per-tactic chatter: warnings, errors and the layer list."""
+    with path.open(encoding="utf-8") as lines:
+        return [line for line in lines if "LayerType: " in line or "VERBOSE" not in line]

@@ -1,0 +1,143 @@
+"""Write an OnnxBundle: three graphs, each proved against the model it came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from passionsr_trt.engines.bundle import (
+    REFERENCE_SIZE,
+    ModelInfo,
+    OnnxBundle,
+    PartInfo,
+    SiteInfo,
+    TensorInfo,
+)
+from passionsr_trt.engines.manifest import atomic_folder
+from passionsr_trt.export.calibration import Calibration
+from passionsr_trt.export.constants import Parts, prove, relative_error
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.sites import Mode, named_sites, set_mode
+from passionsr_trt.export.to_onnx import IO_NAMES, ExportPlan, export_part, run_reference
+
+PROOF_SIZE = 64
+QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake quantization's
+
+
+@torch.no_grad()
+def export_bundle(
+    model: OneStepModel, parts: Parts, calibration: Calibration | None, plan: ExportPlan, output: Path
+) -> OnnxBundle:
+    """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float."""
+    infos = []
+    image = _proof_image(plan)
+    with atomic_folder(output) as folder:
+        with tqdm(parts.items(), desc="exporting", unit="part") as progress:
+            for name, part in progress:
+                progress.set_postfix_str(name)
+                if calibration is not None:
+                    calibration.apply(part, name)
+                path = folder / f"{name}.onnx"
+                export_part(part, name, model.latent_channels, plan, path)
+                sites = site_infos(part, name, image)
+                progress.set_postfix_str(f"{name}: proving")
+                image = prove_graph(part, name, path, image, plan)
+                infos.append(_part_info(name, path, model, plan, sites))
+        bundle = OnnxBundle(
+            model=ModelInfo(
+                digest=model.digest,
+                upscale=model.one_step.upscale,
+                latent_channels=model.latent_channels,
+                posterior=model.one_step.posterior,
+            ),
+            precision=plan.precision,
+            spec=None if calibration is None else calibration.spec.to_json(),
+            calibration_key=None if calibration is None else calibration.key,
+            parts=infos,
+            versions={name: importlib.metadata.version(name) for name in ("torch", "onnx", "diffusers")},
+        )
+        bundle.save(folder)
+    return replace(bundle, folder=output)
+
+
+def _proof_image(plan: ExportPlan) -> Tensor:
+    """A smooth seeded image: the size the graph takes, or 64×64 where it takes any."""
+    height, width = (PROOF_SIZE, PROOF_SIZE) if plan.dynamic else plan.size
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.rand(plan.batch, 3, height // 8, width // 8, generator=generator) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
+
+
+def prove_graph(part: nn.Module, name: str, path: Path, x: Tensor, plan: ExportPlan) -> Tensor:
+    """Run the file under ONNX Runtime on `x`; returns the float part's output, the next part's input.
+
+    A float32 graph must agree to 1e-4. A QDQ graph rounds where the float noise of two executors differs,
+    and a deep graph carries such a flip on; so its distance to the float part is compared with that of
+    fake quantization: at most 1.5 times as far (half precision adds its own 1e-2).
+    """
+    set_mode(part, Mode.FLOAT)
+    reference = part(x)
+    quantized = any(named.site.weight_scale is not None for named in named_sites(part, name))
+    result = torch.from_numpy(run_reference(path, {IO_NAMES[name][0]: x.numpy()}))
+    if quantized:
+        set_mode(part, Mode.FAKE)
+        allowed = QDQ_TOLERANCE * relative_error(reference, part(x)) + 1e-3
+        set_mode(part, Mode.FLOAT)
+        allowed += 1e-2 if plan.precision == "fp16" else 0.0
+        prove(f"{name} QDQ graph", reference, result, allowed)
+    else:
+        prove(f"{name} graph", reference, result, 1e-2 if plan.precision == "fp16" else 1e-4)
+    return reference.chunk(2, dim=1)[0] if getattr(part, "posterior", "mode") == "sample" else reference
+
+
+def site_infos(part: nn.Module, name: str, x: Tensor) -> list[SiteInfo]:
+    """Every site with its MACs at the reference size, counted on `x` and scaled by the area (exact)."""
+    counted: dict[str, int] = {}
+    handles = []
+    named_list = list(named_sites(part, name))
+    for named in named_list:
+
+        def hook(module: nn.Module, _args: object, output: Tensor, key: str = named.name) -> None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            counted[key] = output.numel() * weight[0].numel()
+
+        handles.append(named.site.register_forward_hook(hook))
+    try:
+        part(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    pixels = x.shape[2] * x.shape[3] * (1 if name == "vae_encoder" else 64) * x.shape[0]
+    return [
+        SiteInfo(
+            named.name,
+            named.site.kind,
+            named.port_name,
+            named.site.weight_scale is not None,
+            counted.get(named.name, 0) * REFERENCE_SIZE**2 // pixels,
+        )
+        for named in named_list
+    ]
+
+
+def _part_info(name: str, path: Path, model: OneStepModel, plan: ExportPlan, sites: list[SiteInfo]) -> PartInfo:
+    source, result = IO_NAMES[name]
+    height, width = ("height", "width") if plan.dynamic else plan.size
+    small = (f"{height}/8", f"{width}/8") if plan.dynamic else (plan.size[0] // 8, plan.size[1] // 8)
+    pixels = TensorInfo(source, [plan.batch, 3, height, width], "float32")
+    latent = [plan.batch, model.latent_channels, *small]
+    encoded = list(latent)
+    if name == "vae_encoder":
+        if model.one_step.posterior == "sample":
+            encoded[1] *= 2
+        return PartInfo(name, path.name, pixels, TensorInfo(result, encoded, "float32"), sites)
+    given = TensorInfo(source, latent, "float32")
+    if name == "unet":
+        return PartInfo(name, path.name, given, TensorInfo(result, latent, "float32"), sites)
+    return PartInfo(name, path.name, given, replace(pixels, name=result), sites)

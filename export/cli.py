@@ -1,0 +1,127 @@
+"""calibrate and export: model folder → calibration → ONNX bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from passionsr_trt.engines.bundle import OnnxBundle
+from passionsr_trt.engines.cli import parse_size
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.manifest import MANIFEST
+
+CACHE = Path("calib_cache")
+
+
+def add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
+    parser.add_argument("--limit", type=int, default=32, help="use the first N images")
+    parser.add_argument("--spec", type=Path, help="QuantSpec JSON (default: W8A8, DOBI boundaries)")
+    parser.add_argument(
+        "--cache", type=Path, default=CACHE, help="where calibrations are kept, by content"
+    )
+    parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
+    parser.set_defaults(run=run_calibrate)
+
+
+def run_calibrate(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.export.calibrate import calibrate
+    from passionsr_trt.export.calibration import Calibration, calibration_key
+    from passionsr_trt.export.constants import build_parts
+    from passionsr_trt.export.data import calibration_files, data_digest
+    from passionsr_trt.export.model import OneStepModel, folder_digest
+    from passionsr_trt.export.spec import QuantSpec
+
+    spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
+    files = calibration_files(arguments.images, arguments.limit)
+    if not arguments.model.is_dir():
+        raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    folder = arguments.cache / calibration_key(folder_digest(arguments.model), spec, data_digest(files))
+    if not arguments.force and (folder / MANIFEST).is_file():
+        Calibration.load(folder)
+        print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
+        return 0
+    model = OneStepModel.load(arguments.model)
+    calibration = calibrate(model, build_parts(model), spec, files)
+    calibration.save(folder)
+    sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
+    print(f"{folder}: {sites} sites from {len(files)} images")
+    return 0
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX bundle")
+    parser.add_argument("--calibration", type=Path, help="calibration folder (default: the newest fit in --cache)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="calibrations")
+    parser.add_argument("--float", action="store_true", help="export the float twin, no quantization")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="of what is not quantized: fp32 for OpenVINO, fp16 for TensorRT",
+    )
+    parser.add_argument(
+        "--size", type=parse_size, metavar="HxW", help="fix the image size (default: any multiple of 64)"
+    )
+    parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
+    parser.set_defaults(run=run_export)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.export.calibration import Calibration
+    from passionsr_trt.export.model import OneStepModel, folder_digest
+
+    if not arguments.model.is_dir():
+        raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    digest = folder_digest(arguments.model)
+    calibration = None
+    if not arguments.float:
+        folder = arguments.calibration or find_calibration(arguments.cache, digest)
+        calibration = Calibration.load(folder)
+        if calibration.model_digest != digest:
+            raise UserError(f"{folder}: made for another model", f"expected one of {arguments.model}")
+    key = None if calibration is None else calibration.key
+    if not arguments.force and is_current(arguments, digest, key):
+        print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
+        return 0
+    from passionsr_trt.export.bundle import export_bundle
+    from passionsr_trt.export.constants import build_parts
+    from passionsr_trt.export.to_onnx import ExportPlan
+
+    size = arguments.size or (512, 512)
+    plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
+    model = OneStepModel.load(arguments.model)
+    bundle = export_bundle(model, build_parts(model), calibration, plan, arguments.output)
+    for part in bundle.parts:
+        quantized = sum(site.quantized for site in part.sites)
+        print(f"{part.name:<12} {quantized}/{len(part.sites)} sites quantized, {part.file}")
+    return 0
+
+
+def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> bool:
+    """True where the output already holds this model, calibration, precision and size, undamaged."""
+    try:
+        present = OnnxBundle.load(arguments.output)
+        for part in present.parts:
+            present.open(part)
+    except UserError:
+        return False
+    sizes = list(arguments.size) if arguments.size else ["height", "width"]
+    same = (present.model.digest, present.calibration_key, present.precision, present.parts[0].input.shape[2:])
+    return same == (digest, key, arguments.precision, sizes)
+
+
+def find_calibration(cache: Path, model_digest: str) -> Path:
+    """The one calibration of a model in the cache; where there are several, the caller must choose."""
+    from passionsr_trt.export.calibration import Calibration
+
+    folders = sorted(path.parent for path in cache.glob(f"*/{MANIFEST}"))
+    found = [folder for folder in folders if Calibration.load(folder).model_digest == model_digest]
+    if not found:
+        raise UserError(f"{cache}: no calibration of this model", "", "run `passionsr-trt calibrate` first")
+    if len(found) > 1:
+        names = ", ".join(str(folder) for folder in found)
+        raise UserError(f"{cache}: {len(found)} calibrations of this model", f"choose: --calibration ({names})")
+    return found[0]

@@ -1,0 +1,85 @@
+"""The console command: one explicit table of subcommands, each loaded only when it is called for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from passionsr_trt.engines.errors import UsageError, UserError
+
+# name: (module, function that adds its options, one line of help)
+COMMANDS = {
+    "calibrate": ("passionsr_trt.export.cli", "add_calibrate", "model folder + images → calibration"),
+    "export": ("passionsr_trt.export.cli", "add_export", "model folder + calibration → ONNX bundle"),
+    "build-engines": ("passionsr_trt.engines.cli", "add_build_engines", "ONNX bundle → engines"),
+    "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
+    "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
+    "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
+    "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. 0 ok, 1 the work failed, 2 usage."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="passionsr-trt", description=__doc__)
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    for name, (module, function, text) in COMMANDS.items():
+        child = subparsers.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        if name == wanted:
+            try:
+                getattr(importlib.import_module(module), function)(child)
+            except ModuleNotFoundError as error:
+                return _missing(error)
+    return run(parser, argv)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Parse, run, and turn every expected failure into one line on stderr."""
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        if getattr(arguments, "traceback", False):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        return _missing(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+EXTRAS = {
+    "torch": "export",
+    "diffusers": "export",
+    "safetensors": "export",
+    "openvino": "cpu",
+    "onnxruntime": "cpu",
+    "polygraphy": "compare",
+    "skimage": "compare",
+    "matplotlib": "compare",
+}
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    name = (error.name or "").split(".")[0]
+    if name not in EXTRAS:
+        raise error
+    print(f"error: {name} is not installed; `pip install passionsr-trt[{EXTRAS[name]}]`", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
