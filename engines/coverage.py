@@ -69,6 +69,9 @@ def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[s
     )
 
 
+OPENVINO_COMPUTE = {"Convolution", "FullyConnected", "MatMul"}
+
+
 def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
     """Layers of a compiled OpenVINO model from its runtime graph; constants and inputs are left out."""
     layers = []
@@ -78,8 +81,9 @@ def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
         if kind in ("Const", "Input", "Output"):
             continue
         primitive = info.get("primitiveType", "")
-        names = tuple(name for name in info.get("originalLayersNames", "").split(",") if name)
-        int8 = primitive.lower().endswith("i8")
+        # a transformation that moves a node's scale leaves `SITE/DequantizationMultiply` as its origin
+        names = tuple(name.split("/")[0] for name in info.get("originalLayersNames", "").split(","))
+        int8 = kind in OPENVINO_COMPUTE and primitive.lower().endswith("i8")
         layers.append(Layer(operation.get_friendly_name(), f"{kind} {primitive}", int8, names))
     return layers, Counter(layer.kind for layer in layers)
 

@@ -158,3 +158,14 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Fail before the work, not after it, where the folder cannot take a file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", dir=folder)
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

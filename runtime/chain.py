@@ -1,0 +1,100 @@
+"""The chain of three engines: image → latent → clean latent → image."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle
+from passionsr_trt.engines.errors import UserError
+
+
+class Engine(Protocol):
+    """One part, ready to run: float32 [B, C, H, W] in and out."""
+
+    def run(self, x: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass
+class Chain:
+    """The three parts of one model. `seconds` holds the last run's time per part."""
+
+    model: ModelInfo
+    engines: dict[str, Engine]
+    label: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_engines(cls, bundle: EngineBundle, threads: int = 0) -> Chain:
+        """Check and load engines; the backend's library must be installed."""
+        if bundle.backend != "openvino":
+            raise UserError(
+                f"{bundle.folder}: engines for {bundle.backend}",
+                "expected openvino: running on a GPU is not in this version",
+                "build with --backend openvino",
+            )
+        from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
+
+        engines: dict[str, Engine] = {
+            part.name: OpenVINOEngine(bundle.open(part), bundle.spec, threads) for part in bundle.parts
+        }
+        return cls(bundle.model, engines, f"OpenVINO {bundle.label}")
+
+    @classmethod
+    def from_onnx(cls, bundle: OnnxBundle, threads: int = 0) -> Chain:
+        """The same chain under ONNX Runtime."""
+        from passionsr_trt.runtime.onnx_engine import OnnxEngine
+
+        engines: dict[str, Engine] = {
+            part.name: OnnxEngine(bundle.open(part), threads) for part in bundle.parts
+        }
+        label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
+        return cls(bundle.model, engines, f"ONNX Runtime {label}")
+
+    def run(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
+        """image [B,3,H,W] in [-1,1], sides multiples of 64 → [B,3,H,W], not clamped.
+
+        `seed` is used where the model samples its posterior; equal seeds give equal noise in every backend.
+        """
+        return self.stages(image, seed)["image_out"]
+
+    def stages(self, image: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+        """As `run`, with every part's input: image, latent, clean_latent, image_out."""
+        tensors = {"image": image}
+        encoded = self._timed("vae_encoder", image)
+        tensors["latent"] = sample_posterior(encoded, self.model, seed)
+        tensors["clean_latent"] = self._timed("unet", tensors["latent"])
+        tensors["image_out"] = self._timed("vae_decoder", tensors["clean_latent"])
+        return tensors
+
+    def _timed(self, part: str, x: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        result = self.engines[part].run(x)
+        self.seconds[part] = time.perf_counter() - start
+        return result
+
+
+def sample_posterior(encoded: np.ndarray, model: ModelInfo, seed: int) -> np.ndarray:
+    """The latent: the encoder's output itself, or mean + std · seeded noise for posterior `sample`."""
+    if model.posterior == "mode":
+        return encoded
+    mean, deviation = np.split(encoded, 2, axis=1)
+    noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32)
+    return mean + deviation * noise
+
+
+def check_same_model(first: ModelInfo, second: ModelInfo, what: str) -> None:
+    """Refuse to compare two different models."""
+    if first.digest != second.digest:
+        raise UserError(
+            f"{what}: made from model {second.digest[:12]}", f"expected {first.digest[:12]}, the other bundle's"
+        )
+
+
+def load_engines(folder: Path, threads: int = 0) -> Chain:
+    """Chain of the engine bundle in `folder`."""
+    return Chain.from_engines(EngineBundle.load(folder), threads)

@@ -1,0 +1,55 @@
+"""The runtime's subcommands: infer, compare, benchmark, doctor. Heavy imports wait until one is run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from passionsr_trt.runtime.infer import add_infer
+
+__all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer"]
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, help="low-resolution images, or folders of them")
+    parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
+    parser.add_argument("--engines", type=Path, required=True, help="engines under test")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and pictures")
+    parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
+    parser.add_argument("--align", choices=("adain", "wavelet", "none"), default="none", help="colour fix")
+    parser.add_argument("--parts-on", type=int, default=2, metavar="N", help="compare per part on N images")
+    parser.add_argument("--min-psnr", type=float, help="fail when the mean PSNR to the float model is lower (dB)")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.compare import run_compare
+
+    return run_compare(arguments)
+
+
+def add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engines", type=Path, required=True, help="INT8 engines under test")
+    parser.add_argument("--baseline", type=Path, required=True, help="float engines of the same model")
+    parser.add_argument("--onnx", type=Path, help="float ONNX bundle, run under ONNX Runtime as well")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the figures and the chart")
+    parser.add_argument("--size", default="512x512", help="output image size, multiples of 64")
+    parser.add_argument("--runs", type=int, default=5, help="rounds; in each, every contestant runs once")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of every contestant, 0: all")
+    parser.set_defaults(run=_run_benchmark)
+
+
+def _run_benchmark(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.benchmark import run_benchmark
+
+    return run_benchmark(arguments)
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_doctor)
+
+
+def _run_doctor(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.doctor import run_doctor
+
+    return run_doctor(arguments)

@@ -1,0 +1,110 @@
+"""infer: images + engines → super-resolved images. Also run as `python runtime/infer.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.colour import METHODS
+from passionsr_trt.runtime.images import (
+    WRITABLE,
+    check_output,
+    check_writable,
+    list_images,
+    read_picture,
+    save_image,
+)
+from passionsr_trt.runtime.main import run
+from passionsr_trt.runtime.upscaler import Options, super_resolve
+
+
+def add_infer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder, or a file for a single image")
+    parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
+    parser.add_argument("--align", choices=METHODS, default="adain", help="colour fix towards the input")
+    parser.add_argument(
+        "--tile", type=int, help="tile side in output pixels, 0: never (default: 1024 above 2.4 megapixels); slower"
+    )
+    parser.add_argument("--overlap", type=int, default=128, help="overlap of tiles in output pixels; more is slower")
+    parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
+    parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
+    parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: all")
+    parser.set_defaults(run=run_infer)
+
+
+def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path, Path]:
+    """Input → output. UsageError where two inputs would write one file."""
+    output: Path = arguments.output
+    if output.suffix.lower() in WRITABLE and not output.is_dir():
+        if len(images) > 1:
+            raise UsageError(f"{output}: one file for {len(images)} images", "expected a folder")
+        check_output(output)
+        return {images[0]: output}
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: is a file", "expected a folder, or a name ending in .png, .jpg or .webp")
+    pairs = {image: output / f"{image.stem}.{arguments.format}" for image in images}
+    if len(set(pairs.values())) < len(pairs):
+        names = [path.name for path in pairs.values()]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"two inputs would both become {twice}", "expected different names")
+    return pairs
+
+
+def run_infer(arguments: argparse.Namespace) -> int:
+    options = Options(arguments.align, arguments.tile, arguments.overlap, arguments.seed)
+    pairs = plan_outputs(list_images(arguments.images), arguments)
+    for source, target in pairs.items():
+        if source.resolve() == target.resolve():
+            raise UsageError(f"{target}: would overwrite its own input", "expected another folder")
+    if arguments.resume:
+        waiting = {source: target for source, target in pairs.items() if not target.exists()}
+        if skipped := len(pairs) - len(waiting):
+            print(f"{skipped} of {len(pairs)} are there already; skipped")
+        pairs = waiting
+        if not pairs:
+            return 0
+    first = next(iter(pairs.values()))
+    check_writable(first.parent)
+    chain = load_engines(arguments.engines, arguments.threads)
+    failed = 0
+    with tqdm(pairs.items(), desc=chain.label, unit="image") as progress:
+        for source, target in progress:
+            try:
+                progress.set_postfix_str(process(chain, source, target, options))
+            except (UserError, MemoryError) as error:
+                failed += 1
+                message = str(error) or "out of memory; a smaller --tile needs less"
+                tqdm.write(f"error: {message}", file=sys.stderr)
+    print(f"{len(pairs) - failed} of {len(pairs)} images written to {arguments.output}")
+    return 1 if failed else 0
+
+
+def process(chain: Chain, source: Path, target: Path, options: Options) -> str:
+    """One image from file to file; returns what the progress bar shows."""
+    picture = read_picture(source)
+    result = super_resolve(chain, picture.rgb, options)
+    save_image(result.image, target, picture)
+    for note in picture.notes:
+        tqdm.write(f"{source}: {note}", file=sys.stderr)
+    if result.tile and options.tile is None:
+        tqdm.write(f"{source}: large, so done in tiles of {result.tile} pixels", file=sys.stderr)
+    return f"{sum(result.seconds.values()):.2f} s, {result.image.width}×{result.image.height}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="infer.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add_infer(parser)
+    return run(parser, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
