@@ -20,9 +20,17 @@ BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]
 
 
 def build_engines(
-    bundle: OnnxBundle, output: Path, backend: str, build_part: BuildPart, target: dict[str, Any]
+    bundle: OnnxBundle,
+    output: Path,
+    backend: str,
+    build_part: BuildPart,
+    target: dict[str, Any],
+    prove: Callable[[OnnxBundle], dict[str, float]] | None = None,
 ) -> EngineBundle:
-    """Build the three parts one at a time into `output` (atomically); coverage goes into the manifest."""
+    """Build the three parts one at a time into `output` (atomically); coverage and proof go into the manifest.
+
+    `prove` runs the built engines where that is possible; None where nothing here can run them.
+    """
     parts: list[PartInfo] = []
     coverage: dict[str, Any] = {}
     with atomic_folder(output) as folder:
@@ -41,6 +49,7 @@ def build_engines(
             source=sha256(bundle.folder / MANIFEST),
             parts=parts,
             coverage=coverage,
+            proof={} if prove is None else prove(bundle),
             versions=versions(),
         )
         engines.save(folder)

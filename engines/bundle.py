@@ -90,7 +90,10 @@ class OnnxBundle:
 
 @dataclass(frozen=True)
 class EngineBundle:
-    """Engines of the three parts for one backend. coverage: part → figures read from the built engine."""
+    """Engines of the three parts for one backend. coverage: part → figures read from the built engine.
+
+    proof: part → relative error to ONNX Runtime where the engines could be run when they were built.
+    """
 
     model: ModelInfo
     backend: str
@@ -100,6 +103,7 @@ class EngineBundle:
     source: str
     parts: list[PartInfo]
     coverage: dict[str, Any]
+    proof: dict[str, float]
     versions: dict[str, str]
     folder: Path = Path()
 

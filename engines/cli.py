@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ def parse_size(text: str) -> tuple[int, int]:
 def run_build_engines(arguments: argparse.Namespace) -> int:
     bundle = OnnxBundle.load(arguments.bundle)
     build_part: BuildPart
+    prove: Callable[[OnnxBundle], dict[str, float]] | None
     target: dict[str, Any]
     if arguments.backend == "openvino":
         if arguments.compute_capability:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
-        from passionsr_trt.engines.openvino_builder import build_part, check_cpu
+        from passionsr_trt.engines.openvino_builder import build_part, prove_engines
+        from passionsr_trt.engines.openvino_model import check_cpu
 
         check_cpu(bundle.spec)
+        prove = prove_engines
         target = {"device": "CPU"}
     else:
         from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
@@ -69,12 +73,14 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
             tuple(arguments.compute_capability),
             arguments.workspace,
         )
-        build_part, target = TensorRTBuilder(plan), plan.target()
+        build_part, target, prove = TensorRTBuilder(plan), plan.target(), None
     if not arguments.force and reusable(arguments.output, bundle, arguments.backend, target):
         print(f"{arguments.output}: engines of this bundle, backend and version are there already; reused")
         engines = EngineBundle.load(arguments.output)
     else:
-        engines = build_engines(bundle, arguments.output, arguments.backend, build_part, target)
+        engines = build_engines(bundle, arguments.output, arguments.backend, build_part, target, prove)
+    for name, error in engines.proof.items():
+        print(f"{name:<12} relative error to ONNX Runtime {error:.1e}")
     report_coverage(engines, arguments.require_int8)
     return 0
 

@@ -40,6 +40,8 @@ class Coverage:
     float_sites: list[str] = field(default_factory=list)
 
     def line(self, part: str) -> str:
+        if not self.sites_quantized:
+            return f"{part:<12} float, {sum(self.kernels.values())} kernels"
         sites = f"{self.sites_int8}/{self.sites_quantized}"
         moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
         kernels = sum(self.kernels.values())
@@ -69,6 +71,7 @@ def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[s
     )
 
 
+NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}
 OPENVINO_COMPUTE = {"Convolution", "FullyConnected", "MatMul"}
 
 
@@ -78,7 +81,7 @@ def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
     for operation in compiled.get_runtime_model().get_ops():
         info = {key: _text(value) for key, value in operation.get_rt_info().items()}
         kind = info["layerType"]
-        if kind in ("Const", "Input", "Output"):
+        if kind in NOT_KERNELS:
             continue
         primitive = info.get("primitiveType", "")
         # a transformation that moves a node's scale leaves `SITE/DequantizationMultiply` as its origin

@@ -1,39 +1,40 @@
-"""One OpenVINO engine on the CPU."""
+"""One OpenVINO engine on the CPU, compiled for each shape it meets; the last few are kept."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
-from passionsr_trt.engines.cpu import COMPILE_OPTIONS, openvino_int8_exact
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.openvino_model import check_cpu, compile_static
+
+KEPT_SHAPES = 3
 
 
 class OpenVINOEngine:
-    """Compiles the IR for this CPU when it is made; `run` takes and gives one float32 array."""
+    """`run` takes and gives one float32 array; a new shape costs a compilation first."""
 
     backend = "openvino"
 
     def __init__(self, path: Path, spec: dict[str, Any] | None, threads: int = 0) -> None:
-        if spec is not None and not openvino_int8_exact(int(spec["weight_code_limit"])):
-            raise UserError(
-                f"this CPU's INT8 kernels saturate with weight codes up to ±{spec['weight_code_limit']} (no VNNI)",
-                "expected exact INT8",
-                'use the float engines, or a calibration with "weight_code_limit": 63',
-            )
-        core = ov.Core()
-        options: dict[str, Any] = dict(COMPILE_OPTIONS)
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        try:
-            self._request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
-        except RuntimeError as error:
-            raise UserError(f"{path}: OpenVINO cannot load it ({str(error).splitlines()[0]})") from error
+        check_cpu(spec)
+        self._path, self._threads = path, threads
+        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def prepare(self, shape: tuple[int, ...]) -> Any:
+        """The infer request for a shape, compiled on first use."""
+        request = self._requests.pop(shape, None)
+        if request is None:
+            while len(self._requests) >= KEPT_SHAPES:
+                self._requests.popitem(last=False)
+            request = compile_static(self._path, shape, self._threads).create_infer_request()
+        self._requests[shape] = request
+        return request
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The output as an array of its own."""
-        self._request.infer([np.ascontiguousarray(x)])
-        return np.array(self._request.get_output_tensor(0).data)
+        request = self.prepare(x.shape)
+        request.infer([np.ascontiguousarray(x)])
+        return np.array(request.get_output_tensor(0).data)

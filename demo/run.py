@@ -1,0 +1,75 @@
+"""The demo: the real subcommands one after another on the bundled model and photos.
+
+    python demo/run.py [--model demo/model] [--output demo/out]
+
+Each command is printed before it runs, so that it can be repeated by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "passionsr_trt.runtime.main"]
+DEMO = Path("demo")
+
+
+def call(*arguments: str | Path) -> None:
+    """Run one subcommand; stop the demo with its exit code where it fails."""
+    words = [str(argument) for argument in arguments]
+    print(f"\n$ passionsr-trt {shlex.join(words)}", flush=True)
+    status = subprocess.run([*COMMAND, *words], check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=DEMO / "model")
+    parser.add_argument("--output", type=Path, default=DEMO / "out")
+    arguments = parser.parse_args()
+    model, out = arguments.model, arguments.output
+    photos, originals = DEMO / "photos" / "lr", DEMO / "photos" / "hr"
+    started = time.monotonic()
+
+    call("calibrate", model, "--images", DEMO / "calib" / "lr")
+    call("export", model, "--float", "-o", out / "onnx" / "fp32")
+    call("export", model, "-o", out / "onnx" / "int8")
+    for kind in ("fp32", "int8"):
+        call("build-engines", out / "onnx" / kind, "-o", out / "engines" / kind)
+    for kind in ("fp32", "int8"):
+        call("infer", photos, "-o", out / "pictures" / kind, "--engines", out / "engines" / kind, "--align", "none")
+    reference = ("--reference", out / "onnx" / "fp32", "--engines", out / "engines" / "int8")
+    call("compare", photos, *reference, "--ground-truth", originals, "-o", out / "compare")
+    engines = ("--engines", out / "engines" / "int8", "--baseline", out / "engines" / "fp32")
+    call("benchmark", *engines, "--onnx", out / "onnx" / "fp32", "-o", out / "benchmark")
+
+    summarize(out, time.monotonic() - started)
+
+
+def summarize(out: Path, seconds: float) -> None:
+    comparison = json.loads((out / "compare" / "comparison.json").read_text(encoding="utf-8"))["mean"]
+    speed = json.loads((out / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
+    to_float = comparison["to_float"]
+    print(f"\nDone in {seconds / 60:.1f} minutes.\n")
+    print(f"  INT8 against float output   PSNR {to_float['psnr']:.2f} dB, LPIPS {to_float['lpips']:.4f}")
+    if "tested_to_truth" in comparison:
+        for key, name in (("float_to_truth", "float"), ("tested_to_truth", "INT8")):
+            row = comparison[key]
+            print(f"  {name:<5} against originals     PSNR {row['psnr']:.2f} dB, LPIPS {row['lpips']:.4f}")
+    for label, ratios in speed["speedup"].items():
+        print(f"  INT8 speed-up over {label:<20} {ratios['chain']:.2f}×")
+    print(f"  INT8 speed-up over the fastest parts       {speed['speedup_over_fastest_parts']['chain']:.2f}×\n")
+    print(f"  pictures     {out / 'pictures' / 'int8'}, {out / 'pictures' / 'fp32'}")
+    print(f"  side by side {out / 'compare' / 'overview.png'}")
+    print(f"  speed chart  {out / 'benchmark' / 'benchmark.png'}")
+    print(f"  engines      {out / 'engines' / 'int8'}, {out / 'engines' / 'fp32'}")
+
+
+if __name__ == "__main__":
+    main()

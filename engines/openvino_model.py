@@ -1,0 +1,61 @@
+"""Compile one ONNX part for the CPU at one fixed shape.
+
+OpenVINO reads our ONNX graphs as they are. Shapes are fixed in the graph before it is read, because of two
+faults seen in OpenVINO 2026.4.1 that both leave no message:
+1. with dynamic H and W, a bias-free convolution whose output feeds both a residual sum and a quantizer
+   gives wrong numbers (relative error 0.3 against ONNX Runtime, 0.01 with fixed shapes);
+2. `Model.reshape` on a dynamic model leaves most weights' DequantizeLinear unfused: float kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import openvino as ov
+
+from passionsr_trt.engines.cpu import COMPILE_OPTIONS, openvino_int8_exact
+from passionsr_trt.engines.errors import UserError
+
+
+def check_cpu(spec: dict[str, Any] | None) -> None:
+    """Refuse full-range INT8 weights on a CPU whose INT8 kernels saturate."""
+    if spec is None:
+        return
+    limit = int(spec["weight_code_limit"])
+    if not openvino_int8_exact(limit):
+        raise UserError(
+            f"this CPU's INT8 kernels saturate with weight codes up to ±{limit} (no VNNI)",
+            "expected exact INT8",
+            'use the float engines, or calibrate with "weight_code_limit": 63 in the spec',
+        )
+
+
+def compile_static(path: Path, shape: Sequence[int], threads: int = 0) -> Any:
+    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W]."""
+    options: dict[str, Any] = dict(COMPILE_OPTIONS)
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    core = ov.Core()
+    try:
+        return core.compile_model(core.read_model(*_fixed_graph(path, shape)), "CPU", options)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: OpenVINO cannot load it ({str(error).splitlines()[0]})") from error
+
+
+def _fixed_graph(path: Path, shape: Sequence[int]) -> tuple[bytes, bytes]:
+    """The graph's bytes with the input's shape set."""
+    model = onnx.load(str(path))
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    for dimension, size in zip(dimensions, shape, strict=True):
+        if dimension.HasField("dim_value") and dimension.dim_value != size:
+            expected = [entry.dim_value or entry.dim_param for entry in dimensions]
+            raise UserError(f"{path.name}: input of shape {list(shape)}", f"expected {expected}")
+        dimension.dim_value = size
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for axis in (2, 3):
+            output.type.tensor_type.shape.dim[axis].Clear()
+    return model.SerializeToString(), b""

@@ -1,0 +1,178 @@
+"""benchmark: INT8 engines and float baselines side by side, in one run, in turn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from passionsr_trt.engines.build import versions
+from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle, OnnxBundle
+from passionsr_trt.engines.cli import parse_size
+from passionsr_trt.engines.errors import UsageError
+from passionsr_trt.runtime.chain import Chain, check_same_model
+from passionsr_trt.runtime.images import check_writable
+
+
+def run_benchmark(arguments: argparse.Namespace) -> int:
+    try:
+        size = parse_size(arguments.size)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(str(error)) from None
+    if arguments.runs < 5:
+        raise UsageError(f"--runs {arguments.runs}", "expected at least 5")
+    tested = EngineBundle.load(arguments.engines)
+    baseline = EngineBundle.load(arguments.baseline)
+    check_same_model(tested.model, baseline.model, str(arguments.baseline))
+    makers: list[Callable[[], Chain]] = [
+        lambda: Chain.from_engines(tested, arguments.threads),
+        lambda: Chain.from_engines(baseline, arguments.threads),
+    ]
+    if arguments.onnx:
+        onnx_bundle = OnnxBundle.load(arguments.onnx)
+        check_same_model(tested.model, onnx_bundle.model, str(arguments.onnx))
+        makers.append(lambda: Chain.from_onnx(onnx_bundle, arguments.threads))
+    check_writable(arguments.output)
+    chains = [make() for make in makers]
+    times = measure(chains, size, arguments.runs)
+    report = summarize(times, tested_label=chains[0].label)
+    report["conditions"] = conditions(size, arguments.threads, arguments.runs)
+    text = json.dumps(report, indent=1) + "\n"
+    (arguments.output / "benchmark.json").write_text(text, encoding="utf-8")
+    draw_chart(report, arguments.output / "benchmark.png")
+    print_report(report)
+    print(f"  benchmark.json and benchmark.png in {arguments.output}")
+    return 0
+
+
+def measure(chains: list[Chain], size: tuple[int, int], runs: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds per contestant and part: one warm-up each, then rounds in which every one runs once.
+
+    The order turns by one each round, so that no contestant always follows the same one.
+    """
+    rng = np.random.default_rng(0)
+    image = rng.random((1, 3, *size), dtype=np.float32) * 2 - 1
+    times: dict[str, dict[str, list[float]]] = {
+        chain.label: {part: [] for part in (*PART_NAMES, "chain")} for chain in chains
+    }
+    for chain in chains:
+        chain.run(image)
+    with tqdm(total=runs * len(chains), desc="benchmark", unit="run") as progress:
+        for index in range(runs):
+            turn = index % len(chains)
+            for chain in chains[turn:] + chains[:turn]:
+                chain.run(image)
+                for part in PART_NAMES:
+                    times[chain.label][part].append(chain.seconds[part])
+                times[chain.label]["chain"].append(sum(chain.seconds.values()))
+                progress.set_postfix_str(f"{chain.label} {times[chain.label]['chain'][-1]:.2f} s")
+                progress.update()
+    return times
+
+
+def summarize(times: dict[str, dict[str, list[float]]], tested_label: str) -> dict[str, Any]:
+    """Median, p10, p90 per contestant and part; ratios are medians of the ratios of each round."""
+    figures = {
+        label: {
+            part: {
+                "median": float(np.median(values)),
+                "p10": float(np.percentile(values, 10)),
+                "p90": float(np.percentile(values, 90)),
+            }
+            for part, values in parts.items()
+        }
+        for label, parts in times.items()
+    }
+    tested = times[tested_label]
+    ratios = {
+        label: {
+            part: float(np.median(np.array(parts[part]) / np.array(tested[part]))) for part in (*PART_NAMES, "chain")
+        }
+        for label, parts in times.items()
+        if label != tested_label
+    }
+    # the fastest float engine of each part, and the chain as the sum of those
+    fastest = {
+        part: min(figures[label][part]["median"] for label in ratios) / figures[tested_label][part]["median"]
+        for part in PART_NAMES
+    }
+    best_sum = sum(min(figures[label][part]["median"] for label in ratios) for part in PART_NAMES)
+    fastest["chain"] = best_sum / figures[tested_label]["chain"]["median"]
+    return {"tested": tested_label, "seconds": figures, "speedup": ratios, "speedup_over_fastest_parts": fastest}
+
+
+def conditions(size: tuple[int, int], threads: int, runs: int) -> dict[str, Any]:
+    """What a reader needs to judge the figures."""
+    return {
+        "output_size": f"{size[0]}x{size[1]}",
+        "batch": 1,
+        "threads": threads or os.cpu_count(),
+        "rounds": runs,
+        "cpu": cpu_name(),
+        "versions": versions(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def print_report(report: dict[str, Any]) -> None:
+    state = report["conditions"]
+    print(
+        f"\nseconds, median of {state['rounds']} alternating rounds, {state['output_size']} output, batch 1, "
+        f"{state['threads']} threads, {state['cpu']}"
+    )
+    header = "".join(f"{part:>14}" for part in (*PART_NAMES, "chain"))
+    print(f"  {'':<20}{header}")
+    for label, parts in report["seconds"].items():
+        row = "".join(f"{parts[part]['median']:>14.3f}" for part in (*PART_NAMES, "chain"))
+        print(f"  {label:<20}{row}")
+    for label, parts in report["speedup"].items():
+        row = "".join(f"{parts[part]:>13.2f}×" for part in (*PART_NAMES, "chain"))
+        print(f"  {'vs ' + label:<20}{row}")
+    row = "".join(f"{value:>13.2f}×" for value in report["speedup_over_fastest_parts"].values())
+    print(f"  {'vs fastest parts':<20}{row}")
+
+
+def draw_chart(report: dict[str, Any], path: Path) -> None:
+    """Stacked bars, a contestant each, with p10–p90 of the chain."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.7 * len(report["seconds"])), layout="constrained")
+    labels = list(report["seconds"])
+    left = np.zeros(len(labels))
+    for part, colour in zip(PART_NAMES, ("#4c78a8", "#f58518", "#54a24b"), strict=True):
+        widths = np.array([report["seconds"][label][part]["median"] for label in labels])
+        axes.barh(labels, widths, left=left, label=part, color=colour)
+        left += widths
+    for index, label in enumerate(labels):
+        chain = report["seconds"][label]["chain"]
+        axes.plot([chain["p10"], chain["p90"]], [index, index], color="black", linewidth=1)
+        ratio = report["speedup"].get(label, {}).get("chain")
+        note = f"  {chain['median']:.2f} s" + (f" (INT8 is {ratio:.2f}× as fast)" if ratio else "")
+        axes.text(chain["p90"], index, note, va="center")
+    axes.set_xlim(0, left.max() * 1.45)
+    axes.invert_yaxis()
+    state = report["conditions"]
+    axes.set_xlabel(f"seconds per image, {state['output_size']} output, {state['threads']} threads; line: p10–p90")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(PART_NAMES), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

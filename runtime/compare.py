@@ -1,0 +1,163 @@
+"""compare: engines against the float model, per part on captured tensors and end to end on pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from passionsr_trt.engines.build import versions
+from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.runtime.chain import Chain, check_same_model
+from passionsr_trt.runtime.images import (
+    check_writable,
+    list_images,
+    pad_to_multiple,
+    read_picture,
+    save_image,
+    to_array,
+    upscale,
+)
+from passionsr_trt.runtime.metrics import measure, summarize
+from passionsr_trt.runtime.polygraphy_runner import compare_part
+from passionsr_trt.runtime.sheet import comparison_sheet, overview
+from passionsr_trt.runtime.upscaler import Options, super_resolve
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    reference_bundle = OnnxBundle.load(arguments.reference)
+    engine_bundle = EngineBundle.load(arguments.engines)
+    check_same_model(reference_bundle.model, engine_bundle.model, str(arguments.engines))
+    if reference_bundle.spec is not None:
+        raise UserError(f"{arguments.reference}: is quantized", "expected a float bundle", "use `export --float`")
+    images = list_images(arguments.images)
+    truths = find_truths(images, arguments.ground_truth)
+    check_writable(arguments.output)
+    reference, tested = Chain.from_onnx(reference_bundle), Chain.from_engines(engine_bundle)
+    report: dict[str, Any] = {
+        "reference": reference.label,
+        "tested": tested.label,
+        "align": arguments.align,
+        "versions": versions(),
+        "parts": compare_parts(reference_bundle, reference, tested, images[: arguments.parts_on]),
+        "images": {},
+    }
+    sheets, failed = [], 0
+    options = Options(align=arguments.align)
+    for path in tqdm(images, desc="comparing", unit="image"):
+        try:
+            row, sheet, strip = compare_image(reference, tested, path, truths.get(path), options)
+        except UserError as error:
+            failed += 1
+            tqdm.write(f"error: {error}")
+            continue
+        report["images"][path.name] = row
+        sheets.append(strip)
+        save_image(sheet, arguments.output / f"{path.stem}.png")
+    if not sheets:
+        raise UserError("no image could be compared", "expected at least one")
+    report["mean"] = {
+        key: summarize([row[key] for row in report["images"].values() if key in row])
+        for key in ("to_float", "float_to_truth", "tested_to_truth", "bicubic_to_truth")
+        if any(key in row for row in report["images"].values())
+    }
+    save_image(overview(sheets), arguments.output / "overview.png")
+    text = json.dumps(report, indent=1) + "\n"
+    (arguments.output / "comparison.json").write_text(text, encoding="utf-8")
+    print_report(report, arguments.output)
+    psnr = report["mean"]["to_float"]["psnr"]
+    if arguments.min_psnr is not None and psnr < arguments.min_psnr:
+        raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {arguments.min_psnr:.2f}")
+    return 1 if failed else 0
+
+
+def find_truths(images: list[Path], folder: Path | None) -> dict[Path, Path]:
+    """Originals by equal stem; `NAME_LR4` finds `NAME_HR` and `NAME`."""
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", "expected the originals")
+    stems = {path.stem: path for path in folder.iterdir()}
+    found = {}
+    for image in images:
+        base = image.stem.rsplit("_LR", 1)[0]
+        match = next((stems[name] for name in (image.stem, f"{base}_HR", base) if name in stems), None)
+        if match is None:
+            raise UserError(f"{folder}: no original of {image.name}", "expected one with the same stem")
+        found[image] = match
+    return found
+
+
+def compare_parts(
+    bundle: OnnxBundle, reference: Chain, tested: Chain, images: list[Path]
+) -> dict[str, dict[str, float]]:
+    """Every part alone, each fed the float chain's own tensors."""
+    captured: dict[str, list[np.ndarray]] = {part.name: [] for part in bundle.parts}
+    for path in images:
+        try:
+            source = to_array(upscale(read_picture(path).rgb, bundle.model.upscale))
+        except UserError:
+            continue
+        stages = reference.stages(pad_to_multiple(source, bundle.model.multiple)[None])
+        for part in bundle.parts:
+            captured[part.name].append(stages[part.input.name])
+    return {
+        part.name: compare_part(
+            part, reference.engines[part.name], tested.engines[part.name], captured[part.name]
+        )
+        for part in tqdm(bundle.parts, desc="parts", unit="part")
+        if captured[part.name]
+    }
+
+
+def compare_image(
+    reference: Chain, tested: Chain, path: Path, truth_path: Path | None, options: Options
+) -> tuple[dict[str, Any], Image.Image, Image.Image]:
+    """Figures of one image, its side-by-side sheet, and a strip for the overview."""
+    picture = read_picture(path)
+    expected, found = (super_resolve(chain, picture.rgb, options) for chain in (reference, tested))
+    row: dict[str, Any] = {"to_float": measure(expected.image, found.image)}
+    if truth_path is not None:
+        truth = read_picture(truth_path).rgb
+        if truth.size != found.image.size:
+            raise UserError(
+                f"{truth_path}: {truth.width}×{truth.height} pixels",
+                f"expected {found.image.width}×{found.image.height}",
+            )
+        row["float_to_truth"] = measure(truth, expected.image)
+        row["tested_to_truth"] = measure(truth, found.image)
+        row["bicubic_to_truth"] = measure(truth, found.bicubic)
+    panels = [
+        ("LR", picture.rgb.resize(found.image.size, Image.Resampling.NEAREST)),
+        ("bicubic", found.bicubic),
+        ("FP", expected.image),
+        (tested.label.split()[-1], found.image),
+    ]
+    caption = f"{path.stem}: {row['to_float']['psnr']:.1f} dB, LPIPS {row['to_float']['lpips']:.4f} to FP"
+    return row, comparison_sheet(panels, caption), comparison_sheet(panels, caption, crop=192)
+
+
+def print_report(report: dict[str, Any], output: Path) -> None:
+    print(f"\n{report['tested']} against {report['reference']}, align {report['align']}")
+    for part, figures in report["parts"].items():
+        text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+        print(f"  {part:<12} {text}  (polygraphy)")
+    names = {
+        "to_float": "to float output",
+        "float_to_truth": "float to original",
+        "tested_to_truth": "INT8 to original",
+        "bicubic_to_truth": "bicubic to original",
+    }
+    print(f"  {'mean over ' + str(len(report['images'])) + ' images':<22} PSNR dB (worst)   SSIM     LPIPS (worst)")
+    for key, row in report["mean"].items():
+        print(
+            f"  {names[key]:<22} {row['psnr']:6.2f} ({row['psnr_worst']:5.2f})   {row['ssim']:.4f}   "
+            f"{row['lpips']:.4f} ({row['lpips_worst']:.4f})"
+        )
+    print(f"  pictures and comparison.json in {output}")
