@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,12 +29,12 @@ def build(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
     initializers = [
         numpy_helper.from_array(SHIFT, "shift"),
         numpy_helper.from_array(SCALE, "scale"),
-        numpy_helper.from_array(np.float32(1e-10), "epsilon"),
+        numpy_helper.from_array(np.array(1e-10, np.float32), "epsilon"),
         numpy_helper.from_array(np.array([1], np.int64), "channels"),
         numpy_helper.from_array(np.array([1, 2, 3], np.int64), "everything"),
     ]
 
-    def add(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
@@ -66,7 +67,7 @@ def build(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
         mean = add("GlobalAveragePool", [weighted], f"mean{index}")
         total = mean if not total else add("Add", [total, mean], f"total{index}")
     add("ReduceSum", [total, "everything"], "distance", keepdims=0)
-    shape = ["batch", 3, "height", "width"]
+    shape: list[str | int | None] = ["batch", 3, "height", "width"]
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("first", "second")]
     output = helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["batch"])
     graph = helper.make_graph(nodes, "lpips_alex", inputs, [output], initializers)

@@ -43,7 +43,16 @@ def main() -> None:
     for kind in ("fp32", "int8"):
         call("build-engines", out / "onnx" / kind, "-o", out / "engines" / kind)
     for kind in ("fp32", "int8"):
-        call("infer", photos, "-o", out / "pictures" / kind, "--engines", out / "engines" / kind, "--align", "none")
+        call(
+            "infer",
+            photos,
+            "-o",
+            out / "pictures" / kind,
+            "--engines",
+            out / "engines" / kind,
+            "--align",
+            "none",
+        )
     reference = ("--reference", out / "onnx" / "fp32", "--engines", out / "engines" / "int8")
     call("compare", photos, *reference, "--ground-truth", originals, "-o", out / "compare")
     engines = ("--engines", out / "engines" / "int8", "--baseline", out / "engines" / "fp32")

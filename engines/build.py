@@ -9,12 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import MANIFEST, atomic_folder, sha256
+from tqdm import tqdm
 
 BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]
 

@@ -17,7 +17,10 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder made by `passionsr-trt export`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the engines")
     parser.add_argument(
-        "--backend", choices=("openvino", "tensorrt-rtx", "tensorrt"), default="openvino", help="what runs them"
+        "--backend",
+        choices=("openvino", "tensorrt-rtx", "tensorrt"),
+        default="openvino",
+        help="what runs them",
     )
     parser.add_argument(
         "--compute-capability",
@@ -50,17 +53,17 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def run_build_engines(arguments: argparse.Namespace) -> int:
     bundle = OnnxBundle.load(arguments.bundle)
-    build_part: BuildPart
     prove: Callable[[OnnxBundle], dict[str, float]] | None
     target: dict[str, Any]
     if arguments.backend == "openvino":
         if arguments.compute_capability:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
-        from passionsr_trt.engines.openvino_builder import build_part, prove_engines
+        from passionsr_trt.engines import openvino_builder
         from passionsr_trt.engines.openvino_model import check_cpu
 
         check_cpu(bundle.spec)
-        prove = prove_engines
+        build_part: BuildPart = openvino_builder.build_part
+        prove = openvino_builder.prove_engines
         target = {"device": "CPU"}
     else:
         from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan

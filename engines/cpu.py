@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-
 from onnx import TensorProto, helper, numpy_helper
 
 # float32 where it is not INT8: CPUs with AMX or AVX512-BF16, and ARM, would default to half precision
@@ -21,8 +20,8 @@ def _probe_model(limit: int) -> bytes:
     """A 1×1 QDQ convolution with 64 channels: every input code 127, every weight code `limit`, all scales 1."""
     weight = np.full((16, 64, 1, 1), limit, np.int8)
     initializers = [
-        numpy_helper.from_array(np.float32(1.0), "scale"),
-        numpy_helper.from_array(np.int8(0), "zero"),
+        numpy_helper.from_array(np.array(1.0, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
         numpy_helper.from_array(weight, "weight"),
         numpy_helper.from_array(np.ones(16, np.float32), "weight_scale"),
         numpy_helper.from_array(np.zeros(16, np.int8), "weight_zero"),
@@ -53,5 +52,3 @@ def openvino_int8_exact(limit: int) -> bool:
     x = np.full((1, 64, 8, 8), 127.0, np.float32)
     result = compiled([x])[compiled.output(0)]
     return bool(np.array_equal(result, np.full_like(result, 127.0 * limit * 64)))
-
-

@@ -1,7 +1,7 @@
 """The layer list that TensorRT-RTX's builder prints at verbose level, one line a layer:
 
-    Name: N, LayerType: T, Inputs: [ { Name: …, Dimensions: [1,64,512,512], …, Datatype: Int8, … }, … ],
-    Constants: […], Outputs: […], TacticName: …, StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]
+Name: N, LayerType: T, Inputs: [ { Name: …, Dimensions: [1,64,512,512], …, Datatype: Int8, … }, … ],
+Constants: […], Outputs: […], TacticName: …, StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]
 """
 
 from __future__ import annotations
@@ -16,9 +16,19 @@ from passionsr_trt.engines.coverage import Layer
 # signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shape_call", "host_call"}
 COMPUTE = {"correlation", "gemm", "convolution", "matmul"}
-DATATYPE_BYTES = {"Float": 4.0, "Half": 2.0, "BFloat16": 2.0, "Int8": 1.0, "Int32": 4.0, "Int64": 8.0, "Bool": 1.0}
+DATATYPE_BYTES = {
+    "Float": 4.0,
+    "Half": 2.0,
+    "BFloat16": 2.0,
+    "Int8": 1.0,
+    "Int32": 4.0,
+    "Int64": 8.0,
+    "Bool": 1.0,
+}
 _HEAD = re.compile(r"Name: (?P<name>[^,]*), LayerType: (?P<kind>\w+), (?P<rest>.*)")
-_SECTION = re.compile(r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))")
+_SECTION = re.compile(
+    r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))"
+)
 _TENSOR = re.compile(r"\{ Name: .*?Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
 _ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -105,19 +104,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise UserError(
-            f"{target}: cannot be written ({error.strerror})", "expected a writable place"
-        ) from None
+        raise UserError(f"{target}: cannot be written ({error.strerror})", "expected a writable place") from None
     try:
         yield temporary
         temporary.chmod(0o755)
         if target.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.replace(target, retired / "old")
-            os.replace(temporary, target)
+            target.replace(retired / "old")
+            temporary.replace(target)
             shutil.rmtree(retired, ignore_errors=True)
         else:
-            os.replace(temporary, target)
+            temporary.replace(target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
-
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo, TensorInfo
 from passionsr_trt.engines.coverage import Coverage, measure, openvino_layers
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.openvino_model import compile_static
+from PIL import Image
 
 PROOF_SIZE = 128
 # INT8: two exact executors drift apart where float noise flips a code and later layers carry it on

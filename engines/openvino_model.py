@@ -15,7 +15,6 @@ from typing import Any
 
 import onnx
 import openvino as ov
-
 from passionsr_trt.engines.cpu import COMPILE_OPTIONS, openvino_int8_exact
 from passionsr_trt.engines.errors import UserError
 

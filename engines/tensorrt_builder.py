@@ -18,7 +18,10 @@ from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.layer_log import parse_layers
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
-INSTALL = {"tensorrt": "pip install passionsr-trt[tensorrt]", "tensorrt-rtx": "pip install passionsr-trt[rtx]"}
+INSTALL = {
+    "tensorrt": "pip install passionsr-trt[tensorrt]",
+    "tensorrt-rtx": "pip install passionsr-trt[rtx]",
+}
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
@@ -57,7 +60,7 @@ def load_tensorrt(backend: str) -> Any:
 def make_logger(trt: Any, path: Path) -> Any:
     """A logger that keeps every message in `path` and remembers errors."""
 
-    class BuildLog(trt.ILogger):  # type: ignore[misc]
+    class BuildLog(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # a trampoline class crashes without this
             self.file = path.open("w", encoding="utf-8")
@@ -86,7 +89,8 @@ class TensorRTBuilder:
                     )
         elif plan.capabilities:
             raise UserError(
-                "TensorRT builds for the GPU at hand", "expected no --compute-capability with --backend tensorrt"
+                "TensorRT builds for the GPU at hand",
+                "expected no --compute-capability with --backend tensorrt",
             )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:

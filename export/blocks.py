@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from passionsr_trt.export.sites import Mode, Port, SiteConv, SiteLinear
+from torch import Tensor, nn
 
 
 class ResBlock(nn.Module):
@@ -29,7 +28,7 @@ class ResBlock(nn.Module):
         self.conv_shortcut = None if shortcut is None else SiteConv.from_conv(shortcut)
         if time_embedding is not None and block.time_emb_proj is not None:
             projected = block.time_emb_proj(F.silu(time_embedding))[0]
-            self.conv1.bias = nn.Parameter(block.conv1.bias.data + projected.detach(), requires_grad=False)
+            self.conv1.assign(self.conv1.weight.data, block.conv1.bias.data + projected.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv1(F.silu(self.norm1(x)))
@@ -59,7 +58,7 @@ class SelfAttention(nn.Module):
         self.to_k = SiteLinear.from_linear(attention.to_k, port)
         self.to_v = SiteLinear.from_linear(attention.to_v, port)
         self.to_out = nn.ModuleList([SiteLinear.from_linear(attention.to_out[0])])
-        scale_query(self.to_q, attention.scale)
+        self.to_q.scale_output(attention.scale)  # 1/√d goes into W_q
 
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, channels = x.shape
@@ -83,7 +82,7 @@ class ConstantCrossAttention(nn.Module):
         self.heads = attention.heads
         self.to_q = SiteLinear.from_linear(attention.to_q)
         self.to_out = nn.ModuleList([SiteLinear.from_linear(attention.to_out[0])])
-        scale_query(self.to_q, attention.scale)
+        self.to_q.scale_output(attention.scale)  # 1/√d goes into W_q
         key, value = (split_heads(linear(text), self.heads)[0] for linear in (attention.to_k, attention.to_v))
         self.register_buffer("key_t", key.detach().permute(1, 2, 0).contiguous())
         self.register_buffer("value", value.detach().transpose(0, 1).contiguous())
@@ -98,13 +97,6 @@ class ConstantCrossAttention(nn.Module):
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, N, C] → [B, N, heads, C / heads]."""
     return x.reshape(x.shape[0], x.shape[1], heads, x.shape[2] // heads)
-
-
-def scale_query(to_q: SiteLinear, scale: float) -> None:
-    """Fold the attention scale 1/√d into W_q and b_q (exact up to rounding)."""
-    to_q.weight = nn.Parameter(to_q.weight.data * scale, requires_grad=False)
-    if to_q.bias is not None:
-        to_q.bias = nn.Parameter(to_q.bias.data * scale, requires_grad=False)
 
 
 class FeedForward(nn.Module):

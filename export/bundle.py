@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from passionsr_trt.engines.bundle import (
     REFERENCE_SIZE,
     ModelInfo,
@@ -24,6 +21,8 @@ from passionsr_trt.export.constants import Parts, prove, relative_error
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.sites import Mode, named_sites, set_mode
 from passionsr_trt.export.to_onnx import IO_NAMES, ExportPlan, export_part, run_reference
+from torch import Tensor, nn
+from tqdm import tqdm
 
 PROOF_SIZE = 64
 QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake quantization's

@@ -7,9 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.calibration import Calibration
 from passionsr_trt.export.constants import Parts
@@ -18,6 +15,8 @@ from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.observers import Histogram, activation_boundary, weight_scales
 from passionsr_trt.export.sites import NamedSite, named_sites
 from passionsr_trt.export.spec import QuantSpec
+from torch import Tensor, nn
+from tqdm import tqdm
 
 
 def quantized_sites(part: nn.Module, part_name: str, spec: QuantSpec) -> list[NamedSite]:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
 from passionsr_trt.export.sites import named_sites
 from passionsr_trt.export.spec import QuantSpec
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 TENSORS = "calibration.safetensors"
 

@@ -18,9 +18,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
     parser.add_argument("--limit", type=int, default=32, help="use the first N images")
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON (default: W8A8, DOBI boundaries)")
-    parser.add_argument(
-        "--cache", type=Path, default=CACHE, help="where calibrations are kept, by content"
-    )
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where calibrations are kept, by content")
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.set_defaults(run=run_calibrate)
 
@@ -109,7 +107,12 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
     except UserError:
         return False
     sizes = list(arguments.size) if arguments.size else ["height", "width"]
-    same = (present.model.digest, present.calibration_key, present.precision, present.parts[0].input.shape[2:])
+    same = (
+        present.model.digest,
+        present.calibration_key,
+        present.precision,
+        present.parts[0].input.shape[2:],
+    )
     return same == (digest, key, arguments.precision, sizes)
 
 

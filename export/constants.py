@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.tiny_vae import TinyDecoder, TinyEncoder
 from passionsr_trt.export.unet import OneStepUNet
 from passionsr_trt.export.vae import KLDecoder, KLEncoder
+from torch import Tensor, nn
 
 TOLERANCE = 1e-4
 PART_NAMES = ("vae_encoder", "unet", "vae_decoder")
@@ -83,9 +82,7 @@ def _tiny_halves(vae: Any) -> dict[str, dict[str, Tensor]]:
     for half in ("encoder", "decoder"):
         prefix = f"{half}.layers."
         halves[half] = {
-            key.removeprefix(prefix): tensor
-            for key, tensor in vae.state_dict().items()
-            if key.startswith(prefix)
+            key.removeprefix(prefix): tensor for key, tensor in vae.state_dict().items() if key.startswith(prefix)
         }
     return halves
 
@@ -109,9 +106,7 @@ def _prove_blocks(model: OneStepModel, unet: OneStepUNet) -> None:
             prove(f"unet.{path}", block(x, text), twins[path](x))
 
 
-def _prove_parts(
-    model: OneStepModel, encoder: nn.Module, unet: nn.Module, decoder: nn.Module
-) -> dict[str, float]:
+def _prove_parts(model: OneStepModel, encoder: nn.Module, unet: nn.Module, decoder: nn.Module) -> dict[str, float]:
     """Every part end to end on a smooth seeded image of 64×64 pixels, fed by its true predecessor."""
     step = model.one_step
     generator = torch.Generator().manual_seed(1)

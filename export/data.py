@@ -6,12 +6,11 @@ import hashlib
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import sha256
 from passionsr_trt.export.model import OneStepModel
+from PIL import Image
+from torch import Tensor
 
 MULTIPLE = 64
 

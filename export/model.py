@@ -1,10 +1,10 @@
 """OneStepModel: a model folder, checked and loaded.
 
-    FOLDER/unet/{config.json, diffusion_pytorch_model.safetensors}     UNet2DConditionModel
-    FOLDER/vae/{config.json, …}       AutoencoderKL, AutoencoderTiny, or the TAESD family's two files
-    FOLDER/scheduler/scheduler_config.json                             betas → ᾱ at the timestep
-    FOLDER/one_step.json              timestep, prediction, scaling_factor, upscale, posterior
-    FOLDER/text_embedding.safetensors one constant tensor [1, tokens, width]
+FOLDER/unet/{config.json, diffusion_pytorch_model.safetensors}     UNet2DConditionModel
+FOLDER/vae/{config.json, …}       AutoencoderKL, AutoencoderTiny, or the TAESD family's two files
+FOLDER/scheduler/scheduler_config.json                             betas → ᾱ at the timestep
+FOLDER/one_step.json              timestep, prediction, scaling_factor, upscale, posterior
+FOLDER/text_embedding.safetensors one constant tensor [1, tokens, width]
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.manifest import sha256
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import sha256
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -7,10 +7,9 @@ The activation observer is one symmetric histogram that doubles its range when a
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from passionsr_trt.export.quantizer import fake_quantize, per_channel
 from passionsr_trt.export.spec import QuantSpec
+from torch import Tensor
 
 BINS = 8192
 
@@ -56,7 +55,8 @@ def activation_boundary(histogram: Histogram, spec: QuantSpec) -> float:
         share = magnitudes.cumsum(0) / magnitudes.sum()
         index = int((share < spec.percentile / 100).sum())
         return min(reach, histogram.limit * 2 / BINS * (index + 1))
-    return dobi_boundary(histogram, spec.dobi_candidates, *spec.activation_codes, reach=reach)
+    low, high = spec.activation_codes
+    return dobi_boundary(histogram, spec.dobi_candidates, low, high, reach)
 
 
 def dobi_boundary(histogram: Histogram, candidates: int, low: int, high: int, reach: float) -> float:

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from passionsr_trt.export.quantizer import fake_quantize, per_channel, weight_codes
+from torch import Tensor, nn
 
 
 class Mode(enum.Enum):
@@ -40,6 +39,7 @@ class Port(nn.Module):
         super().__init__()
         self.mode = Mode.FLOAT
         self.low, self.high = -128, 127
+        self.limits = (0.0, 0.0)  # low·Δ and high·Δ, the values that the outermost codes stand for
         self.register_buffer("scale", None)
         self.register_buffer("zero", None)
 
@@ -47,6 +47,7 @@ class Port(nn.Module):
         self.scale = scale.detach().to(torch.float32).reshape(())
         self.zero = torch.zeros((), dtype=torch.int8, device=scale.device)
         self.low, self.high = low, high
+        self.limits = (low * float(self.scale), high * float(self.scale))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.scale is None or self.mode is Mode.FLOAT:
@@ -55,7 +56,7 @@ class Port(nn.Module):
             return fake_quantize(x, self.scale.to(x.dtype), self.low, self.high)
         if (self.low, self.high) != (-128, 127):
             # INT8 container, fewer codes: the clip is what makes them fewer.
-            x = torch.clamp(x, self.low * float(self.scale), self.high * float(self.scale))
+            x = torch.clamp(x, *self.limits)
         scale = self.scale.to(x.dtype)
         codes = torch.onnx.ops.symbolic(
             "QuantizeLinear", (x, scale, self.zero), dtype=torch.int8, shape=x.shape, version=19
@@ -72,13 +73,14 @@ class Site(nn.Module):
     """
 
     weight_scale: Tensor | None
+    weight: nn.Parameter
+    bias: nn.Parameter | None
     kind = ""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, port: Port | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, port: Port | None = None) -> None:
         super().__init__()
         self.mode = Mode.FLOAT
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.assign(weight, bias)
         self.port = port if port is not None else Port()
         self.code_limit = 127
         self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
@@ -86,6 +88,18 @@ class Site(nn.Module):
         self.register_buffer("stored", None)
         self.register_buffer("weight_zeros", None)
         self.macs = 0  # per image at the reference shape; filled by count_macs
+
+    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Replace weight and bias: what a fold ends with."""
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def scale_output(self, gain: float, offset: float = 0.0) -> None:
+        """Fold y → gain·y + offset into weight and bias."""
+        bias = None if self.bias is None else self.bias.data * gain + offset
+        if bias is None and offset:
+            bias = torch.full(self.weight.shape[:1], offset)
+        self.assign(self.weight.data * gain, bias)
 
     @property
     def in_channels(self) -> int:
@@ -216,5 +230,5 @@ def named_sites(part: nn.Module, part_name: str) -> Iterator[NamedSite]:
 def set_mode(part: nn.Module, mode: Mode) -> None:
     """Switch every site, port and mode-aware module of a part."""
     for module in part.modules():
-        if hasattr(module, "mode"):
-            module.mode = mode
+        if isinstance(getattr(module, "mode", None), Mode):
+            module.__dict__["mode"] = mode

@@ -49,9 +49,7 @@ class QuantSpec:
         ):
             value = getattr(self, name)
             if value not in allowed:
-                raise UserError(
-                    f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}"
-                )
+                raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
         if self.dobi_candidates < 1 or self.min_channels < 0:

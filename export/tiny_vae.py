@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.sites import SiteConv
+from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
 
@@ -100,8 +99,8 @@ class TinyEncoder(nn.Module):
         super().__init__()
         self.layers = _layers(state, source, decoder=False)
         last = self.layers[list(self.layers)[-1]]
-        last.weight = nn.Parameter(last.weight.data * scaling_factor, requires_grad=False)
-        last.bias = nn.Parameter(last.bias.data * scaling_factor, requires_grad=False)
+        assert isinstance(last, SiteConv)
+        last.scale_output(scaling_factor)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image * 0.5 + 0.5
@@ -118,13 +117,11 @@ class TinyDecoder(nn.Module):
         self.layers = _layers(state, source, decoder=True)
         self.clamp_gain = 1.0 / (3.0 * scaling_factor)
         last = self.layers[list(self.layers)[-1]]
-        # the last convolution also maps [0,1] onto [-1,1]: 2·(W·x + b) − 1
-        last.weight = nn.Parameter(last.weight.data * 2.0, requires_grad=False)
-        last.bias = nn.Parameter(last.bias.data * 2.0 - 1.0, requires_grad=False)
+        assert isinstance(last, SiteConv)
+        last.scale_output(2.0, -1.0)  # [0,1] onto [-1,1]
 
     def forward(self, latent: Tensor) -> Tensor:
         x = torch.tanh(latent * self.clamp_gain) * 3.0
         for layer in self.layers.values():
             x = layer(x)
         return x
-

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.sites import Mode, Site, named_sites, set_mode
+from torch import Tensor, nn
 
 OPSET = 20
 EXTERNAL_DATA_BYTES = 100_000_000
@@ -114,9 +113,9 @@ def _export_twin(part: nn.Module, part_name: str, precision: str) -> nn.Module:
         for module in twin.modules():
             if isinstance(module, Site) and names[id(module)] in float32:
                 continue
-            for key, parameter in module._parameters.items():
-                if parameter is not None and parameter.dtype == torch.float32:
-                    module._parameters[key] = nn.Parameter(parameter.half(), requires_grad=False)
+            for key, parameter in list(module.named_parameters(recurse=False)):
+                if parameter.dtype == torch.float32:
+                    setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
             for key in ("key_t", "value"):
                 if key in module._buffers:
                     module._buffers[key] = module._buffers[key].half()  # type: ignore[union-attr]

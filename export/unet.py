@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.blocks import Downsample, ResBlock, SpatialTransformer, Upsample
 from passionsr_trt.export.sites import SiteConv
+from torch import Tensor, nn
 
 
 class Stage(nn.Module):
@@ -72,9 +71,7 @@ class OneStepUNet(nn.Module):
     conv_out and this formula stay float32: at t = 999 of SD 2.1 they amplify errors 14.6 times.
     """
 
-    def __init__(
-        self, unet: Any, timestep: int, text: Tensor, alpha_bar: float, prediction: str
-    ) -> None:
+    def __init__(self, unet: Any, timestep: int, text: Tensor, alpha_bar: float, prediction: str) -> None:
         super().__init__()
         check_supported(unet.config)
         with torch.no_grad():
@@ -88,17 +85,17 @@ class OneStepUNet(nn.Module):
             self.conv_out = SiteConv.from_conv(unet.conv_out)
             sigma, root = (1 - alpha_bar) ** 0.5, alpha_bar**0.5
             self.z_gain, gain = (1 / root, sigma / root) if prediction == "epsilon" else (root, sigma)
-            self.conv_out.weight = nn.Parameter(self.conv_out.weight.data * gain, requires_grad=False)
-            assert self.conv_out.bias is not None
-            self.conv_out.bias = nn.Parameter(self.conv_out.bias.data * gain, requires_grad=False)
+            self.conv_out.scale_output(gain)
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.conv_in(latent)
         skips = [x]
         for stage in self.down_blocks:
+            assert isinstance(stage, Stage)
             skips += stage.down(skips[-1])
         x = self.mid_block(skips[-1])
         for stage in self.up_blocks:
+            assert isinstance(stage, Stage)
             x = stage.up(x, skips)
         x = F.silu(self.conv_norm_out(x))
         return latent * self.z_gain - self.conv_out(x)

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from passionsr_trt.export.blocks import Downsample, ResBlock, SpatialSelfAttention, Upsample
 from passionsr_trt.export.sites import SiteConv
+from torch import Tensor, nn
 
 
 class KLMid(nn.Module):
@@ -73,8 +72,7 @@ class KLEncoder(nn.Module):
         bias[:rows] *= scaling_factor
         if posterior == "mode":
             weight, bias = weight[:rows], bias[:rows]
-        self.conv_out.weight = nn.Parameter(weight.float(), requires_grad=False)
-        self.conv_out.bias = nn.Parameter(bias.float(), requires_grad=False)
+        self.conv_out.assign(weight.float(), bias.float())
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.conv_in(image)
@@ -102,11 +100,13 @@ class KLDecoder(nn.Module):
         channels = decoder.conv_in.in_channels
         if vae.post_quant_conv is not None:
             self.post_quant_conv = SiteConv.from_conv(vae.post_quant_conv)
-            weight = vae.post_quant_conv.weight.data / scaling_factor
+            self.post_quant_conv.assign(
+                vae.post_quant_conv.weight.data / scaling_factor, vae.post_quant_conv.bias.data
+            )
         else:
-            weight = torch.eye(channels).reshape(channels, channels, 1, 1) / scaling_factor
-            self.post_quant_conv = SiteConv(weight, None)
-        self.post_quant_conv.weight = nn.Parameter(weight, requires_grad=False)
+            self.post_quant_conv = SiteConv(
+                torch.eye(channels).reshape(channels, channels, 1, 1) / scaling_factor, None
+            )
         self.conv_in = SiteConv.from_conv(decoder.conv_in)
         self.mid_block = KLMid(decoder.mid_block)
         self.up_blocks = nn.ModuleList(KLStage(block) for block in decoder.up_blocks)

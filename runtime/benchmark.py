@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
-
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle, OnnxBundle
 from passionsr_trt.engines.cli import parse_size
 from passionsr_trt.engines.errors import UsageError
 from passionsr_trt.runtime.chain import Chain, check_same_model
 from passionsr_trt.runtime.images import check_writable
+from tqdm import tqdm
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
@@ -93,7 +92,8 @@ def summarize(times: dict[str, dict[str, list[float]]], tested_label: str) -> di
     tested = times[tested_label]
     ratios = {
         label: {
-            part: float(np.median(np.array(parts[part]) / np.array(tested[part]))) for part in (*PART_NAMES, "chain")
+            part: float(np.median(np.array(parts[part]) / np.array(tested[part])))
+            for part in (*PART_NAMES, "chain")
         }
         for label, parts in times.items()
         if label != tested_label
@@ -105,7 +105,12 @@ def summarize(times: dict[str, dict[str, list[float]]], tested_label: str) -> di
     }
     best_sum = sum(min(figures[label][part]["median"] for label in ratios) for part in PART_NAMES)
     fastest["chain"] = best_sum / figures[tested_label]["chain"]["median"]
-    return {"tested": tested_label, "seconds": figures, "speedup": ratios, "speedup_over_fastest_parts": fastest}
+    return {
+        "tested": tested_label,
+        "seconds": figures,
+        "speedup": ratios,
+        "speedup_over_fastest_parts": fastest,
+    }
 
 
 def conditions(size: tuple[int, int], threads: int, runs: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-
 from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle
 from passionsr_trt.engines.errors import UserError
 
@@ -49,9 +48,7 @@ class Chain:
         """The same chain under ONNX Runtime."""
         from passionsr_trt.runtime.onnx_engine import OnnxEngine
 
-        engines: dict[str, Engine] = {
-            part.name: OnnxEngine(bundle.open(part), threads) for part in bundle.parts
-        }
+        engines: dict[str, Engine] = {part.name: OnnxEngine(bundle.open(part), threads) for part in bundle.parts}
         label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
         return cls(bundle.model, engines, f"ONNX Runtime {label}")
 
@@ -91,7 +88,8 @@ def check_same_model(first: ModelInfo, second: ModelInfo, what: str) -> None:
     """Refuse to compare two different models."""
     if first.digest != second.digest:
         raise UserError(
-            f"{what}: made from model {second.digest[:12]}", f"expected {first.digest[:12]}, the other bundle's"
+            f"{what}: made from model {second.digest[:12]}",
+            f"expected {first.digest[:12]}, the other bundle's",
         )
 
 

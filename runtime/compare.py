@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.errors import UserError
@@ -28,6 +25,8 @@ from passionsr_trt.runtime.metrics import measure, summarize
 from passionsr_trt.runtime.polygraphy_runner import compare_part
 from passionsr_trt.runtime.sheet import comparison_sheet, overview
 from passionsr_trt.runtime.upscaler import Options, super_resolve
+from PIL import Image
+from tqdm import tqdm
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
@@ -108,9 +107,7 @@ def compare_parts(
         for part in bundle.parts:
             captured[part.name].append(stages[part.input.name])
     return {
-        part.name: compare_part(
-            part, reference.engines[part.name], tested.engines[part.name], captured[part.name]
-        )
+        part.name: compare_part(part, reference.engines[part.name], tested.engines[part.name], captured[part.name])
         for part in tqdm(bundle.parts, desc="parts", unit="part")
         if captured[part.name]
     }
@@ -154,7 +151,9 @@ def print_report(report: dict[str, Any], output: Path) -> None:
         "tested_to_truth": "INT8 to original",
         "bicubic_to_truth": "bicubic to original",
     }
-    print(f"  {'mean over ' + str(len(report['images'])) + ' images':<22} PSNR dB (worst)   SSIM     LPIPS (worst)")
+    print(
+        f"  {'mean over ' + str(len(report['images'])) + ' images':<22} PSNR dB (worst)   SSIM     LPIPS (worst)"
+    )
     for key, row in report["mean"].items():
         print(
             f"  {names[key]:<22} {row['psnr']:6.2f} ({row['psnr_worst']:5.2f})   {row['ssim']:.4f}   "

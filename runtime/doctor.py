@@ -18,14 +18,20 @@ PACKAGES = {
     "scikit-image": ("skimage", "compare", "SSIM"),
     "torch": ("torch", "export", "calibrate and export"),
     "diffusers": ("diffusers", "export", "load models"),
-    "tensorrt-rtx-cu12-bindings": ("tensorrt_rtx_bindings", "rtx", "compile engines for RTX cards, GPU not needed"),
+    "tensorrt-rtx-cu12-bindings": (
+        "tensorrt_rtx_bindings",
+        "rtx",
+        "compile engines for RTX cards, GPU not needed",
+    ),
     "tensorrt": ("tensorrt", "tensorrt", "build engines on the GPU at hand"),
 }
 
 
 def run_doctor(_arguments: argparse.Namespace) -> int:
     """Print one line a finding; the exit code is 0 when engines can be run here."""
-    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    print(
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    )
     missing: dict[str, str] = {}
     for package, (module, extra, purpose) in PACKAGES.items():
         if importlib.util.find_spec(module) is None:

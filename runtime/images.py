@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from passionsr_trt.engines.errors import UserError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp")
@@ -151,7 +150,7 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
         with os.fdopen(handle, "wb") as file:
             image.save(file, format={".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG"), **options)
         Path(name).chmod(0o644)
-        os.replace(name, path)
+        Path(name).replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror or error})", "expected room there") from None

@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
@@ -21,6 +19,7 @@ from passionsr_trt.runtime.images import (
 )
 from passionsr_trt.runtime.main import run
 from passionsr_trt.runtime.upscaler import Options, super_resolve
+from tqdm import tqdm
 
 
 def add_infer(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +28,13 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
     parser.add_argument("--align", choices=METHODS, default="adain", help="colour fix towards the input")
     parser.add_argument(
-        "--tile", type=int, help="tile side in output pixels, 0: never (default: 1024 above 2.4 megapixels); slower"
+        "--tile",
+        type=int,
+        help="tile side in output pixels, 0: never (default: 1024 above 2.4 megapixels); slower",
     )
-    parser.add_argument("--overlap", type=int, default=128, help="overlap of tiles in output pixels; more is slower")
+    parser.add_argument(
+        "--overlap", type=int, default=128, help="overlap of tiles in output pixels; more is slower"
+    )
     parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
 from passionsr_trt.runtime.images import to_array
+from PIL import Image
 
 LPIPS_GRAPH = Path(__file__).with_name("lpips_alex.onnx")
 METRICS = ("psnr", "ssim", "lpips")
@@ -29,7 +28,13 @@ def ssim(first: Image.Image, second: Image.Image) -> float:
     a, b = np.asarray(first), np.asarray(second)
     return float(
         structural_similarity(
-            a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+            a,
+            b,
+            channel_axis=2,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
         )
     )
 

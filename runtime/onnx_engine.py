@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-
 from passionsr_trt.engines.errors import UserError
 
 
@@ -23,7 +22,9 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         missing = set(providers) - set(onnxruntime.get_available_providers())
         if missing:
-            raise UserError(f"ONNX Runtime has no {missing.pop()} here", f"has {onnxruntime.get_available_providers()}")
+            raise UserError(
+                f"ONNX Runtime has no {missing.pop()} here", f"has {onnxruntime.get_available_providers()}"
+            )
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # its exception types are private and many

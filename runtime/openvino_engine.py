@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from passionsr_trt.engines.openvino_model import check_cpu, compile_static
 
 KEPT_SHAPES = 3

@@ -7,12 +7,11 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+from passionsr_trt.engines.bundle import PartInfo
+from passionsr_trt.runtime.chain import Engine
 from polygraphy.backend.base import BaseRunner
 from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
-
-from passionsr_trt.engines.bundle import PartInfo
-from passionsr_trt.runtime.chain import Engine
 
 METRICS = {
     "cosine_similarity": CosineSimilarityCompareFunc,
@@ -41,10 +40,8 @@ class EngineRunner(BaseRunner):
         return OrderedDict([(self.part.output.name, output)])
 
 
-def compare_part(
-    part: PartInfo, reference: Engine, tested: Engine, inputs: list[np.ndarray]
-) -> dict[str, float]:
-    """polygraphy's cosine similarity, PSNR and SNR of one part, the mean over `inputs` (dB where decibels)."""
+def compare_part(part: PartInfo, reference: Engine, tested: Engine, inputs: list[np.ndarray]) -> dict[str, float]:
+    """polygraphy's cosine similarity, PSNR and SNR (dB) of one part, the mean over `inputs`."""
     runners = [EngineRunner(reference, part, "reference"), EngineRunner(tested, part, "tested")]
     feeds = [{part.input.name: array} for array in inputs]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
@@ -54,9 +51,7 @@ def compare_part(
             accuracy = Comparator.compare_accuracy(results, compare_func=function())
             iterations = next(iter(accuracy[0].values()))
             values = [
-                value
-                for iteration in iterations
-                for value in iteration[part.output.name].metric_values().values()
+                value for iteration in iterations for value in iteration[part.output.name].metric_values().values()
             ]
             figures[name] = float(np.mean(values))
     return figures

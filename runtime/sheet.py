@@ -41,7 +41,9 @@ def centre(image: Image.Image, size: int) -> Image.Image:
 def overview(strips: list[Image.Image], limit: int = 6) -> Image.Image:
     """The first strips below one another."""
     strips = strips[:limit]
-    sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
+    sheet = Image.new(
+        "RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white"
+    )
     top = 0
     for strip in strips:
         sheet.paste(strip, (0, top))

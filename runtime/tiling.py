@@ -28,9 +28,7 @@ def window(tile_height: int, tile_width: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-def run_tiled(
-    run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, tile: int, overlap: int
-) -> np.ndarray:
+def run_tiled(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, tile: int, overlap: int) -> np.ndarray:
     """`run` on overlapping tiles of `image` [1,3,H,W] (sides multiples of 64, as is `tile`), blended."""
     height, width = image.shape[2:]
     if not tile or (height <= tile and width <= tile):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-
 from passionsr_trt.engines.errors import UsageError
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import pad_to_multiple, to_array, to_image, upscale
 from passionsr_trt.runtime.tiling import run_tiled
+from PIL import Image
 
 # above this many output pixels an image is tiled unless the user says otherwise
 UNTILED_PIXELS = 1536 * 1536
@@ -20,7 +19,7 @@ AUTO_TILE = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """align: colour fix. tile: side in output pixels, a multiple of 64; 0 never tiles, None decides by size."""
+    """align: colour fix. tile: side in output pixels, a multiple of 64; 0: never, None: by size."""
 
     align: str = "adain"
     tile: int | None = None

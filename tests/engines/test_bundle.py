@@ -1,0 +1,105 @@
+"""Bundles: strict manifests, checked files, atomic folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest
+
+from tests.conftest import Built
+
+
+@pytest.fixture
+def copy(small: Built, tmp_path: Path) -> Path:
+    shutil.copytree(small.engines_int8, tmp_path / "engines")
+    return tmp_path / "engines"
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_loading_gives_back_what_was_saved(small: Built) -> None:
+    bundle = EngineBundle.load(small.engines_int8)
+    assert bundle.label == "INT8" and EngineBundle.load(small.engines_fp32).label == "FP32"
+    assert bundle.model == OnnxBundle.load(small.onnx_int8).model
+    assert all(bundle.open(part).is_file() for part in bundle.parts)
+
+
+def test_a_newer_schema_is_named_before_its_unknown_keys(copy: Path) -> None:
+    edit(copy, schema_version=99, invented=True)
+    with pytest.raises(UserError, match="newer version"):
+        EngineBundle.load(copy)
+
+
+def test_unknown_and_missing_keys_are_named(copy: Path) -> None:
+    edit(copy, invented=True)
+    with pytest.raises(UserError, match="unknown key 'invented'"):
+        EngineBundle.load(copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["invented"], manifest["backend"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="backend"):
+        EngineBundle.load(copy)
+
+
+def test_an_onnx_bundle_is_not_an_engine_bundle(small: Built) -> None:
+    with pytest.raises(
+        UserError, match=r"expected an? engine-bundle; make one with `passionsr-trt build-engines`"
+    ):
+        EngineBundle.load(small.onnx_int8)
+
+
+def test_a_truncated_file_and_a_changed_byte_are_refused(copy: Path) -> None:
+    bundle = EngineBundle.load(copy)
+    path = copy / bundle.part("unet").file
+    original = path.read_bytes()
+    path.write_bytes(original[:-10])
+    with pytest.raises(UserError, match="truncated"):
+        bundle.open(bundle.part("unet"))
+    path.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        bundle.open(bundle.part("unet"))
+
+
+def test_parts_of_two_bundles_cannot_be_mixed(small: Built, copy: Path) -> None:
+    bundle = EngineBundle.load(copy)
+    file = bundle.part("unet").file
+    shutil.copy(small.engines_fp32 / file, copy / file)
+    with pytest.raises(UserError, match="was replaced"):
+        bundle.open(bundle.part("unet"))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname"])
+def test_paths_never_leave_the_folder(copy: Path, name: str) -> None:
+    manifest = read_manifest(copy, "engine-bundle")
+    manifest["files"][name] = {"size": 0, "sha256": ""}
+    with pytest.raises(UserError, match="leaves the folder"):
+        checked_file(copy, manifest, name)
+
+
+def test_a_failed_stage_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with atomic_folder(target) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as folder:
+        (folder / "file").write_text("new")
+        raise RuntimeError
+    assert (target / "file").read_text() == "old"
+    with atomic_folder(target) as folder:
+        (folder / "file").write_text("new")
+    assert (target / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "file" / "bundle"):
+        pass

@@ -1,0 +1,101 @@
+"""INT8 coverage, from the engines themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.bundle import EngineBundle, SiteInfo
+from passionsr_trt.engines.coverage import Layer, measure
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.layer_log import parse_layers
+from passionsr_trt.runtime.main import main
+
+from tests.conftest import DEMO, ROOT, Built
+
+LOG = """\
+[VERBOSE] noise
+[VERBOSE] Name: conv_a_myl0_1, LayerType: correlation, Inputs: [ { Name: x, Dimensions: [1,64,8,8], Strides: [1], Datatype: Int8, Format: (NHWC) }], Constants: [ { Name: w, Dimensions: [64,64,3,3], Strides: [1], Datatype: Int8, Format: (NHWC) }], Outputs: [ { Name: y, Dimensions: [1,64,8,8], Strides: [1], Datatype: Float, Format: (NHWC) }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: unet.a][ONNX Layer: unet.a/input/DequantizeLinear]
+[VERBOSE] Name: point_myl0_2, LayerType: kgen, Inputs: [ { Name: y, Dimensions: [1,64,8,8], Strides: [1], Datatype: Float, Format: (NHWC) }], Constants: [], Outputs: [ { Name: z, Dimensions: [1,64,8,8], Strides: [1], Datatype: Half, Format: (NHWC) }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: unet.a]
+[VERBOSE] Name: gemm_b_myl0_3, LayerType: gemm, Inputs: [ { Name: z, Dimensions: [64,64], Strides: [1], Datatype: Half, Format: (Linear) }], Constants: [ { Name: w2, Dimensions: [64,64], Strides: [1], Datatype: Int8, Format: (Linear) }], Outputs: [], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: unet.b]
+[VERBOSE] Name: signal_myl0_4, LayerType: signal, Inputs: [], Constants: [], Outputs: [], StreamId: 0, Metadata:
+"""  # noqa: E501
+
+
+def site(name: str, quantized: bool = True, macs: int = 10) -> SiteInfo:
+    return SiteInfo(name, "conv", name, quantized, macs)
+
+
+def test_the_layer_log_is_read() -> None:
+    layers, kinds = parse_layers(LOG.splitlines())
+    assert kinds == {"correlation Int8": 1, "kgen": 1, "gemm": 1}
+    assert layers[0].names[0] == "unet.a" and layers[0].int8
+    assert layers[0].bytes_moved == 64 * 64 * 1 + 64 * 64 * 9 * 1 + 64 * 64 * 4
+    assert not layers[2].int8, "int8 weights with half inputs are not an INT8 kernel"
+
+
+def test_coverage_counts_sites_and_macs() -> None:
+    layers, kinds = parse_layers(LOG.splitlines())
+    coverage = measure([site("unet.a"), site("unet.b", macs=30), site("unet.c", False, 60)], layers, kinds)
+    assert (coverage.sites_int8, coverage.sites_quantized) == (1, 2)
+    assert coverage.macs_share == pytest.approx(0.1) and coverage.float_sites == ["unet.b"]
+
+
+def test_a_site_in_no_layer_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"unet\.lost: not found"):
+        measure([site("unet.lost")], [Layer("x", "gemm", True, ("unet.a",))], Counter())
+
+
+def test_openvino_runs_every_site_of_the_demo_in_int8(demo: Built) -> None:
+    bundle = EngineBundle.load(demo.engines_int8)
+    for part, figures in bundle.coverage.items():
+        assert figures["sites_quantized"] > 0 and not figures["float_sites"], part
+        assert figures["macs_share"] > 0.97, part
+    for figures in EngineBundle.load(demo.engines_fp32).coverage.values():
+        assert figures["sites_int8"] == 0
+
+
+def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx, engines = str(tmp_path / "onnx"), str(tmp_path / "engines")
+    cache = str(ROOT / "calib_cache")
+    assert main(["export", str(DEMO / "model"), "--cache", cache, "-o", onnx, "--precision", "fp16"]) == 0
+    capabilities = [word for sm in ("8.6", "8.9", "12.0") for word in ("--compute-capability", sm)]
+    arguments = ["build-engines", onnx, "-o", engines, "--backend", "tensorrt-rtx", *capabilities]
+    assert main([*arguments, "--require-int8", "1.0"]) == 0
+    bundle = EngineBundle.load(Path(engines))
+    for part, figures in bundle.coverage.items():
+        assert figures["sites_quantized"] > 0 and not figures["float_sites"], part
+        assert figures["bytes_moved"] > 0
+    assert bundle.target["compute_capabilities"] == ["8.6", "8.9", "12.0"]
+    assert "LayerType: " in (Path(engines) / "unet.log").read_text()
+    capsys.readouterr()
+    assert main(["infer", str(DEMO / "photos" / "lr"), "-o", str(tmp_path), "--engines", engines]) == 1
+    assert "engines for tensorrt-rtx" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "reused" in capsys.readouterr().out
+
+
+def test_the_gate_fails_below_the_required_share(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["build-engines", str(small.onnx_fp32), "-o", str(tmp_path / "out"), "--require-int8", "0.5"]
+    assert main(arguments) == 1
+    assert "0.0% of the spec's sites run INT8" in capsys.readouterr().err
+
+
+def test_an_unknown_compute_capability_is_named(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "build-engines",
+        str(small.onnx_int8),
+        "-o",
+        str(tmp_path / "out"),
+        "--backend",
+        "tensorrt-rtx",
+    ]
+    assert main([*arguments, "--compute-capability", "9.0"]) == 1
+    assert "expected some of 7.5" in capsys.readouterr().err

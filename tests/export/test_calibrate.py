@@ -1,0 +1,99 @@
+"""Calibration: which sites are quantized, and the artefact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.export.calibrate import calibrate, observing, quantized_sites, run_chain
+from passionsr_trt.export.calibration import Calibration
+from passionsr_trt.export.constants import Parts, build_parts
+from passionsr_trt.export.data import calibration_files
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.sites import Mode, named_sites, set_mode
+from passionsr_trt.export.spec import QuantSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "demo" / "calib" / "lr"
+
+
+@pytest.fixture(scope="module")
+def model(small_model: Path) -> OneStepModel:
+    return OneStepModel.load(small_model)
+
+
+@pytest.fixture
+def parts(model: OneStepModel) -> Parts:
+    return build_parts(model)
+
+
+def names(parts: Parts, part: str, spec: QuantSpec) -> set[str]:
+    return {named.name for named in quantized_sites(getattr(parts, part), part, spec)}
+
+
+def test_first_last_and_narrow_convolutions_stay_float(parts: Parts) -> None:
+    every = {named.name for named in named_sites(parts.unet, "unet")}
+    assert every - names(parts, "unet", QuantSpec()) == {"unet.conv_in", "unet.conv_out"}
+    kept = {named.name for named in named_sites(parts.vae_decoder, "vae_decoder")}
+    kept -= names(parts, "vae_decoder", QuantSpec())
+    assert kept == {"vae_decoder.post_quant_conv", "vae_decoder.conv_in", "vae_decoder.conv_out"}
+
+
+def test_sites_of_one_port_are_quantized_together_or_not_at_all(parts: Parts) -> None:
+    prefix = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    chosen = names(parts, "unet", QuantSpec(exclude=(f"{prefix}.to_k",)))
+    assert not {f"{prefix}.to_q", f"{prefix}.to_k", f"{prefix}.to_v"} & chosen
+    assert f"{prefix}.to_out.0" in chosen
+
+
+def test_a_spec_that_leaves_nothing_is_refused(model: OneStepModel, parts: Parts) -> None:
+    with pytest.raises(UserError, match="every site float"):
+        calibrate(model, parts, QuantSpec(exclude=("*",)), calibration_files(IMAGES, 1))
+
+
+def test_observing_takes_its_hooks_away_when_the_work_fails(parts: Parts) -> None:
+    ports = {named.port_name: named for named in named_sites(parts.unet, "unet")}
+    with pytest.raises(RuntimeError, match="boom"), observing(ports):
+        raise RuntimeError("boom")
+    assert not any(named.site.port._forward_pre_hooks for named in ports.values())
+
+
+def test_more_bits_are_closer_to_float(model: OneStepModel, parts: Parts) -> None:
+    files = calibration_files(IMAGES, 1)
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        reference = run_chain(parts, image)
+        errors = []
+        for bits in (8, 6, 4):
+            spec = QuantSpec(bits_weights=bits, bits_activations=bits)
+            calibration = calibrate(model, parts, spec, files)
+            for name, part in parts.items():
+                assert calibration.apply(part, name) > 0
+                set_mode(part, Mode.FAKE)
+            errors.append(float((run_chain(parts, image) - reference).square().mean()))
+            for _name, part in parts.items():
+                set_mode(part, Mode.FLOAT)
+    assert 0 < errors[0] < errors[1] < errors[2]
+
+
+def test_the_artefact_survives_a_round_trip_and_refuses_damage(
+    model: OneStepModel, parts: Parts, tmp_path: Path
+) -> None:
+    calibration = calibrate(model, parts, QuantSpec(), calibration_files(IMAGES, 1))
+    folder = tmp_path / "calibration"
+    calibration.save(folder)
+    loaded = Calibration.load(folder)
+    assert loaded.key == calibration.key and loaded.spec == calibration.spec
+    assert all(torch.equal(loaded.tensors[key], tensor) for key, tensor in calibration.tensors.items())
+    data = folder / "calibration.safetensors"
+    data.write_bytes(data.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        Calibration.load(folder)
+
+
+def test_the_committed_calibration_is_the_demos() -> None:
+    model = OneStepModel.load(ROOT / "demo" / "model")
+    found = [Calibration.load(path.parent) for path in (ROOT / "calib_cache").glob("*/manifest.json")]
+    assert [one.model_digest for one in found if one.spec == QuantSpec()] == [model.digest]

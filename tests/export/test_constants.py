@@ -1,0 +1,58 @@
+"""Folded constants: the deployable parts equal the model as diffusers runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from passionsr_trt.export.constants import TOLERANCE, FoldError, build_parts, prove
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.sites import Site
+
+from tests.helpers import write_model
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("vae", ["AutoencoderKL", "AutoencoderTiny"])
+def test_every_fold_is_exact(tmp_path: Path, vae: str, prediction: str) -> None:
+    folder = write_model(tmp_path / "model", vae, {"prediction": prediction, "timestep": 700})
+    errors = build_parts(OneStepModel.load(folder)).errors
+    assert set(errors) == {"vae_encoder", "unet", "vae_decoder"}
+    assert max(errors.values()) <= TOLERANCE
+
+
+def test_a_sampled_posterior_gives_scaled_mean_and_deviation(tmp_path: Path) -> None:
+    model = OneStepModel.load(write_model(tmp_path / "model", one_step={"posterior": "sample"}))
+    parts = build_parts(model)
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    posterior = model.vae.encode(image).latent_dist
+    mean, deviation = parts.vae_encoder(image).chunk(2, dim=1)
+    torch.testing.assert_close(mean, posterior.mean * 0.18215, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(deviation, posterior.std * 0.18215, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutional_projections_are_understood(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", unet={"use_linear_projection": False})
+    assert build_parts(OneStepModel.load(folder)).errors["unet"] <= TOLERANCE
+
+
+def test_constants_leave_the_graph(small_model: Path) -> None:
+    names = {name for name, _ in build_parts(OneStepModel.load(small_model)).unet.named_parameters()}
+    assert not [name for name in names if "time_emb" in name or "attn2.to_k" in name or "attn2.to_v" in name]
+
+
+def test_a_wrong_fold_is_refused_and_names_its_site(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Site.scale_output
+
+    def wrong(site: Site, gain: float, offset: float = 0.0) -> None:
+        original(site, gain * 1.01, offset)
+
+    monkeypatch.setattr(Site, "scale_output", wrong)
+    with pytest.raises(FoldError, match=r"unet\.down_blocks\.0\.attentions\.0\.transformer_blocks\.0\.attn1"):
+        build_parts(OneStepModel.load(small_model))
+
+
+def test_a_result_that_is_not_a_number_is_no_proof() -> None:
+    with pytest.raises(FoldError, match="site"):
+        prove("site", torch.ones(2), torch.tensor([1.0, float("nan")]))

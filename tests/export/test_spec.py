@@ -1,0 +1,44 @@
+"""QuantSpec: a strict file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.export.spec import QuantSpec
+
+
+def test_it_survives_a_round_trip(tmp_path: Path) -> None:
+    spec = QuantSpec(bits_weights=6, exclude=("unet.mid_block.*",), percentile=99.0)
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec.to_json()))
+    assert QuantSpec.load(path) == spec
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"unknown": 1}, "unknown key 'unknown'"),
+        ({"schema_version": 99, "unknown": 1}, "newer version"),
+        ({"bits_weights": 5}, "bits_weights is 5"),
+        ({"bits_weights": "8"}, "expected int"),
+        ({"keep_first_last": 1}, "expected bool"),
+        ({"percentile": 20}, "percentile is 20"),
+        ({"activation_observer": "median"}, "expected one of minmax"),
+        ({"weight_code_limit": 100}, "expected one of 63, 127"),
+        ({"exclude": [1]}, "not a string"),
+        ([], "not a JSON object"),
+    ],
+)
+def test_bad_specs_are_named(data: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        QuantSpec.from_json(data)
+
+
+def test_broken_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        QuantSpec.load(path)

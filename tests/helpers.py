@@ -1,0 +1,76 @@
+"""Small models of the real architectures, written as model folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [32, 64],
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+    "attention_head_dim": [2, 4],
+    "norm_num_groups": 8,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "use_linear_projection": True,
+}
+KL = {
+    "block_out_channels": [16, 16, 32, 32],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "latent_channels": 4,
+}
+TINY = {
+    "latent_channels": 4,
+    "encoder_block_out_channels": [16, 16, 16, 16],
+    "decoder_block_out_channels": [16, 16, 16, 16],
+    "num_encoder_blocks": [1, 1, 1, 1],
+    "num_decoder_blocks": [1, 1, 1, 1],
+}
+
+
+def write_model(
+    folder: Path,
+    vae: str = "AutoencoderKL",
+    one_step: dict[str, Any] | None = None,
+    unet: dict[str, Any] | None = None,
+) -> Path:
+    """A model folder with seeded random weights; `one_step` and `unet` override single keys."""
+    import diffusers
+
+    torch.manual_seed(0)
+    parts = {
+        "unet": diffusers.UNet2DConditionModel(**{**UNET, **(unet or {})}),
+        "vae": getattr(diffusers, vae)(**(KL if vae == "AutoencoderKL" else TINY)),
+    }
+    for name, module in parts.items():
+        (folder / name).mkdir(parents=True)
+        save_file(module.state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
+        module.save_config(folder / name)
+    (folder / "scheduler").mkdir()
+    scheduler = {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+    }
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    steps = {
+        "timestep": 999,
+        "prediction": "epsilon",
+        "scaling_factor": 0.18215,
+        "upscale": 2,
+        **(one_step or {}),
+    }
+    (folder / "one_step.json").write_text(json.dumps(steps))
+    save_file({"text_embedding": torch.randn(1, 7, 24)}, folder / "text_embedding.safetensors")
+    return folder

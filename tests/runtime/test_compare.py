@@ -1,0 +1,101 @@
+"""compare and benchmark: the reports and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from passionsr_trt.runtime.benchmark import summarize
+from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.main import main
+from PIL import Image
+
+from tests.conftest import DEMO, Built
+
+
+def compare(built: Built, out: Path, *more: str) -> int:
+    photos = [str(DEMO / "photos" / "lr" / f"{name}.png") for name in ("chelsea", "coffee")]
+    command = ["compare", *photos, "--reference", str(built.onnx_fp32), "--engines", str(built.engines_int8)]
+    return main([*command, "-o", str(out), *more])
+
+
+def test_the_demo_keeps_its_promise(demo: Built, tmp_path: Path) -> None:
+    originals = str(DEMO / "photos" / "hr")
+    assert compare(demo, tmp_path, "--ground-truth", originals, "--min-psnr", "35") == 0
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert report["mean"]["to_float"]["psnr"] > 35 and report["mean"]["to_float"]["lpips"] < 0.03
+    truth = report["mean"]
+    assert abs(truth["tested_to_truth"]["psnr"] - truth["float_to_truth"]["psnr"]) < 0.2
+    assert truth["float_to_truth"]["lpips"] < truth["bicubic_to_truth"]["lpips"]
+    for part in ("vae_encoder", "unet", "vae_decoder"):
+        assert report["parts"][part]["cosine_similarity"] > 0.98, part
+    with Image.open(tmp_path / "chelsea.png") as sheet:
+        assert sheet.width > 5 * 448
+    assert (tmp_path / "overview.png").is_file()
+
+
+def test_the_gate_fails_when_the_target_is_missed(
+    demo: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(demo, tmp_path, "--min-psnr", "90", "--parts-on", "0") == 1
+    assert "expected ≥ 90" in capsys.readouterr().err
+
+
+def test_two_models_are_not_compared(
+    demo: Built, small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = Built(demo.onnx_fp32, demo.onnx_int8, demo.engines_fp32, small.engines_int8)
+    assert compare(mixed, tmp_path) == 1
+    assert "the other bundle's" in capsys.readouterr().err
+
+
+def test_a_quantized_reference_is_refused(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = Built(small.onnx_int8, small.onnx_int8, small.engines_fp32, small.engines_int8)
+    assert compare(mixed, tmp_path) == 1
+    assert "is quantized" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [(64, 64), (192, 128)])
+def test_float_engines_equal_onnx_runtime_at_any_size(demo: Built, size: tuple[int, int]) -> None:
+    from passionsr_trt.engines.bundle import OnnxBundle
+
+    image = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
+    expected = Chain.from_onnx(OnnxBundle.load(demo.onnx_fp32)).run(image)
+    found = load_engines(demo.engines_fp32).run(image)
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
+
+
+def test_the_benchmark_writes_its_report_and_chart(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["benchmark", "--engines", str(small.engines_int8), "--baseline", str(small.engines_fp32)]
+    command += ["--onnx", str(small.onnx_fp32), "-o", str(tmp_path), "--size", "64x64"]
+    assert main(command) == 0
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert set(report["seconds"]) == {"OpenVINO INT8", "OpenVINO FP32", "ONNX Runtime FP32"}
+    assert {"cpu", "threads", "output_size", "versions", "rounds"} <= set(report["conditions"])
+    assert (tmp_path / "benchmark.png").stat().st_size > 1000
+    assert main([*command, "--runs", "2"]) == 2
+    assert main([*command, "--size", "100x64"]) == 2
+    assert "--runs 2" in capsys.readouterr().err
+
+
+def test_ratios_pair_the_rounds_and_the_fastest_part_counts() -> None:
+    def times(encoder: float, unet: float, decoder: float) -> dict[str, list[float]]:
+        drift = np.array([1.0, 2.0, 1.0, 3.0, 1.0])  # a machine that slows down for everybody
+        parts = {"vae_encoder": encoder, "unet": unet, "vae_decoder": decoder}
+        parts["chain"] = sum(parts.values())
+        return {name: list(drift * seconds) for name, seconds in parts.items()}
+
+    report = summarize({"INT8": times(1, 1, 2), "A": times(2, 4, 6), "B": times(3, 2, 8)}, "INT8")
+    assert report["speedup"]["A"] == {"vae_encoder": 2, "unet": 4, "vae_decoder": 3, "chain": 3}
+    assert report["speedup_over_fastest_parts"] == {
+        "vae_encoder": 2,
+        "unet": 2,
+        "vae_decoder": 3,
+        "chain": 2.5,
+    }

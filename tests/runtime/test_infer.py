@@ -1,0 +1,114 @@
+"""infer, from files to files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from passionsr_trt.runtime.main import main
+from PIL import Image
+
+from tests.conftest import DEMO, Built
+from tests.runtime.test_images import write_bad
+
+
+def infer(engines: Path, output: Path, *images: Path, options: tuple[str, ...] = ()) -> int:
+    return main(["infer", *map(str, images), "-o", str(output), "--engines", str(engines), *options])
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_an_odd_size_is_enlarged_exactly(demo: Built, photo: Path, tmp_path: Path) -> None:
+    assert infer(demo.engines_int8, tmp_path / "out.png", photo) == 0
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (112 * 4, 75 * 4)
+
+
+def test_int8_is_close_to_float_and_not_equal(demo: Built, photo: Path, tmp_path: Path) -> None:
+    for name, engines in (("fp32", demo.engines_fp32), ("int8", demo.engines_int8)):
+        assert infer(engines, tmp_path / f"{name}.png", photo, options=("--align", "none")) == 0
+    error = pixels(tmp_path / "fp32.png").astype(float) - pixels(tmp_path / "int8.png")
+    assert 0 < np.mean(error**2) < 255**2 / 10**3.5  # PSNR > 35 dB
+
+
+def test_one_bad_image_never_loses_the_others(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for kind in ("text", "empty", "pixel", "truncated", "bomb"):
+        write_bad(folder / f"{kind}.png", kind)
+    shutil.copy(photo, folder / "good.png")
+    assert infer(small.engines_int8, tmp_path / "out", folder) == 1
+    captured = capsys.readouterr()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert captured.err.count("error: ") == 5 and "1 of 6 images written" in captured.out
+
+
+def test_resume_skips_what_is_there(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert infer(small.engines_int8, out, photo) == 0
+    (out / "chelsea.png").write_bytes(b"mine")
+    assert infer(small.engines_int8, out, photo, options=("--resume",)) == 0
+    assert (out / "chelsea.png").read_bytes() == b"mine"
+    assert "1 of 1 are there already" in capsys.readouterr().out
+
+
+def test_colour_fix_formats_and_tiles_work_together(small: Built, photo: Path, tmp_path: Path) -> None:
+    for index, (align, kind) in enumerate((("adain", "jpg"), ("wavelet", "webp"), ("none", "png"))):
+        out = tmp_path / str(index)
+        options = ("--align", align, "--format", kind, "--tile", "128", "--overlap", "32")
+        assert infer(small.engines_int8, out, photo, options=options) == 0
+        assert pixels(out / f"chelsea.{kind}").shape == (150, 224, 3)
+
+
+def test_a_damaged_engine_is_refused(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = tmp_path / "engines"
+    shutil.copytree(small.engines_int8, engines)
+    path = engines / "unet.onnx"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert infer(engines, tmp_path / "out.png", photo) == 1
+    assert "truncated" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_output_that_cannot_be_written_fails_before_the_work(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert infer(small.engines_int8, tmp_path / "file" / "out", photo) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_clashing_and_impossible_outputs_are_usage_errors(small: Built, photo: Path, tmp_path: Path) -> None:
+    twin = tmp_path / "chelsea.jpg"
+    with Image.open(photo) as image:
+        image.convert("RGB").save(twin)
+    assert infer(small.engines_int8, tmp_path / "out", photo, twin) == 2
+    assert infer(small.engines_int8, tmp_path / "out.png", photo, twin) == 2
+    assert infer(small.engines_int8, tmp_path, twin, options=("--format", "jpg")) == 2
+
+
+def test_equal_seeds_give_equal_pictures_where_the_posterior_is_sampled(tmp_path: Path, photo: Path) -> None:
+    from tests.conftest import build
+    from tests.helpers import write_model
+
+    model = write_model(tmp_path / "model", one_step={"posterior": "sample"})
+    images = str(DEMO / "calib" / "lr")
+    cache = tmp_path / "cache"
+    assert main(["calibrate", str(model), "--images", images, "--limit", "1", "--cache", str(cache)]) == 0
+    built = build(model, cache, tmp_path)
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        options = ("--seed", seed, "--align", "none")
+        assert infer(built.engines_int8, tmp_path / f"{name}.png", photo, options=options) == 0
+    a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)

@@ -1,0 +1,80 @@
+"""The console command: help, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from passionsr_trt.runtime.main import COMMANDS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["infer", "--help"])
+    text = capsys.readouterr().out
+    assert "default: adain" in text and "default: 128" in text
+
+
+def test_usage_errors_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["infer"])
+    assert stop.value.code == 2
+    image = str(ROOT / "demo" / "photos" / "lr" / "chelsea.png")
+    assert main(["infer", image, "-o", str(tmp_path), "--engines", "x", "--tile", "100"]) == 2
+    assert "--tile 100" in capsys.readouterr().err
+
+
+def test_infer_runs_as_a_script() -> None:
+    command = [sys.executable, str(ROOT / "runtime" / "infer.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0 and "--align" in done.stdout
+
+
+def test_a_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("passionsr_trt.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    model = str(ROOT / "demo" / "model")
+    assert main(["export", model, "--float", "-o", "unused"]) == 1
+    assert "pip install passionsr-trt[export]" in capsys.readouterr().err
+
+
+def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail; its one line of error."""
+    assert main(arguments) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def test_a_spec_with_an_unknown_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"bits_wieghts": 8}))
+    images = str(ROOT / "demo" / "calib" / "lr")
+    arguments = ["calibrate", str(ROOT / "demo" / "model"), "--images", images, "--spec", str(spec)]
+    assert "unknown key 'bits_wieghts'" in one_line_error(arguments, capsys)
+
+
+def test_folders_of_the_wrong_kind_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(ROOT / "demo" / "model")
+    line = one_line_error(["build-engines", model, "-o", str(tmp_path / "out")], capsys)
+    assert "no manifest.json" in line and "passionsr-trt export" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_doctor_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "CPU INT8" in capsys.readouterr().out
