@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.build import versions
@@ -51,7 +51,16 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def measure(chains: list[Chain], size: tuple[int, int], runs: int) -> dict[str, dict[str, list[float]]]:
+class Contestant(Protocol):
+    """What can be timed: a Chain, or anything that runs an image and keeps the seconds of each part."""
+
+    label: str
+    seconds: dict[str, float]
+
+    def run(self, image: np.ndarray, seed: int = 0, /) -> object: ...
+
+
+def measure(chains: Sequence[Contestant], size: tuple[int, int], runs: int) -> dict[str, dict[str, list[float]]]:
     """Seconds per contestant and part: one warm-up each, then rounds in which every one runs once.
 
     The order turns by one each round, so that no contestant always follows the same one.
@@ -66,7 +75,7 @@ def measure(chains: list[Chain], size: tuple[int, int], runs: int) -> dict[str, 
     with tqdm(total=runs * len(chains), desc="benchmark", unit="run") as progress:
         for index in range(runs):
             turn = index % len(chains)
-            for chain in chains[turn:] + chains[:turn]:
+            for chain in (*chains[turn:], *chains[:turn]):
                 chain.run(image)
                 for part in PART_NAMES:
                     times[chain.label][part].append(chain.seconds[part])
