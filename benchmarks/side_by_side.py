@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.cli import parse_size
 from passionsr_trt.runtime.benchmark import conditions, draw_chart, measure, print_report, summarize

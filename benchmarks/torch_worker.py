@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from passionsr_trt.export.constants import build_parts
 from passionsr_trt.export.model import OneStepModel
 

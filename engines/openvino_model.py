@@ -32,9 +32,9 @@ def check_cpu(spec: dict[str, Any] | None) -> None:
         )
 
 
-def compile_static(path: Path, shape: Sequence[int], threads: int = 0) -> Any:
-    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W]."""
-    options: dict[str, Any] = dict(COMPILE_OPTIONS)
+def compile_static(path: Path, shape: Sequence[int], threads: int = 0, **more: Any) -> Any:
+    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W]; `more`: OpenVINO properties."""
+    options: dict[str, Any] = {**COMPILE_OPTIONS, **more}
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = ov.Core()

@@ -17,6 +17,7 @@ from passionsr_trt.engines.cli import parse_size
 from passionsr_trt.engines.errors import UsageError
 from passionsr_trt.runtime.chain import Chain, check_same_model
 from passionsr_trt.runtime.images import check_writable
+from passionsr_trt.runtime.profile_openvino import print_profile, profile_chain
 from tqdm import tqdm
 
 
@@ -43,10 +44,14 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     times = measure(chains, size, arguments.runs)
     report = summarize(times, tested_label=chains[0].label)
     report["conditions"] = conditions(size, arguments.threads, arguments.runs)
+    if arguments.profile:
+        report["profile"] = profile_chain(chains[0], random_image(size))
     text = json.dumps(report, indent=1) + "\n"
     (arguments.output / "benchmark.json").write_text(text, encoding="utf-8")
     draw_chart(report, arguments.output / "benchmark.png")
     print_report(report)
+    if arguments.profile:
+        print_profile(report["profile"])
     print(f"  benchmark.json and benchmark.png in {arguments.output}")
     return 0
 
@@ -65,8 +70,7 @@ def measure(chains: Sequence[Contestant], size: tuple[int, int], runs: int) -> d
 
     The order turns by one each round, so that no contestant always follows the same one.
     """
-    rng = np.random.default_rng(0)
-    image = rng.random((1, 3, *size), dtype=np.float32) * 2 - 1
+    image = random_image(size)
     times: dict[str, dict[str, list[float]]] = {
         chain.label: {part: [] for part in (*PART_NAMES, "chain")} for chain in chains
     }
@@ -83,6 +87,11 @@ def measure(chains: Sequence[Contestant], size: tuple[int, int], runs: int) -> d
                 progress.set_postfix_str(f"{chain.label} {times[chain.label]['chain'][-1]:.2f} s")
                 progress.update()
     return times
+
+
+def random_image(size: tuple[int, int]) -> np.ndarray:
+    """Seeded noise [1, 3, H, W] in [-1, 1]: the time does not depend on what is shown."""
+    return np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
 
 
 def summarize(times: dict[str, dict[str, list[float]]], tested_label: str) -> dict[str, Any]:

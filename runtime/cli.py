@@ -36,6 +36,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="512x512", help="output image size, multiples of 64")
     parser.add_argument("--runs", type=int, default=5, help="rounds; in each, every contestant runs once")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of every contestant, 0: all")
+    parser.add_argument("--profile", action="store_true", help="add where the INT8 time goes, by kernel; slower")
     parser.set_defaults(run=_run_benchmark)
 
 

@@ -22,13 +22,17 @@ class OpenVINOEngine:
         self._path, self._threads = path, threads
         self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
+    def compile(self, shape: tuple[int, ...], **more: Any) -> Any:
+        """The compiled model for a shape; `more`: OpenVINO properties."""
+        return compile_static(self._path, shape, self._threads, **more)
+
     def prepare(self, shape: tuple[int, ...]) -> Any:
         """The infer request for a shape, compiled on first use."""
         request = self._requests.pop(shape, None)
         if request is None:
             while len(self._requests) >= KEPT_SHAPES:
                 self._requests.popitem(last=False)
-            request = compile_static(self._path, shape, self._threads).create_infer_request()
+            request = self.compile(shape).create_infer_request()
         self._requests[shape] = request
         return request
 

@@ -74,9 +74,10 @@ def test_the_benchmark_writes_its_report_and_chart(
 ) -> None:
     command = ["benchmark", "--engines", str(small.engines_int8), "--baseline", str(small.engines_fp32)]
     command += ["--onnx", str(small.onnx_fp32), "-o", str(tmp_path), "--size", "64x64"]
-    assert main(command) == 0
+    assert main([*command, "--profile"]) == 0
     report = json.loads((tmp_path / "benchmark.json").read_text())
     assert set(report["seconds"]) == {"OpenVINO INT8", "OpenVINO FP32", "ONNX Runtime FP32"}
+    assert any("I8" in kind for kind in report["profile"]["unet"])
     assert {"cpu", "threads", "output_size", "versions", "rounds"} <= set(report["conditions"])
     assert (tmp_path / "benchmark.png").stat().st_size > 1000
     assert main([*command, "--runs", "2"]) == 2

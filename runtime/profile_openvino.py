@@ -1,0 +1,40 @@
+"""Where an OpenVINO engine's time goes: milliseconds by kind of kernel, from OpenVINO's own counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
+
+RUNS = 3
+
+
+def profile_chain(chain: Chain, image: np.ndarray) -> dict[str, dict[str, float]]:
+    """Part → kernel kind → milliseconds per run (mean of 3), the most expensive first."""
+    inputs = chain.stages(image)
+    names = {"vae_encoder": "image", "unet": "latent", "vae_decoder": "clean_latent"}
+    profile = {}
+    for part, engine in chain.engines.items():
+        if not isinstance(engine, OpenVINOEngine):
+            raise UserError(f"{chain.label}: no profile", "expected OpenVINO engines")
+        request = engine.compile(inputs[names[part]].shape, PERF_COUNT=True).create_infer_request()
+        totals: Counter[str] = Counter()
+        for index in range(RUNS + 1):
+            request.infer([inputs[names[part]]])
+            if index:
+                for layer in request.profiling_info:
+                    totals[f"{layer.node_type} {layer.exec_type}"] += layer.real_time.total_seconds() * 1e3 / RUNS
+        profile[part] = {kind: round(time, 2) for kind, time in totals.most_common() if time >= 0.005}
+    return profile
+
+
+def print_profile(profile: dict[str, dict[str, float]], most: int = 6) -> None:
+    """The most expensive kinds of each part."""
+    for part, kinds in profile.items():
+        total = sum(kinds.values())
+        print(f"\n  {part}: {total:.0f} ms")
+        for kind, time in list(kinds.items())[:most]:
+            print(f"    {time:8.1f} ms  {time / total:5.1%}  {kind}")
