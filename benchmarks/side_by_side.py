@@ -73,6 +73,7 @@ def main() -> None:
         eager.close()
     report = summarize(times, tested_label=chains[0].label)
     report["conditions"] = conditions(arguments.size, threads, arguments.runs)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw_chart(report, arguments.output / "benchmark.png")
     print_report(report)

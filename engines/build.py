@@ -32,7 +32,7 @@ def build_engines(
     """
     parts: list[PartInfo] = []
     coverage: dict[str, Any] = {}
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, "engine-bundle") as folder:
         with tqdm(bundle.parts, desc=f"building for {backend}", unit="engine") as progress:
             for part in progress:
                 progress.set_postfix_str(part.name)

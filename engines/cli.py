@@ -11,6 +11,7 @@ from passionsr_trt.engines.build import BuildPart, build_engines, reusable
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.coverage import Coverage
 from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.engines.manifest import check_target
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -27,17 +28,55 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="X.Y",
-        help="tensorrt-rtx: GPU generation to compile for, repeatable; none: the GPU at hand",
+        help="tensorrt-rtx: GPU generation to compile for, repeatable; needed where there is no GPU",
     )
     parser.add_argument(
-        "--size", type=parse_size, default=(512, 512), metavar="HxW", help="TensorRT: image size to tune for"
+        "--size",
+        type=parse_size,
+        default=(512, 512),
+        metavar="HxW",
+        help="TensorRT: image size to tune for; 512x512 where not given",
     )
-    parser.add_argument("--min-size", type=parse_size, metavar="HxW", help="TensorRT: smallest (default: --size)")
-    parser.add_argument("--max-size", type=parse_size, metavar="HxW", help="TensorRT: largest (default: --size)")
-    parser.add_argument("--workspace", type=int, default=0, metavar="MIB", help="TensorRT: scratch limit, 0: none")
-    parser.add_argument("--require-int8", type=float, metavar="SHARE", help="fail when fewer sites run INT8 (0–1)")
+    parser.add_argument(
+        "--min-size", type=parse_size, metavar="HxW", help="TensorRT: smallest image; --size where not given"
+    )
+    parser.add_argument(
+        "--max-size", type=parse_size, metavar="HxW", help="TensorRT: largest image; --size where not given"
+    )
+    parser.add_argument(
+        "--workspace", type=whole(0), default=0, metavar="MIB", help="TensorRT: scratch limit, 0: none"
+    )
+    parser.add_argument(
+        "--require-int8", type=share, metavar="SHARE", help="fail when fewer sites run INT8 (0 to 1)"
+    )
     parser.add_argument("--force", action="store_true", help="build even where equal engines are there")
     parser.set_defaults(run=run_build_engines)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number, at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
+        return number
+
+    return parse
+
+
+def share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
+    return number
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -53,6 +92,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def run_build_engines(arguments: argparse.Namespace) -> int:
     bundle = OnnxBundle.load(arguments.bundle)
+    check_target(arguments.output, "engine-bundle")
     prove: Callable[[OnnxBundle], dict[str, float]] | None
     target: dict[str, Any]
     if arguments.backend == "openvino":

@@ -48,12 +48,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{folder}: no {MANIFEST}", f"expected a folder that holds a {kind}", HINTS.get(kind, "")
+            f"{folder}: no {MANIFEST}", f"expected a folder that holds {NAMES[kind]}", HINTS.get(kind, "")
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})", f"expected the manifest of a {kind}") from None
+        raise UserError(f"{path}: cannot be read ({error})", f"expected the manifest of {NAMES[kind]}") from None
     if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
-        raise UserError(f"{path}: no schema_version", f"expected the manifest of a {kind}")
+        raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
     if data["schema_version"] > SCHEMA_VERSION:
         raise UserError(
             f"{path}: made by a newer version (schema {data['schema_version']})",
@@ -61,10 +61,11 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
             "update passionsr-trt",
         )
     if data.get("kind") != kind:
-        raise UserError(f"{path}: holds a {data.get('kind')!r}", f"expected a {kind}", HINTS.get(kind, ""))
+        raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
     return data
 
 
+NAMES = {"onnx-bundle": "an ONNX bundle", "engine-bundle": "an engine bundle", "calibration": "a calibration"}
 HINTS = {
     "onnx-bundle": "make one with `passionsr-trt export`",
     "engine-bundle": "make one with `passionsr-trt build-engines`",
@@ -97,9 +98,30 @@ def checked_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
     return path
 
 
+def check_target(target: Path, kind: str) -> None:
+    """Refuse to replace anything but an empty folder or an earlier result of the same kind."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"{target}: is a file", "expected a folder to write to")
+    if not any(target.iterdir()):
+        return
+    try:
+        read_manifest(target, kind)
+    except UserError:
+        raise UserError(
+            f"{target}: holds other files, which would be lost", f"expected an empty folder or {NAMES[kind]}"
+        ) from None
+
+
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its name on success and vanishes on failure."""
+def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name on success and vanishes on failure.
+
+    What stands there is replaced only where it is empty or a result of the same kind.
+    """
+    target = target.resolve()
+    check_target(target, kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -7,14 +7,16 @@ casts decide every type, nothing is guessed.
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo, TensorInfo
 from passionsr_trt.engines.coverage import Coverage, measure
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.layer_log import parse_layers
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
@@ -57,6 +59,11 @@ def load_tensorrt(backend: str) -> Any:
         raise UserError(f"{backend} is not installed ({error})", "", f"`{INSTALL[backend]}`") from None
 
 
+def has_driver() -> bool:
+    """True where the CUDA driver's library can be found."""
+    return ctypes.util.find_library("nvcuda" if sys.platform == "win32" else "cuda") is not None
+
+
 def make_logger(trt: Any, path: Path) -> Any:
     """A logger that keeps every message in `path` and remembers errors."""
 
@@ -80,6 +87,17 @@ class TensorRTBuilder:
     def __init__(self, plan: TensorRTPlan) -> None:
         self.plan = plan
         self.trt = load_tensorrt(plan.backend)
+        smallest, largest = plan.min_size or plan.size, plan.max_size or plan.size
+        if any(not low <= size <= high for low, size, high in zip(smallest, plan.size, largest, strict=True)):
+            raise UsageError(
+                f"sizes {smallest}, {plan.size}, {largest}", "expected --min-size ≤ --size ≤ --max-size"
+            )
+        if not plan.capabilities and not has_driver():
+            raise UserError(
+                "no NVIDIA driver here, so no GPU to build for",
+                "expected the GPU generation",
+                "name it with --compute-capability (tensorrt-rtx only)",
+            )
         if plan.backend == "tensorrt-rtx":
             for capability in plan.capabilities:
                 if capability not in RTX_CAPABILITIES:

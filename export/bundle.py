@@ -35,7 +35,7 @@ def export_bundle(
     """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float."""
     infos = []
     image = _proof_image(plan)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, "onnx-bundle") as folder:
         with tqdm(parts.items(), desc="exporting", unit="part") as progress:
             for name, part in progress:
                 progress.set_postfix_str(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,10 @@ def observing(ports: dict[str, NamedSite]) -> Iterator[dict[str, Histogram]]:
 def calibrate(model: OneStepModel, parts: Parts, spec: QuantSpec, files: list[Path]) -> Calibration:
     """Scales of every quantized site from the float model's activations on `files`."""
     chosen = {name: quantized_sites(part, name, spec) for name, part in parts.items()}
+    names = [named.name for name, part in parts.items() for named in named_sites(part, name)]
+    for pattern in spec.exclude:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"spec: exclude {pattern!r} matches no site", f"expected names like {names[-1]}")
     if not any(chosen.values()):
         raise UserError("the spec leaves every site float", "expected at least one site to quantize")
     ports = {named.port_name: named for sites in chosen.values() for named in sites}

@@ -1,6 +1,7 @@
 """Calibration: the artefact between calibrate and export. safetensors + JSON, content-addressed.
 
-Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [O]; both float32 and positive.
+Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [O]; both float32 and positive. With LET also
+`<port>.let_scale` [C] > 0 and `<port>.let_shift` [C]; the two above are then those of the transformed tensors.
 The key is SHA-256 over the model's digest, the spec and the calibration images.
 """
 
@@ -14,8 +15,9 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
-from passionsr_trt.export.sites import named_sites
+from passionsr_trt.export.sites import NamedSite, named_sites
 from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.export.transform import absorbers, fold_port
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,7 +39,7 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write atomically; UserError where the disk refuses."""
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder, "calibration") as temporary:
             save_file(self.tensors, temporary / TENSORS)
             write_manifest(
                 temporary,
@@ -60,6 +62,7 @@ class Calibration:
         """Give every calibrated site and port of a part its scales; returns how many sites that were."""
         low, high = self.spec.activation_codes
         applied = 0
+        groups: dict[str, list[NamedSite]] = {}
         for named in named_sites(part, part_name):
             weight_scale = self.tensors.get(f"{named.name}.weight_scale")
             if weight_scale is None:
@@ -71,8 +74,24 @@ class Calibration:
                 raise UserError(f"calibration: {named.name} has a scale that is not positive")
             named.site.set_weight_scale(weight_scale, self.spec.weight_code_max)
             named.site.port.set_scale(scale, low, high)
+            groups.setdefault(named.port_name, []).append(named)
             applied += 1
+        self._fold(part, groups)
         return applied
+
+    def _fold(self, part: nn.Module, groups: dict[str, list[NamedSite]]) -> None:
+        """LET into the weights. An absorber's rows carry their own quantizer along, so scales come first."""
+        found = absorbers(part)
+        for port_name, sites in groups.items():
+            scale = self.tensors.get(f"{port_name}.let_scale")
+            shift = self.tensors.get(f"{port_name}.let_shift")
+            if scale is None or shift is None:
+                continue
+            if scale.shape != (sites[0].site.in_channels,) or not torch.all(scale > 0):
+                raise UserError(
+                    f"calibration: {port_name}.let_scale does not fit", "expected one positive per channel"
+                )
+            fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
 
 
 def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from passionsr_trt.engines.bundle import OnnxBundle
-from passionsr_trt.engines.cli import parse_size
+from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import MANIFEST
+from passionsr_trt.engines.manifest import MANIFEST, check_target
 
 CACHE = Path("calib_cache")
 
@@ -16,8 +16,8 @@ CACHE = Path("calib_cache")
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
-    parser.add_argument("--limit", type=int, default=32, help="use the first N images")
-    parser.add_argument("--spec", type=Path, help="QuantSpec JSON (default: W8A8, DOBI boundaries)")
+    parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images")
+    parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where calibrations are kept, by content")
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.set_defaults(run=run_calibrate)
@@ -28,6 +28,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibration import Calibration, calibration_key
     from passionsr_trt.export.constants import build_parts
     from passionsr_trt.export.data import calibration_files, data_digest
+    from passionsr_trt.export.dqc import learn_calibration
     from passionsr_trt.export.model import OneStepModel, folder_digest
     from passionsr_trt.export.spec import QuantSpec
 
@@ -41,7 +42,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
         return 0
     model = OneStepModel.load(arguments.model)
-    calibration = calibrate(model, build_parts(model), spec, files)
+    parts = build_parts(model)
+    make = learn_calibration if spec.method == "learned" else calibrate
+    calibration = make(model, parts, spec, files)
     calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")
@@ -51,7 +54,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX bundle")
-    parser.add_argument("--calibration", type=Path, help="calibration folder (default: the newest fit in --cache)")
+    parser.add_argument(
+        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="calibrations")
     parser.add_argument("--float", action="store_true", help="export the float twin, no quantization")
     parser.add_argument(
@@ -61,7 +66,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="of what is not quantized: fp32 for OpenVINO, fp16 for TensorRT",
     )
     parser.add_argument(
-        "--size", type=parse_size, metavar="HxW", help="fix the image size (default: any multiple of 64)"
+        "--size", type=parse_size, metavar="HxW", help="fix the image size; without one, any multiple of 64"
     )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.set_defaults(run=run_export)
@@ -73,6 +78,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
     if not arguments.model.is_dir():
         raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    check_target(arguments.output, "onnx-bundle")
     digest = folder_digest(arguments.model)
     calibration = None
     if not arguments.float:

@@ -3,20 +3,24 @@
 A *site* is one Conv or Linear. A *port* is the activation tensor that feeds it; sites that read the same
 normalised tensor (q, k and v) share one port, hence one scale and one Q/DQ pair in the exported graph.
 
-| mode  | port(x)                              | site weight                        |
-| ----- | ------------------------------------ | ---------------------------------- |
-| FLOAT | x                                    | float                              |
-| FAKE  | Δ·clamp(round(x/Δ))                  | Δ·codes, as float                  |
-| QDQ   | QuantizeLinear → DequantizeLinear    | int8 codes → DequantizeLinear      |
+| mode  | port(x), after its explicit transform | site weight                        |
+| ----- | ------------------------------------- | ---------------------------------- |
+| FLOAT | x                                     | float                              |
+| FAKE  | Δ·clamp(round(x/Δ))                   | Δ·codes, as float                  |
+| QDQ   | QuantizeLinear → DequantizeLinear     | int8 codes → DequantizeLinear      |
+| LEARN | as FAKE, with learned Δ, s and δ      | as FAKE, of W·s, with learned Δ    |
 
 A port or site without scales (left out by the spec) stays FLOAT in every mode.
+The explicit transform x·multiplier + offset is what LET leaves where no neighbour can absorb it; `pads` zero-pads
+x before it, because after a shift the padding must still stand for x = 0.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +32,33 @@ class Mode(enum.Enum):
     FLOAT = "float"
     FAKE = "fake"
     QDQ = "qdq"
+    LEARN = "learn"
+
+
+class PortLearner(Protocol):
+    """What LEARN mode asks of a port: LET's s and δ per channel, and the quantizer of the transformed x."""
+
+    def transform(self, x: Tensor) -> Tensor: ...
+    def quantize(self, x: Tensor) -> Tensor: ...
+    def weight(self, weight: Tensor) -> Tensor: ...
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
 
 
 class Port(nn.Module):
     """The quantized input of one or more sites. `scale` is a scalar buffer, or None while float."""
 
     scale: Tensor | None
+    multiplier: Tensor | None
+    offset: Tensor | None
+    learner: PortLearner | None
 
     def __init__(self) -> None:
         super().__init__()
         self.mode = Mode.FLOAT
+        self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
+        self.learner = None
+        self.register_buffer("multiplier", None)
+        self.register_buffer("offset", None)
         self.low, self.high = -128, 127
         self.limits = (0.0, 0.0)  # low·Δ and high·Δ, the values that the outermost codes stand for
         self.register_buffer("scale", None)
@@ -49,8 +70,20 @@ class Port(nn.Module):
         self.low, self.high = low, high
         self.limits = (low * float(self.scale), high * float(self.scale))
 
+    def transform(self, x: Tensor) -> Tensor:
+        """Zero padding, then x·multiplier + offset, as far as they are set."""
+        if self.pads:
+            top, left, bottom, right = self.pads
+            x = F.pad(x, (left, right, top, bottom))
+        if self.multiplier is not None:
+            x = x * self.multiplier.to(x.dtype)
+        return x if self.offset is None else x + self.offset.to(x.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.scale is None or self.mode is Mode.FLOAT:
+        x = self.transform(x)
+        if self.mode is Mode.LEARN and self.learner is not None:
+            return self.learner.quantize(self.learner.transform(x))
+        if self.scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
             return x
         if self.mode is Mode.FAKE:
             return fake_quantize(x, self.scale.to(x.dtype), self.low, self.high)
@@ -83,6 +116,7 @@ class Site(nn.Module):
         self.assign(weight, bias)
         self.port = port if port is not None else Port()
         self.code_limit = 127
+        self.learner: Callable[[Tensor], Tensor] | None = None  # learned weight quantizer, LEARN mode only
         self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
         self.register_buffer("weight_scale", None)
         self.register_buffer("stored", None)
@@ -111,8 +145,10 @@ class Site(nn.Module):
 
     def effective_weight(self, transpose: bool = False) -> Tensor:
         """The weight the operation multiplies with, in the current mode; [K, N] when `transpose`."""
-        weight = self.weight
-        if self.weight_scale is None or self.mode is Mode.FLOAT:
+        weight: Tensor = self.weight
+        if self.mode is Mode.LEARN and self.learner is not None and self.port.learner is not None:
+            return self.learner(self.port.learner.weight(weight))
+        if self.weight_scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
             return weight.t() if transpose else weight
         scale = per_channel(self.weight_scale, weight.dim()).to(weight.dtype)
         if self.mode is Mode.FAKE:
@@ -127,6 +163,12 @@ class Site(nn.Module):
             shape=self.stored.shape,
             version=19,
         )
+
+    def effective_bias(self) -> Tensor | None:
+        """B, or B + W·δ while LET is being learned."""
+        if self.mode is Mode.LEARN and self.port.learner is not None and self.learner is not None:
+            return self.port.learner.bias(self.weight, self.bias)
+        return self.bias
 
     def prepare_export(self) -> None:
         """Compute the initializer that QDQ mode emits: int8 codes, or the float weight of a float site."""
@@ -173,9 +215,10 @@ class SiteConv(Site):
         top, left, bottom, right = self.pads
         weight = self.effective_weight()
         if (top, left) == (bottom, right):
-            return F.conv2d(x, weight, self.bias, self.stride, (top, left))
+            return F.conv2d(x, weight, self.effective_bias(), self.stride, (top, left))
         if self.mode is not Mode.QDQ:
-            return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, self.bias, self.stride)
+            padded = F.pad(x, (left, right, top, bottom))
+            return F.conv2d(padded, weight, self.effective_bias(), self.stride)
         kernel = weight.shape[2:]
         height = (x.shape[2] + top + bottom - kernel[0]) // self.stride + 1
         width = (x.shape[3] + left + right - kernel[1]) // self.stride + 1
@@ -199,7 +242,7 @@ class SiteLinear(Site):
 
     def apply_weight(self, x: Tensor) -> Tensor:
         if self.mode is not Mode.QDQ:
-            return F.linear(x, self.effective_weight(), self.bias)
+            return F.linear(x, self.effective_weight(), self.effective_bias())
         weight = self.stored if self.weight_scale is None else self.effective_weight(transpose=True)
         out = torch.matmul(x, weight)
         return out if self.bias is None else out + self.bias

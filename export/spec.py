@@ -26,6 +26,11 @@ class QuantSpec:
     min_channels: convolutions with fewer input channels stay float.
     keep_first_last: the first and last convolution of each part stay float.
     exclude: shell patterns of site names (`unet.mid_block.*`) that stay float.
+
+    method: `range` takes boundaries from the observers; `learned` runs DQC (export/dqc.py), for which
+    let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
+    (elsewhere an Add, and a Pad in front of a padded convolution);
+    let_steps, lbq_steps: Adam steps a part; learning_rate: of log s, log u and δ/span; seed.
     """
 
     bits_weights: int = 8
@@ -38,6 +43,13 @@ class QuantSpec:
     min_channels: int = 16
     keep_first_last: bool = True
     exclude: tuple[str, ...] = ()
+    method: str = "range"
+    let_scale: bool = True
+    shift: str = "all"
+    let_steps: int = 150
+    lbq_steps: int = 150
+    learning_rate: float = 0.01
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -46,14 +58,19 @@ class QuantSpec:
             ("activation_observer", OBSERVERS),
             ("weight_observer", OBSERVERS),
             ("weight_code_limit", (63, 127)),
+            ("method", ("range", "learned")),
+            ("shift", ("none", "free", "all")),
         ):
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
-        if self.dobi_candidates < 1 or self.min_channels < 0:
-            raise UserError("spec: dobi_candidates or min_channels is out of range", "expected >= 1 and >= 0")
+        for name, least in (("dobi_candidates", 1), ("min_channels", 0), ("let_steps", 0), ("lbq_steps", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")
+        if not 0 < self.learning_rate < 1:
+            raise UserError(f"spec: learning_rate is {self.learning_rate}", "expected more than 0, less than 1")
 
     @property
     def weight_code_max(self) -> int:

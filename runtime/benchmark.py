@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle, OnnxBundle
-from passionsr_trt.engines.cli import parse_size
-from passionsr_trt.engines.errors import UsageError
+from passionsr_trt.engines.errors import UserError
 from passionsr_trt.runtime.chain import Chain, check_same_model
 from passionsr_trt.runtime.images import check_writable
 from passionsr_trt.runtime.profile_openvino import print_profile, profile_chain
@@ -22,15 +21,12 @@ from tqdm import tqdm
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
-    try:
-        size = parse_size(arguments.size)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(str(error)) from None
-    if arguments.runs < 5:
-        raise UsageError(f"--runs {arguments.runs}", "expected at least 5")
+    size = arguments.size
     tested = EngineBundle.load(arguments.engines)
     baseline = EngineBundle.load(arguments.baseline)
     check_same_model(tested.model, baseline.model, str(arguments.baseline))
+    if tested.spec is None or baseline.spec is not None:
+        raise UserError("--engines must be INT8 and --baseline float", f"got {tested.label} and {baseline.label}")
     makers: list[Callable[[], Chain]] = [
         lambda: Chain.from_engines(tested, arguments.threads),
         lambda: Chain.from_engines(baseline, arguments.threads),
@@ -47,6 +43,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     if arguments.profile:
         report["profile"] = profile_chain(chains[0], random_image(size))
     text = json.dumps(report, indent=1) + "\n"
+    arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "benchmark.json").write_text(text, encoding="utf-8")
     draw_chart(report, arguments.output / "benchmark.png")
     print_report(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.runtime.infer import add_infer
 
 __all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer"]
@@ -17,7 +18,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and pictures")
     parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
     parser.add_argument("--align", choices=("adain", "wavelet", "none"), default="none", help="colour fix")
-    parser.add_argument("--parts-on", type=int, default=2, metavar="N", help="compare per part on N images")
+    parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
     parser.add_argument("--min-psnr", type=float, help="fail when the mean PSNR to the float model is lower (dB)")
     parser.set_defaults(run=_run_compare)
 
@@ -33,9 +34,13 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", type=Path, required=True, help="float engines of the same model")
     parser.add_argument("--onnx", type=Path, help="float ONNX bundle, run under ONNX Runtime as well")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the figures and the chart")
-    parser.add_argument("--size", default="512x512", help="output image size, multiples of 64")
-    parser.add_argument("--runs", type=int, default=5, help="rounds; in each, every contestant runs once")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of every contestant, 0: all")
+    parser.add_argument(
+        "--size", type=parse_size, default="512x512", metavar="HxW", help="output size, multiples of 64"
+    )
+    parser.add_argument(
+        "--runs", type=whole(5), default=5, help="rounds, at least 5; in each, every contestant runs once"
+    )
+    parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads of every contestant, 0: all")
     parser.add_argument("--profile", action="store_true", help="add where the INT8 time goes, by kernel; slower")
     parser.set_defaults(run=_run_benchmark)
 

@@ -68,6 +68,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     }
     save_image(overview(sheets), arguments.output / "overview.png")
     text = json.dumps(report, indent=1) + "\n"
+    arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "comparison.json").write_text(text, encoding="utf-8")
     print_report(report, arguments.output)
     psnr = report["mean"]["to_float"]["psnr"]

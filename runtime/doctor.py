@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import ctypes.util
 import importlib.metadata
 import importlib.util
 import os
 import platform
-import sys
+
+from passionsr_trt.engines.tensorrt_builder import has_driver
 
 # package: (module, extra, what it is for)
 PACKAGES = {
@@ -54,6 +54,6 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
         else:
             runs_here = False
             print("  CPU INT8: not exact even with ±63 codes; use float engines")
-    driver = ctypes.util.find_library("nvcuda" if sys.platform == "win32" else "cuda")
-    print(f"  NVIDIA driver: {driver or 'none found; TensorRT-RTX can still compile with --compute-capability'}")
+    driver = "found" if has_driver() else "none; TensorRT-RTX can still compile with --compute-capability"
+    print(f"  NVIDIA driver: {driver}")
     return 0 if runs_here else 1

@@ -35,16 +35,14 @@ class Picture:
 
 
 def list_images(inputs: list[Path]) -> list[Path]:
-    """Files as given; folders give their images, sorted by name."""
+    """Files as given (a missing one fails when it is read); folders give their images, sorted by name."""
     paths: list[Path] = []
     for item in inputs:
         if item.is_dir():
-            found = sorted(path for path in item.iterdir() if path.suffix.lower() in SUFFIXES)
+            found = sorted(path for path in item.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
             if not found:
                 raise UserError(f"{item}: holds no image", f"expected {', '.join(SUFFIXES)}")
             paths += found
-        elif not item.exists():
-            raise UserError(f"{item}: no such file", "expected an image or a folder of images")
         else:
             paths.append(item)
     return paths
@@ -71,6 +69,8 @@ def read_picture(path: Path) -> Picture:
                     )
                 image.load()
                 return _to_picture(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", "expected an image or a folder of images") from None
     except Image.DecompressionBombError:
         raise UserError(
             f"{path}: too many pixels", f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
@@ -160,11 +160,14 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
 
 
 def check_writable(folder: Path) -> None:
-    """Fail before the work, not after it, where the folder cannot take a file."""
+    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", dir=folder)
         os.close(handle)
         Path(name).unlink()
+        for parent in missing:
+            parent.rmdir()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

@@ -6,10 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from passionsr_trt.engines.cli import whole
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
+    SUFFIXES,
     WRITABLE,
     check_output,
     check_writable,
@@ -17,7 +19,7 @@ from passionsr_trt.runtime.images import (
     read_picture,
     save_image,
 )
-from passionsr_trt.runtime.main import run
+from passionsr_trt.runtime.main import HelpFormatter, run
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from tqdm import tqdm
 
@@ -29,16 +31,16 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--align", choices=METHODS, default="adain", help="colour fix towards the input")
     parser.add_argument(
         "--tile",
-        type=int,
-        help="tile side in output pixels, 0: never (default: 1024 above 2.4 megapixels); slower",
+        type=whole(0),
+        help="tile side in output pixels, 0: never; by itself 1024 above 2.4 megapixels",
     )
     parser.add_argument(
-        "--overlap", type=int, default=128, help="overlap of tiles in output pixels; more is slower"
+        "--overlap", type=whole(0), default=128, help="overlap of tiles in output pixels; more is slower"
     )
     parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0: all")
+    parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads, 0: all")
     parser.set_defaults(run=run_infer)
 
 
@@ -50,13 +52,14 @@ def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path
             raise UsageError(f"{output}: one file for {len(images)} images", "expected a folder")
         check_output(output)
         return {images[0]: output}
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: is a file", "expected a folder, or a name ending in .png, .jpg or .webp")
+    if (output.exists() and not output.is_dir()) or output.suffix.lower() in SUFFIXES:
+        raise UsageError(f"{output}: is no folder", "expected one, or a name ending in .png, .jpg or .webp")
     pairs = {image: output / f"{image.stem}.{arguments.format}" for image in images}
     if len(set(pairs.values())) < len(pairs):
         names = [path.name for path in pairs.values()]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"two inputs would both become {twice}", "expected different names")
+        sources = ", ".join(str(image) for image, path in pairs.items() if path.name == twice)
+        raise UsageError(f"{sources}: would all become {twice}", "expected different names", "run them apart")
     return pairs
 
 
@@ -102,9 +105,7 @@ def process(chain: Chain, source: Path, target: Path, options: Options) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="infer.py", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="infer.py", description=__doc__, formatter_class=HelpFormatter)
     add_infer(parser)
     return run(parser, sys.argv[1:])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -22,16 +23,34 @@ COMMANDS = {
 }
 
 
+EPILOG = "Exit status: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted."
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required or action.default in (None, [], False) or isinstance(action.default, tuple):
+            return action.help
+        return super()._get_help_string(action)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. 0 ok, 1 the work failed, 2 usage."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="passionsr-trt", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="passionsr-trt",
+        description="One-step diffusion super-resolution, from PyTorch to INT8 engines.",
+        epilog=EPILOG,
+    )
+    version = importlib.metadata.version("passionsr-trt")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in argv if not word.startswith("-")), None)
     for name, (module, function, text) in COMMANDS.items():
         child = subparsers.add_parser(
-            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            name, help=text, description=text, epilog=EPILOG, formatter_class=HelpFormatter
         )
         if name == wanted:
             try:

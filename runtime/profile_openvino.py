@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 
 import numpy as np
 from passionsr_trt.engines.errors import UserError
@@ -21,13 +21,17 @@ def profile_chain(chain: Chain, image: np.ndarray) -> dict[str, dict[str, float]
         if not isinstance(engine, OpenVINOEngine):
             raise UserError(f"{chain.label}: no profile", "expected OpenVINO engines")
         request = engine.compile(inputs[names[part]].shape, PERF_COUNT=True).create_infer_request()
-        totals: Counter[str] = Counter()
+        totals: defaultdict[str, float] = defaultdict(float)
         for index in range(RUNS + 1):
             request.infer([inputs[names[part]]])
             if index:
                 for layer in request.profiling_info:
                     totals[f"{layer.node_type} {layer.exec_type}"] += layer.real_time.total_seconds() * 1e3 / RUNS
-        profile[part] = {kind: round(time, 2) for kind, time in totals.most_common() if time >= 0.005}
+        profile[part] = {
+            kind: round(time, 2)
+            for kind, time in sorted(totals.items(), key=lambda item: -item[1])
+            if time >= 0.005
+        }
     return profile
 
 

@@ -18,12 +18,15 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, step), length - tile]
 
 
-def window(tile_height: int, tile_width: int) -> np.ndarray:
-    """Gaussian weights [h, w], one sigma a quarter of the side, never zero."""
+def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
+    """Weights [h, w]: 1 inside, a raised cosine over `overlap` pixels at each edge, next to 0 at its end.
+
+    A window that ended above 0 would leave a step where a tile ends.
+    """
 
     def profile(size: int) -> np.ndarray:
-        position = (np.arange(size) - (size - 1) / 2) / (size / 4)
-        return np.exp(-0.5 * position**2).astype(np.float32)
+        distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5
+        return (0.5 - 0.5 * np.cos(np.pi * np.minimum(distance / max(overlap, 1), 1.0))).astype(np.float32)
 
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
@@ -38,7 +41,7 @@ def run_tiled(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, tile: 
     for top in tile_starts(height, tile, overlap):
         for left in tile_starts(width, tile, overlap):
             piece = image[:, :, top : top + tile, left : left + tile]
-            weight = window(*piece.shape[2:])
+            weight = window(piece.shape[2], piece.shape[3], overlap)
             area = (slice(top, top + tile), slice(left, left + tile))
             total[:, :, area[0], area[1]] += run(piece) * weight
             weights[area] += weight

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest
+from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
 
@@ -51,9 +52,7 @@ def test_unknown_and_missing_keys_are_named(copy: Path) -> None:
 
 
 def test_an_onnx_bundle_is_not_an_engine_bundle(small: Built) -> None:
-    with pytest.raises(
-        UserError, match=r"expected an? engine-bundle; make one with `passionsr-trt build-engines`"
-    ):
+    with pytest.raises(UserError, match="expected an engine bundle; make one with `passionsr-trt build-engines`"):
         EngineBundle.load(small.onnx_int8)
 
 
@@ -85,21 +84,38 @@ def test_paths_never_leave_the_folder(copy: Path, name: str) -> None:
         checked_file(copy, manifest, name)
 
 
+def write(target: Path, text: str) -> None:
+    with atomic_folder(target, "calibration") as folder:
+        (folder / "file").write_text(text)
+        write_manifest(folder, {"kind": "calibration"})
+
+
 def test_a_failed_stage_leaves_the_old_folder_and_no_other(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    with atomic_folder(target) as folder:
-        (folder / "file").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(target) as folder:
+    write(target, "old")
+    with pytest.raises(RuntimeError), atomic_folder(target, "calibration") as folder:
         (folder / "file").write_text("new")
         raise RuntimeError
     assert (target / "file").read_text() == "old"
-    with atomic_folder(target) as folder:
-        (folder / "file").write_text("new")
+    write(target, "new")
     assert (target / "file").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_nobodys_files_are_replaced(tmp_path: Path, small: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    shutil.copytree(small.onnx_int8, tmp_path / "onnx")
+    for output in (photos, tmp_path / "file", tmp_path / "onnx"):
+        assert main(["build-engines", str(tmp_path / "onnx"), "-o", str(output)]) == 1
+        assert "expected a" in capsys.readouterr().err
+    assert (photos / "holiday.jpg").read_text() == (tmp_path / "file").read_text() == "mine"
+    OnnxBundle.load(tmp_path / "onnx")
+
+
 def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"), atomic_folder(tmp_path / "file" / "bundle"):
-        pass
+    with pytest.raises(UserError, match="cannot be written"):
+        write(tmp_path / "file" / "bundle", "x")

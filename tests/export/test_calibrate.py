@@ -51,6 +51,8 @@ def test_sites_of_one_port_are_quantized_together_or_not_at_all(parts: Parts) ->
 def test_a_spec_that_leaves_nothing_is_refused(model: OneStepModel, parts: Parts) -> None:
     with pytest.raises(UserError, match="every site float"):
         calibrate(model, parts, QuantSpec(exclude=("*",)), calibration_files(IMAGES, 1))
+    with pytest.raises(UserError, match=r"'unet.typo.\*' matches no site"):
+        calibrate(model, parts, QuantSpec(exclude=("unet.typo.*",)), calibration_files(IMAGES, 1))
 
 
 def test_observing_takes_its_hooks_away_when_the_work_fails(parts: Parts) -> None:

@@ -80,9 +80,13 @@ def test_the_benchmark_writes_its_report_and_chart(
     assert any("I8" in kind for kind in report["profile"]["unet"])
     assert {"cpu", "threads", "output_size", "versions", "rounds"} <= set(report["conditions"])
     assert (tmp_path / "benchmark.png").stat().st_size > 1000
-    assert main([*command, "--runs", "2"]) == 2
-    assert main([*command, "--size", "100x64"]) == 2
-    assert "--runs 2" in capsys.readouterr().err
+    for wrong in (["--runs", "2"], ["--size", "100x64"], ["--threads", "-1"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, *wrong])
+        assert stop.value.code == 2
+    command[4] = str(small.engines_int8)
+    assert main(command) == 1
+    assert "--baseline float" in capsys.readouterr().err
 
 
 def test_ratios_pair_the_rounds_and_the_fastest_part_counts() -> None:

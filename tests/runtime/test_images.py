@@ -143,7 +143,7 @@ def test_folders_give_their_images_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     assert [path.name for path in list_images([tmp_path])] == ["a.jpg", "b.png"]
     with pytest.raises(UserError, match="no such file"):
-        list_images([tmp_path / "missing.png"])
+        read_picture(tmp_path / "missing.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         list_images([tmp_path / "empty"])

@@ -44,10 +44,10 @@ def test_one_bad_image_never_loses_the_others(
     for kind in ("text", "empty", "pixel", "truncated", "bomb"):
         write_bad(folder / f"{kind}.png", kind)
     shutil.copy(photo, folder / "good.png")
-    assert infer(small.engines_int8, tmp_path / "out", folder) == 1
+    assert infer(small.engines_int8, tmp_path / "out", folder, tmp_path / "missing.png") == 1
     captured = capsys.readouterr()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
-    assert captured.err.count("error: ") == 5 and "1 of 6 images written" in captured.out
+    assert captured.err.count("error: ") == 6 and "1 of 7 images written" in captured.out
 
 
 def test_resume_skips_what_is_there(
@@ -78,7 +78,7 @@ def test_a_damaged_engine_is_refused(
     path.write_bytes(path.read_bytes()[:-100])
     assert infer(engines, tmp_path / "out.png", photo) == 1
     assert "truncated" in capsys.readouterr().err
-    assert not (tmp_path / "out.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["engines"]
 
 
 def test_output_that_cannot_be_written_fails_before_the_work(
@@ -95,6 +95,7 @@ def test_clashing_and_impossible_outputs_are_usage_errors(small: Built, photo: P
         image.convert("RGB").save(twin)
     assert infer(small.engines_int8, tmp_path / "out", photo, twin) == 2
     assert infer(small.engines_int8, tmp_path / "out.png", photo, twin) == 2
+    assert infer(small.engines_int8, tmp_path / "out.bmp", photo) == 2
     assert infer(small.engines_int8, tmp_path, twin, options=("--format", "jpg")) == 2
 
 

@@ -47,6 +47,17 @@ def test_tiles_of_an_identity_give_the_image_back(rows: int, columns: int, side:
     assert all(height <= max(side * 64, image.shape[2]) for height, _width in shapes)
 
 
+def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
+    tones = iter(range(100))
+
+    def run(piece: np.ndarray) -> np.ndarray:
+        return piece + next(tones)
+
+    result = run_tiled(run, np.zeros((1, 3, 512, 256), np.float32), 256, 128)[0, 0, :, 0]
+    assert result[0] == 0 and result[-1] == 2
+    assert np.abs(np.diff(result)).max() < np.pi / 2 / 128 * 1.1
+
+
 def test_the_last_tile_ends_at_the_edge() -> None:
     assert tile_starts(1000, 512, 128) == [0, 384, 488]
     assert tile_starts(512, 512, 128) == [0]

@@ -1,0 +1,119 @@
+"""Where learning starts: for every port alone, the LET and the boundary ratio of least output error.
+
+Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
+range, or none; u at a share of the full range. Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from passionsr_trt.export.learn import LearnedPort, LearnedWeight
+from passionsr_trt.export.sites import NamedSite, Port, Site, SiteConv
+from passionsr_trt.export.spec import QuantSpec
+from torch import Tensor, nn
+
+ALPHAS = (None, 0.4, 0.7)
+RATIOS = (1.0, 0.8, 0.6)
+
+
+@dataclass
+class PortSearch:
+    """One port with its sites; ranges are filled by the first pass, errors by the second."""
+
+    name: str
+    sites: list[NamedSite]
+    may_shift: bool
+    lows: Tensor | None = None
+    highs: Tensor | None = None
+    errors: dict[tuple[float | None, bool, float], float] = field(default_factory=dict)
+
+    @property
+    def port(self) -> Port:
+        return self.sites[0].site.port
+
+    def observe(self, x: Tensor) -> None:
+        axes = (0, 2, 3) if x.dim() == 4 else tuple(range(x.dim() - 1))
+        low, high = x.amin(axes), x.amax(axes)
+        self.lows = low if self.lows is None else torch.minimum(self.lows, low)
+        self.highs = high if self.highs is None else torch.maximum(self.highs, high)
+
+    def start(self, alpha: float | None, shifted: bool) -> tuple[Tensor, Tensor]:
+        """s [C] and δ [C] of a candidate."""
+        assert self.lows is not None and self.highs is not None
+        delta = (self.lows + self.highs) / 2 if shifted else torch.zeros_like(self.lows)
+        if alpha is None:
+            return torch.ones_like(delta), delta
+        reach = torch.maximum(self.highs - delta, delta - self.lows).clamp_min(1e-5)
+        weights = torch.stack([named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites])
+        scale = reach**alpha / weights.amax(0).clamp_min(1e-5) ** (1 - alpha)
+        return scale / scale.log().mean().exp(), delta
+
+    def candidates(self, spec: QuantSpec) -> Iterable[tuple[float | None, bool, float]]:
+        alphas = ALPHAS if spec.let_scale else (None,)
+        return itertools.product(alphas, (False, True) if self.may_shift else (False,), RATIOS)
+
+    def learner(self, candidate: tuple[float | None, bool, float], spec: QuantSpec) -> LearnedPort:
+        alpha, shifted, ratio = candidate
+        assert self.lows is not None and self.highs is not None
+        dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
+        return LearnedPort(self.lows, self.highs, *self.start(alpha, shifted), ratio, spec.activation_codes, dims)
+
+    def try_all(self, x: Tensor, spec: QuantSpec) -> None:
+        """Add every candidate's error on one input (already padded where the port pads)."""
+        expected = [apply(named.site, x, named.site.weight, named.site.bias) for named in self.sites]
+        for candidate in self.candidates(spec):
+            learner = self.learner(candidate, spec)
+            codes = learner.quantize(learner.transform(x))
+            total = 0.0
+            for named, reference in zip(self.sites, expected, strict=True):
+                weight = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max)
+                quantized = weight(learner.weight(named.site.weight))
+                found = apply(named.site, codes, quantized, learner.bias(named.site.weight, named.site.bias))
+                total += float((found - reference).square().sum())
+            self.errors[candidate] = self.errors.get(candidate, 0.0) + total
+
+    def best(self) -> tuple[float | None, bool, float]:
+        return min(self.errors, key=lambda candidate: self.errors[candidate])
+
+
+def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The site's operation with another weight and bias."""
+    if isinstance(site, SiteConv):
+        top, left, bottom, right = site.pads
+        if any(site.pads):
+            x = nn.functional.pad(x, (left, right, top, bottom))
+        return nn.functional.conv2d(x, weight, bias, site.stride)
+    return nn.functional.linear(x, weight, bias)
+
+
+@torch.no_grad()
+def search_ports(
+    searches: list[PortSearch], observe: Callable[[], None], attempt: Callable[[], None], spec: QuantSpec
+) -> None:
+    """Two passes of the float part: `observe` runs it for ranges, `attempt` on less data for the errors."""
+    for action, run in (("observe", observe), ("try", attempt)):
+        handles = []
+        try:
+            for search in searches:
+
+                def hook(
+                    port: nn.Module,
+                    _args: object,
+                    output: Tensor,
+                    search: PortSearch = search,
+                    action: str = action,
+                ) -> None:
+                    if action == "observe":
+                        search.observe(output)
+                    else:
+                        search.try_all(output, spec)
+
+                handles.append(search.port.register_forward_hook(hook))
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()

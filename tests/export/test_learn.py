@@ -1,0 +1,107 @@
+"""LBQ and LET: gradients, and a calibration that learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from passionsr_trt.export.calibrate import calibrate
+from passionsr_trt.export.constants import TOLERANCE, Parts, build_parts, relative_error
+from passionsr_trt.export.data import calibration_files, load_input
+from passionsr_trt.export.dqc import crops, learn_calibration
+from passionsr_trt.export.learn import LearnedPort, learned_quantize
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.quantizer import fake_quantize
+from passionsr_trt.export.sites import Mode, set_mode
+from passionsr_trt.export.spec import QuantSpec
+
+from tests.conftest import DEMO
+
+VALUES = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(torch.tensor)
+
+
+@settings(deadline=None)
+@given(VALUES, st.floats(0.1, 10), st.sampled_from([4, 6, 8]))
+def test_the_boundary_gradient_is_the_papers(x: torch.Tensor, boundary: float, bits: int) -> None:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    u = torch.tensor(boundary, requires_grad=True)
+    result = learned_quantize(x, u / high, low, high)
+    torch.testing.assert_close(result.detach(), fake_quantize(x, u.detach() / high, low, high))
+    result.sum().backward()
+    scaled = x / (u.detach() / high)
+    codes = torch.clamp(torch.round(scaled), low, high)
+    inside = (torch.round(scaled) >= low) & (torch.round(scaled) <= high)
+    # ∂Q/∂u = code/high − x/u inside, code/high outside
+    expected = (codes / high - torch.where(inside, x / u.detach(), torch.zeros_like(x))).sum()
+    torch.testing.assert_close(u.grad, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_gradient_of_x_is_one_inside_and_zero_outside() -> None:
+    x = torch.tensor([0.3, -0.7, 5.0, -5.0], requires_grad=True)
+    learned_quantize(x, torch.tensor(1 / 127), -128, 127).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [1, 1, 0, 0]
+
+
+def test_a_following_boundary_covers_the_transformed_range() -> None:
+    lows, highs = torch.tensor([0.0, -2.0]), torch.tensor([4.0, 2.0])
+    port = LearnedPort(lows, highs, torch.tensor([1.0, 4.0]), (lows + highs) / 2, 1.0, (-128, 127), 4)
+    assert float(port.boundary().detach()) == 2.0
+    x = torch.tensor([0.0, 4.0]).reshape(1, 1, 1, 2).expand(1, 2, 1, 2)
+    assert float(port.transform(x).detach()[0, 0].abs().max()) == 2.0
+
+
+def distance(parts: Parts, image: torch.Tensor) -> float:
+    """Relative error of the fake-quantized chain to the float one."""
+    outputs = []
+    for mode in (Mode.FLOAT, Mode.FAKE):
+        x = image
+        for _name, part in parts.items():
+            set_mode(part, mode)
+            x = part(x)
+        outputs.append(x)
+    return relative_error(*outputs)
+
+
+@pytest.mark.parametrize("bits", [8, 6])
+def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits: int) -> None:
+    model = OneStepModel.load(small_model)
+    files = calibration_files(DEMO / "calib" / "lr", 4)
+    width = {"bits_weights": bits, "bits_activations": bits}
+    learned = QuantSpec(**width, method="learned", let_steps=8, lbq_steps=8)  # type: ignore[arg-type]
+    image = crops([load_input(files[0], model)])[0]
+    errors = {}
+    for name, spec in (("range", QuantSpec(**width)), ("learned", learned)):  # type: ignore[arg-type]
+        parts = build_parts(model)
+        make = calibrate if name == "range" else learn_calibration
+        calibration = make(model, parts, spec, files)
+        with torch.no_grad():
+            before = [part(x) for _name, part in parts.items() for x in [example(parts, _name, image)]]
+            for part_name, part in parts.items():
+                assert calibration.apply(part, part_name) > 0
+            after = [part(x) for _name, part in parts.items() for x in [example(parts, _name, image)]]
+            assert all(relative_error(a, b) <= TOLERANCE for a, b in zip(before, after, strict=True))
+            errors[name] = distance(parts, image)
+    assert errors["learned"] < errors["range"]
+
+
+def example(parts: Parts, name: str, image: torch.Tensor) -> torch.Tensor:
+    """A seeded input of a part."""
+    torch.manual_seed(0)
+    return image if name == "vae_encoder" else torch.randn(1, 4, 16, 16)
+
+
+def test_learning_is_repeatable_and_leaves_the_parts_alone(small_model: Path) -> None:
+    model = OneStepModel.load(small_model)
+    parts = build_parts(model)
+    files = calibration_files(DEMO / "calib" / "lr", 2)
+    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = parts.vae_encoder(image)
+    first, second = (learn_calibration(model, parts, spec, files) for _ in range(2))
+    assert all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
+    with torch.no_grad():
+        assert torch.equal(parts.vae_encoder(image), before)
