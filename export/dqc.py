@@ -23,7 +23,7 @@ from passionsr_trt.export.data import data_digest, load_input
 from passionsr_trt.export.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.search import PortSearch, search_ports
-from passionsr_trt.export.sites import Mode, NamedSite, set_mode
+from passionsr_trt.export.sites import Mode, NamedSite, SiteConv, set_mode
 from passionsr_trt.export.spec import QuantSpec
 from passionsr_trt.export.transform import absorbers, claim_padding, may_shift_for_free
 from torch import Tensor, nn
@@ -116,20 +116,14 @@ def learning(part: nn.Module, name: str, spec: QuantSpec, inputs: list[Tensor]) 
             search.port.learner, search.port.pads = None, port_pads
             for named in search.sites:
                 named.site.learner = None
-                if site_pads:
-                    named.site.__dict__["pads"] = site_pads
-
-
-def learners(part: nn.Module) -> tuple[list[LearnedPort], list[tuple[LearnedWeight, NamedSite | None]]]:
-    ports = [module for module in part.modules() if isinstance(module, LearnedPort)]
-    weights = [(module, None) for module in part.modules() if isinstance(module, LearnedWeight)]
-    return ports, list(weights)
+                if isinstance(named.site, SiteConv):
+                    named.site.pads = site_pads
 
 
 def train(part: nn.Module, name: str, inputs: list[Tensor], targets: list[Tensor], spec: QuantSpec) -> None:
     """Stage LET, then stage LBQ; nothing to do where the spec asks for no steps."""
-    ports, _weights = learners(part)
-    let = [p for port in ports for p in ([port.log_scale] if spec.let_scale else [])]
+    ports = [module for module in part.modules() if isinstance(module, LearnedPort)]
+    let = [port.log_scale for port in ports if spec.let_scale]
     let += [port.shift_spans for port in ports if port.shifted]
     if spec.let_steps and let:
         run_stage(part, f"{name}: LET", let, inputs, targets, spec.let_steps, spec.learning_rate)
@@ -162,7 +156,7 @@ def run_stage(
     steps: int,
     learning_rate: float,
 ) -> None:
-    """Adam with cosine decay on one crop a step; the parameters of the best full pass are kept."""
+    """Adam with cosine decay, one crop a step."""
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.randperm(len(inputs)).tolist()
