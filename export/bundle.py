@@ -40,7 +40,7 @@ def export_bundle(
             for name, part in progress:
                 progress.set_postfix_str(name)
                 if calibration is not None:
-                    calibration.apply(part, name)
+                    calibration.apply(part, name, image)
                 path = folder / f"{name}.onnx"
                 export_part(part, name, model.latent_channels, plan, path)
                 sites = site_infos(part, name, image)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.export.constants import prove
 from passionsr_trt.export.sites import NamedSite, named_sites
 from passionsr_trt.export.spec import QuantSpec
 from passionsr_trt.export.transform import absorbers, fold_port
@@ -58,8 +59,12 @@ class Calibration:
         tensors = load_file(checked_file(folder, manifest, TENSORS))
         return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
 
-    def apply(self, part: nn.Module, part_name: str) -> int:
-        """Give every calibrated site and port of a part its scales; returns how many sites that were."""
+    def apply(self, part: nn.Module, part_name: str, probe: Tensor | None = None) -> int:
+        """Give every calibrated site and port of a part its scales; returns how many sites that were.
+
+        With `probe`, an input of the part in FLOAT mode, LET is folded under proof: FoldError names the port
+        after whose fold the float output is no longer the same.
+        """
         low, high = self.spec.activation_codes
         applied = 0
         groups: dict[str, list[NamedSite]] = {}
@@ -76,12 +81,15 @@ class Calibration:
             named.site.port.set_scale(scale, low, high)
             groups.setdefault(named.port_name, []).append(named)
             applied += 1
-        self._fold(part, groups)
+        self._fold(part, groups, probe)
         return applied
 
-    def _fold(self, part: nn.Module, groups: dict[str, list[NamedSite]]) -> None:
+    @torch.no_grad()
+    def _fold(self, part: nn.Module, groups: dict[str, list[NamedSite]], probe: Tensor | None) -> None:
         """LET into the weights. An absorber's rows carry their own quantizer along, so scales come first."""
         found = absorbers(part)
+        learned = any(f"{port_name}.let_scale" in self.tensors for port_name in groups)
+        reference = part(probe) if probe is not None and learned else None
         for port_name, sites in groups.items():
             scale = self.tensors.get(f"{port_name}.let_scale")
             shift = self.tensors.get(f"{port_name}.let_shift")
@@ -92,6 +100,8 @@ class Calibration:
                     f"calibration: {port_name}.let_scale does not fit", "expected one positive per channel"
                 )
             fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
+            if probe is not None and reference is not None:
+                prove(port_name, reference, part(probe))
 
 
 def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:

@@ -8,14 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from passionsr_trt.export import calibration, transform
 from passionsr_trt.export.calibrate import calibrate
-from passionsr_trt.export.constants import TOLERANCE, Parts, build_parts, relative_error
+from passionsr_trt.export.constants import TOLERANCE, FoldError, Parts, build_parts, relative_error
 from passionsr_trt.export.data import calibration_files, load_input
 from passionsr_trt.export.dqc import crops, learn_calibration
 from passionsr_trt.export.learn import LearnedPort, learned_quantize
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.quantizer import fake_quantize
-from passionsr_trt.export.sites import Mode, set_mode
+from passionsr_trt.export.sites import Mode, NamedSite, set_mode
 from passionsr_trt.export.spec import QuantSpec
 
 from tests.conftest import DEMO
@@ -76,11 +77,11 @@ def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits:
     for name, spec in (("range", QuantSpec(**width)), ("learned", learned)):  # type: ignore[arg-type]
         parts = build_parts(model)
         make = calibrate if name == "range" else learn_calibration
-        calibration = make(model, parts, spec, files)
+        result = make(model, parts, spec, files)
         with torch.no_grad():
             before = [part(x) for _name, part in parts.items() for x in [example(parts, _name, image)]]
             for part_name, part in parts.items():
-                assert calibration.apply(part, part_name) > 0
+                assert result.apply(part, part_name, example(parts, part_name, image)) > 0
             after = [part(x) for _name, part in parts.items() for x in [example(parts, _name, image)]]
             assert all(relative_error(a, b) <= TOLERANCE for a, b in zip(before, after, strict=True))
             errors[name] = distance(parts, image)
@@ -105,3 +106,25 @@ def test_learning_is_repeatable_and_leaves_the_parts_alone(small_model: Path) ->
     assert all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
     with torch.no_grad():
         assert torch.equal(parts.vae_encoder(image), before)
+
+
+def test_a_wrong_let_fold_is_refused_and_names_its_port(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = OneStepModel.load(small_model)
+    parts = build_parts(model)
+    spec = QuantSpec(method="learned", let_steps=0, lbq_steps=0)
+    learned = learn_calibration(model, parts, spec, calibration_files(DEMO / "calib" / "lr", 1))
+    # a conv2 feeds a residual sum; after conv1 a norm would hide a wrong gain
+    ends = ("vae_encoder.", ".conv2.let_scale")
+    keys = [key for key in learned.tensors if key.startswith(ends[0]) and key.endswith(ends[1])]
+    port = keys[0].removesuffix(".let_scale")
+
+    def wrong(sites: list[NamedSite], *rest: object) -> None:
+        transform.fold_port(sites, *rest)  # type: ignore[arg-type]
+        if sites[0].name == port:
+            sites[0].site.scale_output(1.01)
+
+    monkeypatch.setattr(calibration, "fold_port", wrong)
+    with pytest.raises(FoldError, match=port):
+        learned.apply(parts.vae_encoder, "vae_encoder", torch.rand(1, 3, 64, 64))
