@@ -9,9 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle, PartInfo
+from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle, PartInfo, load_intact
 from passionsr_trt.engines.coverage import Coverage
-from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import MANIFEST, atomic_folder, sha256
 from tqdm import tqdm
 
@@ -57,13 +56,8 @@ def build_engines(
 
 def reusable(output: Path, bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> bool:
     """True where `output` already holds undamaged engines of exactly this bundle, backend and target."""
-    if not (output / MANIFEST).is_file():
-        return False
-    try:
-        present = EngineBundle.load(output)
-        for part in present.parts:
-            present.open(part)
-    except UserError:
+    present = load_intact(EngineBundle, output)
+    if present is None:
         return False
     same = (present.source, present.backend, present.target, present.versions)
     return same == (sha256(bundle.folder / MANIFEST), backend, target, versions())

@@ -126,6 +126,9 @@ class EngineBundle:
         return load_bundle(cls, folder, "engine-bundle")
 
 
+B = TypeVar("B", OnnxBundle, EngineBundle)
+
+
 def find_part(parts: Sequence[PartInfo], name: str) -> PartInfo:
     for part in parts:
         if part.name == name:
@@ -141,6 +144,17 @@ def open_part(folder: Path, kind: str, part: PartInfo) -> Path:
         if Path(name).name.startswith(f"{stem}."):
             checked_file(folder, manifest, name)
     return checked_file(folder, manifest, part.file)
+
+
+def load_intact(cls: type[B], folder: Path) -> B | None:
+    """The bundle in `folder` with every part's files checked, or None where it is missing, foreign or damaged."""
+    try:
+        bundle = cls.load(folder)
+        for part in bundle.parts:
+            bundle.open(part)
+    except UserError:
+        return None
+    return bundle
 
 
 def save_bundle(bundle: Any, folder: Path, kind: str) -> None:

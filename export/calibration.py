@@ -16,7 +16,7 @@ import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
 from passionsr_trt.export.constants import prove
-from passionsr_trt.export.sites import NamedSite, named_sites
+from passionsr_trt.export.sites import NamedSite, group_ports, named_sites
 from passionsr_trt.export.spec import QuantSpec
 from passionsr_trt.export.transform import absorbers, fold_port
 from safetensors.torch import load_file, save_file
@@ -66,8 +66,7 @@ class Calibration:
         after whose fold the float output is no longer the same.
         """
         low, high = self.spec.activation_codes
-        applied = 0
-        groups: dict[str, list[NamedSite]] = {}
+        applied: list[NamedSite] = []
         for named in named_sites(part, part_name):
             weight_scale = self.tensors.get(f"{named.name}.weight_scale")
             if weight_scale is None:
@@ -79,10 +78,9 @@ class Calibration:
                 raise UserError(f"calibration: {named.name} has a scale that is not positive")
             named.site.set_weight_scale(weight_scale, self.spec.weight_code_max)
             named.site.port.set_scale(scale, low, high)
-            groups.setdefault(named.port_name, []).append(named)
-            applied += 1
-        self._fold(part, groups, probe)
-        return applied
+            applied.append(named)
+        self._fold(part, group_ports(applied), probe)
+        return len(applied)
 
     @torch.no_grad()
     def _fold(self, part: nn.Module, groups: dict[str, list[NamedSite]], probe: Tensor | None) -> None:

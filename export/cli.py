@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.bundle import OnnxBundle
+from passionsr_trt.engines.bundle import OnnxBundle, load_intact
 from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import MANIFEST, check_target
@@ -106,11 +106,8 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> bool:
     """True where the output already holds this model, calibration, precision and size, undamaged."""
-    try:
-        present = OnnxBundle.load(arguments.output)
-        for part in present.parts:
-            present.open(part)
-    except UserError:
+    present = load_intact(OnnxBundle, arguments.output)
+    if present is None:
         return False
     sizes = list(arguments.size) if arguments.size else ["height", "width"]
     same = (

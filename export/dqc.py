@@ -23,7 +23,7 @@ from passionsr_trt.export.data import data_digest, load_input
 from passionsr_trt.export.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.search import PortSearch, search_ports
-from passionsr_trt.export.sites import Mode, NamedSite, SiteConv, set_mode
+from passionsr_trt.export.sites import Mode, SiteConv, group_ports, set_mode
 from passionsr_trt.export.spec import QuantSpec
 from passionsr_trt.export.transform import absorbers, claim_padding, may_shift_for_free
 from torch import Tensor, nn
@@ -64,13 +64,6 @@ def crops(images: list[Tensor]) -> list[Tensor]:
 def posterior_mean(part: nn.Module, output: Tensor) -> Tensor:
     """The latent that calibration aims at: the mean, where the encoder gives mean and deviation."""
     return output.chunk(2, dim=1)[0] if getattr(part, "posterior", "mode") == "sample" else output
-
-
-def group_ports(sites: list[NamedSite]) -> dict[str, list[NamedSite]]:
-    groups: dict[str, list[NamedSite]] = {}
-    for named in sites:
-        groups.setdefault(named.port_name, []).append(named)
-    return groups
 
 
 @contextmanager

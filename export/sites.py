@@ -18,7 +18,7 @@ x before it, because after a shift the padding must still stand for x = 0.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -121,7 +121,6 @@ class Site(nn.Module):
         self.register_buffer("weight_scale", None)
         self.register_buffer("stored", None)
         self.register_buffer("weight_zeros", None)
-        self.macs = 0  # per image at the reference shape; filled by count_macs
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace weight and bias: what a fold ends with."""
@@ -268,6 +267,14 @@ def named_sites(part: nn.Module, part_name: str) -> Iterator[NamedSite]:
         if isinstance(module, Site):
             name = f"{part_name}.{path}"
             yield NamedSite(name, ports.setdefault(module.port, name), module)
+
+
+def group_ports(sites: Iterable[NamedSite]) -> dict[str, list[NamedSite]]:
+    """Port name → the sites that it feeds, in module order."""
+    groups: dict[str, list[NamedSite]] = {}
+    for named in sites:
+        groups.setdefault(named.port_name, []).append(named)
+    return groups
 
 
 def set_mode(part: nn.Module, mode: Mode) -> None:

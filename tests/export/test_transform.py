@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from passionsr_trt.export.constants import TOLERANCE, build_parts, relative_error
-from passionsr_trt.export.dqc import group_ports
 from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Mode, SiteConv, named_sites, set_mode
+from passionsr_trt.export.sites import Mode, SiteConv, group_ports, named_sites, set_mode
 from passionsr_trt.export.transform import absorbers, fold_port
 from torch import nn
 
