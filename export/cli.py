@@ -20,6 +20,11 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where calibrations are kept, by content")
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
+    parser.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="learned calibration recomputes activations: the same result in less memory, a third slower",
+    )
     parser.set_defaults(run=run_calibrate)
 
 
@@ -43,8 +48,11 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         return 0
     model = OneStepModel.load(arguments.model)
     parts = build_parts(model)
-    make = learn_calibration if spec.method == "learned" else calibrate
-    calibration = make(model, parts, spec, files)
+    if spec.method == "range":
+        calibration = calibrate(model, parts, spec, files)
+    else:
+        partial = folder.with_name(f"{folder.name}.partial")
+        calibration = learn_calibration(model, parts, spec, files, partial, arguments.low_memory)
     calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")

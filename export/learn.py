@@ -11,66 +11,101 @@ the range of the transformed tensor, times the ratio their search found.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from passionsr_trt.export.quantizer import quantize
 from torch import Tensor, nn
 
 
-def round_through(x: Tensor) -> Tensor:
-    """round(x) with the gradient of x."""
-    return x + (torch.round(x) - x).detach()
+class _Quantize(torch.autograd.Function):
+    """Q(x) and its gradients. Kept for the backward pass: x itself and the codes as int8, nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        codes = quantize(x, step, low, high)
+        ctx.save_for_backward(x, step, codes.to(torch.int8))
+        ctx.limits = (low, high)
+        return codes.mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = gradients
+        x, step, stored = ctx.saved_tensors
+        low, high = ctx.limits
+        scaled = x / step
+        rounded = torch.round(scaled)
+        inside = (rounded >= low) & (rounded <= high)
+        of_x = gradient * inside if ctx.needs_input_grad[0] else None
+        of_step = None
+        if ctx.needs_input_grad[1]:
+            of_step = (gradient * (stored - scaled * inside)).sum_to_size(step.shape)
+        return of_x, of_step, None, None
 
 
 def learned_quantize(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """Q(x) with gradients for x and for Δ = `step`, which broadcasts against x."""
-    return torch.clamp(round_through(x / step), low, high) * step
+    result: Tensor = _Quantize.apply(x, step, low, high)
+    return result
 
 
 class LearnedPort(nn.Module):
-    """s, δ and u of one port. lows, highs [C]: the observed range of each channel."""
+    """s, δ and u of one port of C channels; `begin` gives them their start."""
 
-    def __init__(
-        self,
-        lows: Tensor,
-        highs: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        ratio: float,
-        codes: tuple[int, int],
-        dims: int,
-    ) -> None:
+    lows: Tensor
+    highs: Tensor
+    base_scale: Tensor
+    base_shift: Tensor
+    base_boundary: Tensor
+    ratio: Tensor
+    following: Tensor
+
+    def __init__(self, channels: int, codes: tuple[int, int], dims: int) -> None:
         super().__init__()
-        self.low, self.high, self.ratio = *codes, ratio
+        self.low, self.high = codes
         self.shape = [1, -1, 1, 1] if dims == 4 else [-1]
-        self.following = True
-        self.shifted = bool(shift.any())
-        for name, value in (("lows", lows), ("highs", highs), ("base_scale", scale), ("base_shift", shift)):
-            self.register_buffer(name, value)
-        self.log_scale = nn.Parameter(torch.zeros_like(scale))
-        self.shift_spans = nn.Parameter(torch.zeros_like(shift))
-        self.log_boundary = nn.Parameter(torch.zeros(()))
+        for name in ("lows", "highs", "base_shift"):
+            self.register_buffer(name, torch.zeros(channels))
+        self.register_buffer("base_scale", torch.ones(channels))
         self.register_buffer("base_boundary", torch.ones(()))
+        self.register_buffer("ratio", torch.ones(()))
+        self.register_buffer("following", torch.tensor(True))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.shift_spans = nn.Parameter(torch.zeros(channels))
+        self.log_boundary = nn.Parameter(torch.zeros(()))
+
+    def begin(
+        self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor, ratio: float | Tensor
+    ) -> LearnedPort:
+        """lows, highs [C]: the observed range of each channel; scale [C] > 0; shift [C], all 0 for none."""
+        self.lows, self.highs, self.base_scale, self.base_shift = lows, highs, scale, shift
+        self.ratio = torch.as_tensor(ratio, dtype=torch.float32)
+        return self
+
+    @property
+    def shifted(self) -> bool:
+        return bool(self.base_shift.any())
 
     def s(self) -> Tensor:
-        return self.get_buffer("base_scale") * torch.exp(self.log_scale)
+        return self.base_scale * torch.exp(self.log_scale)
 
     def delta(self) -> Tensor:
-        base = self.get_buffer("base_shift")
         if not self.shifted:
-            return base
-        return base + self.shift_spans * (self.get_buffer("highs") - self.get_buffer("lows"))
+            return self.base_shift
+        return self.base_shift + self.shift_spans * (self.highs - self.lows)
 
     def boundary(self) -> Tensor:
         """u of the transformed tensor, a scalar."""
         if not self.following:
-            return self.get_buffer("base_boundary") * torch.exp(self.log_boundary)
+            return self.base_boundary * torch.exp(self.log_boundary)
         delta = self.delta()
-        reach = torch.maximum(self.get_buffer("highs") - delta, delta - self.get_buffer("lows"))
+        reach = torch.maximum(self.highs - delta, delta - self.lows)
         return (reach / self.s()).amax().clamp_min(1e-6) * self.ratio
 
-    def freeze_boundary(self, boundary: Tensor) -> None:
-        """From now on u is a parameter that starts at `boundary`."""
-        self.base_boundary = boundary.detach().clone()
-        self.following = False
+    def freeze_boundary(self) -> None:
+        """From now on u is a parameter that starts where it stands."""
+        self.base_boundary = self.boundary().detach().clone()
+        self.following = torch.tensor(False)
 
     def transform(self, x: Tensor) -> Tensor:
         x = x - self.delta().reshape(self.shape) if self.shifted else x
@@ -93,20 +128,25 @@ class LearnedPort(nn.Module):
 class LearnedWeight(nn.Module):
     """u [O] of one site's weight."""
 
+    base_boundary: Tensor
+    following: Tensor
+
     def __init__(self, channels: int, limit: int) -> None:
         super().__init__()
-        self.limit, self.following = limit, True
+        self.limit = limit
+        self.register_buffer("following", torch.tensor(True))
         self.log_boundary = nn.Parameter(torch.zeros(channels))
         self.register_buffer("base_boundary", torch.ones(channels))
 
     def boundary(self, weight: Tensor) -> Tensor:
         if self.following:
             return weight.flatten(1).abs().amax(dim=1).clamp_min(1e-8)
-        return self.get_buffer("base_boundary") * torch.exp(self.log_boundary)
+        return self.base_boundary * torch.exp(self.log_boundary)
 
-    def freeze_boundary(self, boundary: Tensor) -> None:
-        self.base_boundary = boundary.detach().clone()
-        self.following = False
+    def freeze_boundary(self, weight: Tensor) -> None:
+        """From now on u is a parameter that starts at the range of `weight`, transformed."""
+        self.base_boundary = self.boundary(weight).detach().clone()
+        self.following = torch.tensor(False)
 
     def forward(self, weight: Tensor) -> Tensor:
         step = self.boundary(weight).reshape([-1] + [1] * (weight.dim() - 1)) / self.limit

@@ -2,12 +2,13 @@
 
 Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
 range, or none; u at a share of the full range. Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
+SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 ALPHAS = (None, 0.4, 0.7)
 RATIOS = (1.0, 0.8, 0.6)
+Candidate = tuple[float | None, bool, float]  # α or None for s = 1, shifted, boundary's share of the range
 
 
 @dataclass
@@ -29,7 +31,7 @@ class PortSearch:
     may_shift: bool
     lows: Tensor | None = None
     highs: Tensor | None = None
-    errors: dict[tuple[float | None, bool, float], float] = field(default_factory=dict)
+    errors: dict[Candidate, float] = field(default_factory=dict)
 
     @property
     def port(self) -> Port:
@@ -52,21 +54,29 @@ class PortSearch:
         scale = reach**alpha / weights.amax(0).clamp_min(1e-5) ** (1 - alpha)
         return scale / scale.log().mean().exp(), delta
 
-    def candidates(self, spec: QuantSpec) -> Iterable[tuple[float | None, bool, float]]:
+    def candidates(self, spec: QuantSpec) -> list[Candidate]:
+        if spec.method == "smoothquant":
+            return [(spec.smooth_alpha, False, 1.0)]
         alphas = ALPHAS if spec.let_scale else (None,)
-        return itertools.product(alphas, (False, True) if self.may_shift else (False,), RATIOS)
+        return list(itertools.product(alphas, (False, True) if self.may_shift else (False,), RATIOS))
 
-    def learner(self, candidate: tuple[float | None, bool, float], spec: QuantSpec) -> LearnedPort:
+    def learner(self, spec: QuantSpec) -> LearnedPort:
+        """A learner of the port's shape that `begin` has still to start."""
+        dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
+        return LearnedPort(self.sites[0].site.in_channels, spec.activation_codes, dims)
+
+    def begin(self, learner: LearnedPort, candidate: Candidate) -> LearnedPort:
         alpha, shifted, ratio = candidate
         assert self.lows is not None and self.highs is not None
-        dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
-        return LearnedPort(self.lows, self.highs, *self.start(alpha, shifted), ratio, spec.activation_codes, dims)
+        return learner.begin(self.lows, self.highs, *self.start(alpha, shifted), ratio)
 
     def try_all(self, x: Tensor, spec: QuantSpec) -> None:
         """Add every candidate's error on one input (already padded where the port pads)."""
+        if len(self.candidates(spec)) == 1:
+            return
         expected = [apply(named.site, x, named.site.weight, named.site.bias) for named in self.sites]
         for candidate in self.candidates(spec):
-            learner = self.learner(candidate, spec)
+            learner = self.begin(self.learner(spec), candidate)
             codes = learner.quantize(learner.transform(x))
             total = 0.0
             for named, reference in zip(self.sites, expected, strict=True):
@@ -76,8 +86,13 @@ class PortSearch:
                 total += float((found - reference).square().sum())
             self.errors[candidate] = self.errors.get(candidate, 0.0) + total
 
-    def best(self) -> tuple[float | None, bool, float]:
-        return min(self.errors, key=lambda candidate: self.errors[candidate])
+    def best(self, spec: QuantSpec) -> Candidate:
+        candidates = self.candidates(spec)
+        return (
+            candidates[0]
+            if len(candidates) == 1
+            else min(self.errors, key=lambda candidate: self.errors[candidate])
+        )
 
 
 def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

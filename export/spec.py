@@ -27,10 +27,13 @@ class QuantSpec:
     keep_first_last: the first and last convolution of each part stay float.
     exclude: shell patterns of site names (`unet.mid_block.*`) that stay float.
 
-    method: `range` takes boundaries from the observers; `learned` runs DQC (export/dqc.py), for which
+    method: `range` takes boundaries from the observers; `smoothquant` scales channels by SmoothQuant's rule with
+    smooth_alpha and takes full ranges; `learned` runs DQC (export/dqc.py), for which
     let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
     (elsewhere an Add, and a Pad in front of a padded convolution);
-    let_steps, lbq_steps: Adam steps a part; learning_rate: of log s, log u and δ/span; seed.
+    granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
+    let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
+    accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
     """
 
     bits_weights: int = 8
@@ -44,10 +47,14 @@ class QuantSpec:
     keep_first_last: bool = True
     exclude: tuple[str, ...] = ()
     method: str = "range"
+    smooth_alpha: float = 0.5
     let_scale: bool = True
     shift: str = "all"
     let_steps: int = 150
     lbq_steps: int = 150
+    staged: bool = True
+    granularity: str = "module"
+    accumulate: int = 1
     learning_rate: float = 0.01
     seed: int = 0
 
@@ -58,7 +65,8 @@ class QuantSpec:
             ("activation_observer", OBSERVERS),
             ("weight_observer", OBSERVERS),
             ("weight_code_limit", (63, 127)),
-            ("method", ("range", "learned")),
+            ("method", ("range", "smoothquant", "learned")),
+            ("granularity", ("module", "block")),
             ("shift", ("none", "free", "all")),
         ):
             value = getattr(self, name)
@@ -66,9 +74,12 @@ class QuantSpec:
                 raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
-        for name, least in (("dobi_candidates", 1), ("min_channels", 0), ("let_steps", 0), ("lbq_steps", 0)):
+        least_values = {"dobi_candidates": 1, "min_channels": 0, "let_steps": 0, "lbq_steps": 0, "accumulate": 1}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")
+        if not 0 <= self.smooth_alpha <= 1:
+            raise UserError(f"spec: smooth_alpha is {self.smooth_alpha}", "expected 0 to 1")
         if not 0 < self.learning_rate < 1:
             raise UserError(f"spec: learning_rate is {self.learning_rate}", "expected more than 0, less than 1")
 

@@ -48,7 +48,7 @@ def test_the_gradient_of_x_is_one_inside_and_zero_outside() -> None:
 
 def test_a_following_boundary_covers_the_transformed_range() -> None:
     lows, highs = torch.tensor([0.0, -2.0]), torch.tensor([4.0, 2.0])
-    port = LearnedPort(lows, highs, torch.tensor([1.0, 4.0]), (lows + highs) / 2, 1.0, (-128, 127), 4)
+    port = LearnedPort(2, (-128, 127), 4).begin(lows, highs, torch.tensor([1.0, 4.0]), (lows + highs) / 2, 1.0)
     assert float(port.boundary().detach()) == 2.0
     x = torch.tensor([0.0, 4.0]).reshape(1, 1, 1, 2).expand(1, 2, 1, 2)
     assert float(port.transform(x).detach()[0, 0].abs().max()) == 2.0
@@ -72,7 +72,7 @@ def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits:
     files = calibration_files(DEMO / "calib" / "lr", 4)
     width = {"bits_weights": bits, "bits_activations": bits}
     learned = QuantSpec(**width, method="learned", let_steps=8, lbq_steps=8)  # type: ignore[arg-type]
-    image = crops([load_input(files[0], model)])[0]
+    image = crops([load_input(files[0], model)], 0)[0]
     errors = {}
     for name, spec in (("range", QuantSpec(**width)), ("learned", learned)):  # type: ignore[arg-type]
         parts = build_parts(model)

@@ -1,0 +1,118 @@
+"""Block by block: the same stages on one ResBlock or transformer block at a time, in the order they run.
+
+Each block sees what the quantized blocks before it give and is taught by its float twin. Memory is one
+block's: its inputs and targets are kept on disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, overload
+
+import torch
+from passionsr_trt.export.blocks import Downsample, ResBlock, SpatialSelfAttention, SpatialTransformer, Upsample
+from passionsr_trt.export.sites import Mode, Site, set_mode
+from passionsr_trt.export.stages import Pairs
+from passionsr_trt.export.tiny_vae import TinyBlock
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+BLOCKS = (ResBlock, SpatialTransformer, SpatialSelfAttention, TinyBlock, Upsample, Downsample)
+
+
+class Spill(Sequence[Tensor]):
+    """Tensors on disk, read one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.length = folder, 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def append(self, x: Tensor) -> None:
+        save_file({"x": x.contiguous()}, self.folder / str(self.length))
+        self.length += 1
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(self.length))]
+        return load_file(self.folder / str(index))["x"]
+
+
+def blocks_in_order(part: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
+    """The part's outermost blocks, and sites outside of any, in the order in which they run."""
+    names: dict[nn.Module, str] = {}
+    inside: set[nn.Module] = set()
+    for name, module in part.named_modules():
+        if module not in inside and isinstance(module, (*BLOCKS, Site)):
+            names[module] = name
+            inside.update(module.modules())
+    order: list[tuple[str, nn.Module]] = []
+
+    def note(module: nn.Module, _args: object) -> None:
+        order.append((names[module], module))
+
+    handles = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        with torch.no_grad():
+            part(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+@contextmanager
+def block_pairs(
+    part: nn.Module, block: nn.Module, title: str, quantized: Sequence[Tensor], floats: Sequence[Tensor]
+) -> Iterator[Pairs]:
+    """What one block is to learn from, on disk while the context lasts."""
+    with tempfile.TemporaryDirectory(prefix="passionsr-trt-") as folder:
+        inputs, targets = Spill(Path(folder) / "inputs"), Spill(Path(folder) / "targets")
+        set_mode(part, Mode.FLOAT)
+        for x in tqdm(floats, desc=f"{title}: targets", leave=False):
+            targets.append(run_until(part, block, x, before=False))
+        set_mode(part, Mode.LEARN)
+        for x in tqdm(quantized, desc=f"{title}: inputs", leave=False):
+            inputs.append(run_until(part, block, x, before=True))
+        yield Pairs(inputs, targets)
+
+
+class _Reached(Exception):
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+
+@torch.no_grad()
+def run_until(part: nn.Module, block: nn.Module, x: Tensor, before: bool) -> Tensor:
+    """Run a part as far as a block; returns the block's input (`before`) or output."""
+
+    def stop_before(_module: nn.Module, args: tuple[Tensor]) -> NoReturn:
+        raise _Reached(args[0])
+
+    def stop_after(_module: nn.Module, _args: object, output: Tensor) -> NoReturn:
+        raise _Reached(output)
+
+    register: Callable[[], torch.utils.hooks.RemovableHandle]
+    if before:
+        register = lambda: block.register_forward_pre_hook(stop_before)  # noqa: E731
+    else:
+        register = lambda: block.register_forward_hook(stop_after)  # noqa: E731
+    handle = register()
+    try:
+        part(x)
+    except _Reached as reached:
+        return reached.x
+    finally:
+        handle.remove()
+    raise AssertionError("the block was not reached")

@@ -1,0 +1,46 @@
+"""What an interrupted calibration has learned so far: one safetensors file a part, beside the cache's entry."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+DONE = "stages_done"
+
+
+class Progress:
+    """Learners' state after each stage. Without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def restore(self, name: str, learners: nn.Module) -> int | None:
+        """Load a part's learners; returns how many stages they have behind them, or None to start anew."""
+        if self.folder is None or not (self.folder / f"{name}.safetensors").is_file():
+            return None
+        try:
+            state: dict[str, Tensor] = load_file(self.folder / f"{name}.safetensors")
+            done = int(state.pop(DONE))
+            learners.load_state_dict(state)
+        except (SafetensorError, KeyError, RuntimeError):
+            return None  # damaged, or of other code: it is only a saving of time
+        return done
+
+    def save(self, name: str, learners: nn.Module, done: int) -> None:
+        """Atomic, so that an interruption here leaves the state before."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{name}.tmp"
+        state = {key: value.contiguous() for key, value in learners.state_dict().items()}
+        save_file(state | {DONE: torch.tensor(done)}, temporary)
+        temporary.replace(self.folder / f"{name}.safetensors")
+
+    def clear(self) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
