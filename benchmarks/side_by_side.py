@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.cli import parse_size
+from passionsr_trt.engines.manifest import check_writable
 from passionsr_trt.runtime.benchmark import conditions, draw_chart, measure, print_report, summarize
 from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.images import check_writable
 
 
 class TorchEager:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -145,3 +146,17 @@ def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", dir=folder)
+        os.close(handle)
+        Path(name).unlink()
+        for parent in missing:
+            parent.rmdir()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

@@ -1,16 +1,18 @@
-"""calibrate and export: model folder → calibration → ONNX bundle."""
+"""calibrate, export and sensitivity: model folder → calibration → ONNX bundle."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from passionsr_trt.engines.bundle import OnnxBundle, load_intact
 from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import MANIFEST, check_target
+from passionsr_trt.engines.manifest import MANIFEST, check_target, check_writable
 
 CACHE = Path("calib_cache")
+SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are run
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -139,3 +141,64 @@ def find_calibration(cache: Path, model_digest: str) -> Path:
         names = ", ".join(str(folder) for folder in found)
         raise UserError(f"{cache}: {len(found)} calibrations of this model", f"choose: --calibration ({names})")
     return found[0]
+
+
+def add_sensitivity(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
+    parser.add_argument(
+        "--limit", type=whole(1), default=4, help="use one crop of the first N images; time grows with N"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
+    )
+    parser.add_argument("--cache", type=Path, default=CACHE, help="calibrations")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and the plot")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="DB",
+        help="keep the most sensitive sites float, as few as reach this PSNR to the float model on the crops; "
+        "float sites cost speed. Writes OUTPUT/calibration and OUTPUT/spec.json",
+    )
+    parser.set_defaults(run=run_sensitivity)
+
+
+def run_sensitivity(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.export import sensitivity
+    from passionsr_trt.export.calibration import Calibration
+    from passionsr_trt.export.constants import build_parts
+    from passionsr_trt.export.data import calibration_files, load_input
+    from passionsr_trt.export.dqc import crops
+    from passionsr_trt.export.model import OneStepModel, folder_digest
+
+    files = calibration_files(arguments.images, arguments.limit)
+    if not arguments.model.is_dir():
+        raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    check_writable(arguments.output)
+    digest = folder_digest(arguments.model)
+    folder = arguments.calibration or find_calibration(arguments.cache, digest)
+    calibration = Calibration.load(folder)
+    if calibration.model_digest != digest:
+        raise UserError(f"{folder}: made for another model", f"expected one of {arguments.model}")
+    model = OneStepModel.load(arguments.model)
+    images = crops([load_input(path, model) for path in files], calibration.spec.seed, SENSITIVITY_CROP)
+    probe = sensitivity.Probe(build_parts(model), calibration, images)
+    report = probe.report()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "sensitivity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    sensitivity.draw(report, arguments.output / "sensitivity.png")
+    print(f"{report.psnr:.1f} dB to float with all {len(report.ports)} ports quantized; most sensitive:")
+    for entry in report.ports[:10]:
+        print(f"  {entry.port:<60} alone {entry.psnr_alone:5.1f} dB, float {entry.gain_if_float:+.2f} dB")
+    print(f"sensitivity.json and sensitivity.png in {arguments.output}")
+    if arguments.budget is not None:
+        kept, psnr = probe.within_budget([entry.port for entry in report.ports], arguments.budget)
+        chosen = [entry for entry in report.ports if entry.port in kept]
+        reduced = sensitivity.without(calibration, [site for entry in chosen for site in entry.sites])
+        reduced.save(arguments.output / "calibration")
+        (arguments.output / "spec.json").write_text(json.dumps(reduced.spec.to_json(), indent=1) + "\n")
+        share = sum(entry.macs_share for entry in chosen)
+        print(f"{len(kept)} ports float ({share:.1%} of the MACs): {psnr:.1f} dB")
+        print(f"calibration and spec.json in {arguments.output}; export with --calibration")
+    return 0

@@ -66,14 +66,14 @@ def learn_calibration(
     return Calibration(model.digest, spec, data_digest(files), tensors)
 
 
-def crops(images: list[Tensor], seed: int) -> list[Tensor]:
-    """One seeded crop of 256×256 pixels of every image, on multiples of 8."""
+def crops(images: list[Tensor], seed: int, crop: int = CROP) -> list[Tensor]:
+    """One seeded crop of crop×crop pixels of every image, on multiples of 8."""
     generator = torch.Generator().manual_seed(seed)
     result = []
     for image in images:
-        limits = [max(0, side - CROP) // 8 for side in image.shape[2:]]
+        limits = [max(0, side - crop) // 8 for side in image.shape[2:]]
         top, left = (8 * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits)
-        result.append(image[:, :, top : top + CROP, left : left + CROP].contiguous())
+        result.append(image[:, :, top : top + crop, left : left + crop].contiguous())
     return result
 
 

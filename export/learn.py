@@ -6,7 +6,7 @@ LET:  x̃ = (x − δ)/s,  W̃ = W·s,  B̃ = B + W·δ.
 
 Everything is learned relative to where it starts: log s, log u, and δ in units of its channel's span, so one
 learning rate fits tensors of every magnitude. While `following`, boundaries are not parameters: they follow
-the range of the transformed tensor, times the ratio their search found.
+the transformed range of what the search found worth covering.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ class LearnedPort(nn.Module):
     base_scale: Tensor
     base_shift: Tensor
     base_boundary: Tensor
-    ratio: Tensor
     following: Tensor
 
     def __init__(self, channels: int, codes: tuple[int, int], dims: int) -> None:
@@ -68,18 +67,14 @@ class LearnedPort(nn.Module):
             self.register_buffer(name, torch.zeros(channels))
         self.register_buffer("base_scale", torch.ones(channels))
         self.register_buffer("base_boundary", torch.ones(()))
-        self.register_buffer("ratio", torch.ones(()))
         self.register_buffer("following", torch.tensor(True))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.shift_spans = nn.Parameter(torch.zeros(channels))
         self.log_boundary = nn.Parameter(torch.zeros(()))
 
-    def begin(
-        self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor, ratio: float | Tensor
-    ) -> LearnedPort:
-        """lows, highs [C]: the observed range of each channel; scale [C] > 0; shift [C], all 0 for none."""
+    def begin(self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor) -> LearnedPort:
+        """lows, highs [C]: the range of each channel that is to be covered; scale [C] > 0; shift [C] or all 0."""
         self.lows, self.highs, self.base_scale, self.base_shift = lows, highs, scale, shift
-        self.ratio = torch.as_tensor(ratio, dtype=torch.float32)
         return self
 
     @property
@@ -100,7 +95,7 @@ class LearnedPort(nn.Module):
             return self.base_boundary * torch.exp(self.log_boundary)
         delta = self.delta()
         reach = torch.maximum(self.highs - delta, delta - self.lows)
-        return (reach / self.s()).amax().clamp_min(1e-6) * self.ratio
+        return (reach / self.s()).amax().clamp_min(1e-6)
 
     def freeze_boundary(self) -> None:
         """From now on u is a parameter that starts where it stands."""

@@ -1,7 +1,7 @@
 """Where learning starts: for every port alone, the LET and the boundary ratio of least output error.
 
 Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
-range, or none; u at a share of the full range. Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
+range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code). Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
 SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
 """
 
@@ -18,7 +18,7 @@ from passionsr_trt.export.spec import QuantSpec
 from torch import Tensor, nn
 
 ALPHAS = (None, 0.4, 0.7)
-RATIOS = (1.0, 0.8, 0.6)
+SHARES = (1.0, 0.85, 0.7, 0.55)
 Candidate = tuple[float | None, bool, float]  # α or None for s = 1, shifted, boundary's share of the range
 
 
@@ -43,32 +43,29 @@ class PortSearch:
         self.lows = low if self.lows is None else torch.minimum(self.lows, low)
         self.highs = high if self.highs is None else torch.maximum(self.highs, high)
 
-    def start(self, alpha: float | None, shifted: bool) -> tuple[Tensor, Tensor]:
-        """s [C] and δ [C] of a candidate."""
+    def begin(self, learner: LearnedPort, candidate: Candidate) -> LearnedPort:
+        """Start a learner at a candidate."""
+        alpha, shifted, share = candidate
         assert self.lows is not None and self.highs is not None
-        delta = (self.lows + self.highs) / 2 if shifted else torch.zeros_like(self.lows)
+        lows, highs = self.lows * share, self.highs * share
+        delta = (lows + highs) / 2 if shifted else torch.zeros_like(lows)
         if alpha is None:
-            return torch.ones_like(delta), delta
-        reach = torch.maximum(self.highs - delta, delta - self.lows).clamp_min(1e-5)
+            return learner.begin(lows, highs, torch.ones_like(delta), delta)
+        reach = torch.maximum(highs - delta, delta - lows).clamp_min(1e-5)
         weights = torch.stack([named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites])
         scale = reach**alpha / weights.amax(0).clamp_min(1e-5) ** (1 - alpha)
-        return scale / scale.log().mean().exp(), delta
+        return learner.begin(lows, highs, scale / scale.log().mean().exp(), delta)
 
     def candidates(self, spec: QuantSpec) -> list[Candidate]:
         if spec.method == "smoothquant":
             return [(spec.smooth_alpha, False, 1.0)]
         alphas = ALPHAS if spec.let_scale else (None,)
-        return list(itertools.product(alphas, (False, True) if self.may_shift else (False,), RATIOS))
+        return list(itertools.product(alphas, (False, True) if self.may_shift else (False,), SHARES))
 
     def learner(self, spec: QuantSpec) -> LearnedPort:
         """A learner of the port's shape that `begin` has still to start."""
         dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
         return LearnedPort(self.sites[0].site.in_channels, spec.activation_codes, dims)
-
-    def begin(self, learner: LearnedPort, candidate: Candidate) -> LearnedPort:
-        alpha, shifted, ratio = candidate
-        assert self.lows is not None and self.highs is not None
-        return learner.begin(self.lows, self.highs, *self.start(alpha, shifted), ratio)
 
     def try_all(self, x: Tensor, spec: QuantSpec) -> None:
         """Add every candidate's error on one input (already padded where the port pads)."""

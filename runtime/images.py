@@ -157,17 +157,3 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def check_writable(folder: Path) -> None:
-    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=folder)
-        os.close(handle)
-        Path(name).unlink()
-        for parent in missing:
-            parent.rmdir()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from passionsr_trt.engines.cli import whole
 from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.engines.manifest import check_writable
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
     SUFFIXES,
     WRITABLE,
     check_output,
-    check_writable,
     list_images,
     read_picture,
     save_image,

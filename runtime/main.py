@@ -17,6 +17,7 @@ COMMANDS = {
     "export": ("passionsr_trt.export.cli", "add_export", "model folder + calibration → ONNX bundle"),
     "build-engines": ("passionsr_trt.engines.cli", "add_build_engines", "ONNX bundle → engines"),
     "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
+    "sensitivity": ("passionsr_trt.export.cli", "add_sensitivity", "which sites cost the most, and a budget"),
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
     "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),

@@ -48,7 +48,7 @@ def test_the_gradient_of_x_is_one_inside_and_zero_outside() -> None:
 
 def test_a_following_boundary_covers_the_transformed_range() -> None:
     lows, highs = torch.tensor([0.0, -2.0]), torch.tensor([4.0, 2.0])
-    port = LearnedPort(2, (-128, 127), 4).begin(lows, highs, torch.tensor([1.0, 4.0]), (lows + highs) / 2, 1.0)
+    port = LearnedPort(2, (-128, 127), 4).begin(lows, highs, torch.tensor([1.0, 4.0]), (lows + highs) / 2)
     assert float(port.boundary().detach()) == 2.0
     x = torch.tensor([0.0, 4.0]).reshape(1, 1, 1, 2).expand(1, 2, 1, 2)
     assert float(port.transform(x).detach()[0, 0].abs().max()) == 2.0

@@ -1,0 +1,218 @@
+"""Which quantizer stays closest to the float model? Ours, our baselines and ablations, and the other tools.
+
+    python benchmarks/quality.py --model demo/model --calibration demo/calib/lr \
+        --test demo=demo/photos/lr:demo/photos/hr --peers-python PEERS/bin/python -o out/quality
+
+Everything but the quantizer is the same: the float model, the calibration crops, the excluded sites, the
+constraints (symmetric codes, activations per tensor, weights per output channel), the engine (OpenVINO INT8) and
+the test images. Metrics on 8-bit RGB, colour fix off, to the float output and to the originals.
+
+Each row is kept in OUTPUT/rows as soon as it is known; a second run does what is missing.
+--peers-python: an interpreter with `torch==2.13.0 nncf nvidia-modelopt[onnx]`; without it their rows are left out.
+--metrics: folder with the VGG16 and DISTS weights (benchmarks/dists.py); without it that column is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from passionsr_trt.engines.bundle import OnnxBundle
+from passionsr_trt.engines.manifest import sha256
+from passionsr_trt.runtime.benchmark import conditions, measure
+from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.images import read_picture
+from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
+from quality_images import TestSet
+from quality_methods import Method, methods
+from quality_report import write_report
+from tqdm import tqdm
+
+CROP = 64  # low-resolution pixels: 256 of the chain's input at ×4
+THREADS = 2
+
+
+class Workspace:
+    """Folders of one run, and the calibration crops and tensors that all methods share."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.root: Path = arguments.output
+        self.rows = self.root / "rows"
+        self.rows.mkdir(parents=True, exist_ok=True)
+        self.float_bundle = self.root / "float"
+        if not (self.float_bundle / "manifest.json").is_file():
+            command("export", arguments.model, "--float", "-o", self.float_bundle)
+
+    def crops(self, seed: int) -> Path:
+        """One seeded crop of every calibration image, as a folder of PNGs."""
+        folder = self.root / f"crops{seed}"
+        if not folder.is_dir():
+            folder.mkdir()
+            random = np.random.default_rng(seed)
+            files = sorted(self.arguments.calibration.iterdir())[: self.arguments.limit]
+            for path in files:
+                image = read_picture(path).rgb
+                left, top = (int(random.integers(0, max(1, side - CROP + 1))) for side in image.size)
+                image.crop((left, top, left + CROP, top + CROP)).save(folder / f"{path.stem}.png")
+        return folder
+
+    def tensors(self, seed: int) -> Path:
+        """What each part is fed by the float chain on the crops: PART.npz."""
+        folder = self.root / f"tensors{seed}"
+        if not folder.is_dir():
+            from passionsr_trt.export.data import load_input
+            from passionsr_trt.export.model import OneStepModel
+
+            model = OneStepModel.load(self.arguments.model)
+            bundle = OnnxBundle.load(self.float_bundle)
+            chain = Chain.from_onnx(bundle, THREADS)
+            stages = [chain.stages(load_input(path, model).numpy()) for path in sorted(self.crops(seed).iterdir())]
+            folder.mkdir()
+            for part in bundle.parts:
+                arrays = {str(index): stage[part.input.name] for index, stage in enumerate(stages)}
+                np.savez(folder / f"{part.name}.npz", **arrays)
+        return folder
+
+    def sites(self) -> dict[str, list[str]]:
+        """The sites that our default spec quantizes: the only ones any tool may touch."""
+        from passionsr_trt.export.calibrate import quantized_sites
+        from passionsr_trt.export.constants import build_parts
+        from passionsr_trt.export.model import OneStepModel
+        from passionsr_trt.export.spec import QuantSpec
+
+        parts = build_parts(OneStepModel.load(self.arguments.model))
+        return {
+            name: [named.name for named in quantized_sites(part, name, QuantSpec())]
+            for name, part in parts.items()
+        }
+
+
+def command(*words: object) -> None:
+    """One of our own commands in a process of its own."""
+    subprocess.run([sys.executable, "-m", "passionsr_trt.runtime.main", *map(str, words)], check=True)
+
+
+def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path) -> dict[str, Path]:
+    """Quantize the model by a method; returns the ONNX file of each part."""
+    if not method.peer:
+        spec = {**method.spec, "bits_weights": bits, "bits_activations": bits, "seed": seed}
+        path = folder / "spec.json"
+        path.write_text(json.dumps(spec))
+        cache = folder / "calibration"
+        model = work.arguments.model
+        command("calibrate", model, "--images", work.crops(seed), "--spec", path, "--cache", cache)
+        command("export", model, "--cache", cache, "-o", folder / "onnx")
+        bundle = OnnxBundle.load(folder / "onnx")
+        return {part.name: bundle.open(part) for part in bundle.parts}
+    worker = Path(__file__).with_name("peer_worker.py")
+    result = {}
+    bundle = OnnxBundle.load(work.float_bundle)
+    quantized = work.sites()
+    for part in bundle.parts:
+        sites = folder / f"{part.name}.json"
+        sites.write_text(json.dumps(quantized[part.name]))
+        result[part.name] = folder / f"{part.name}.onnx"
+        tensors = work.tensors(seed) / f"{part.name}.npz"
+        words = [method.peer, bundle.open(part), tensors, sites, result[part.name]]
+        with (folder / f"{part.name}.log").open("w") as log:
+            subprocess.run(
+                [work.arguments.peers_python, str(worker), *map(str, words)],
+                check=True,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+    return result
+
+
+def chain_of(files: dict[str, Path], work: Workspace, label: str) -> Chain:
+    model = OnnxBundle.load(work.float_bundle).model
+    return Chain(model, {name: OpenVINOEngine(path, None, THREADS) for name, path in files.items()}, label)
+
+
+def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSet) -> None:
+    """Quantize, build, measure, keep."""
+    name = f"{method.name}_{bits}_{seed}".replace(" ", "-").replace(",", "")
+    target = work.rows / f"{name}.json"
+    if target.is_file():
+        return
+    folder = work.root / "work" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    files = quantize(method, bits, seed, work, folder)
+    seconds = time.perf_counter() - started
+    chain = chain_of(files, work, method.name)
+    row: dict[str, Any] = {
+        "name": method.name,
+        "group": method.group,
+        "bits": bits,
+        "seed": seed,
+        "seconds_to_quantize": seconds,
+        "bytes": sum(path.stat().st_size for path in files.values()),
+        "hashes": {part: sha256(path) for part, path in files.items()},
+        "images": tests.measure(chain),
+    }
+    if not seed and bits == 8:
+        row["latency"] = latency(chain, chain_of(float_files(work), work, "float"))
+    target.with_suffix(".tmp").write_text(json.dumps(row, indent=1))
+    target.with_suffix(".tmp").replace(target)
+
+
+def float_files(work: Workspace) -> dict[str, Path]:
+    bundle = OnnxBundle.load(work.float_bundle)
+    return {part.name: bundle.open(part) for part in bundle.parts}
+
+
+def latency(chain: Chain, reference: Chain) -> dict[str, float]:
+    """Median seconds at 512×512, and the speed-up over the float chain, in alternating rounds."""
+    times = measure([chain, reference], (512, 512), 5)
+    own, other = (np.array(times[item.label]["chain"]) for item in (chain, reference))
+    return {"seconds": float(np.median(own)), "speedup": float(np.median(other / own))}
+
+
+def parse_test(text: str) -> tuple[str, Path, Path]:
+    name, _, folders = text.partition("=")
+    low, _, high = folders.partition(":")
+    if not (name and low and high):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=LOW_RES_FOLDER:ORIGINALS_FOLDER")
+    return name, Path(low), Path(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path, required=True, help="low-resolution images")
+    parser.add_argument("--limit", type=int, default=32, help="calibration images")
+    parser.add_argument("--test", type=parse_test, action="append", required=True, metavar="NAME=LR:HR")
+    parser.add_argument(
+        "--spec", type=Path, required=True, help="our learned spec, whose parts the ablations drop"
+    )
+    parser.add_argument("--peers-python")
+    parser.add_argument("--metrics", type=Path)
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6])
+    parser.add_argument("--seeds", type=int, default=3, help="of our method; the others run once")
+    parser.add_argument("--only", nargs="+", help="names of methods")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    work = Workspace(arguments)
+    tests = TestSet(arguments.test, chain_of(float_files(work), work, "float"), arguments.metrics)
+    chosen = methods(json.loads(arguments.spec.read_text()))
+    # every method once before the second seed of any
+    for seed, bits, method in itertools.product(range(arguments.seeds), arguments.bits, chosen):
+        skipped = bits not in method.bits or (method.peer and not arguments.peers_python)
+        if skipped or (arguments.only and method.name not in arguments.only) or (seed and not method.seeded):
+            continue
+        tqdm.write(f"{method.name}, {bits} bits, seed {seed}")
+        run_row(method, bits, seed, work, tests)
+    write_report(arguments.output, conditions((512, 512), THREADS, 5))
+
+
+if __name__ == "__main__":
+    main()
