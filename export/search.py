@@ -1,7 +1,8 @@
 """Where learning starts: for every port alone, the LET and the boundary ratio of least output error.
 
 Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
-range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code). Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
+range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code).
+Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
 SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
 """
 
