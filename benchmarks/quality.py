@@ -203,7 +203,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = Workspace(arguments)
     tests = TestSet(arguments.test, chain_of(float_files(work), work, "float"), arguments.metrics)
-    chosen = methods(json.loads(arguments.spec.read_text()))
+    chosen = methods(json.loads(arguments.spec.read_text()) if arguments.spec else {"method": "learned"})
     # every method once before the second seed of any
     for seed, bits, method in itertools.product(range(arguments.seeds), arguments.bits, chosen):
         skipped = bits not in method.bits or (method.peer and not arguments.peers_python)

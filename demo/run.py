@@ -37,7 +37,7 @@ def main() -> None:
     photos, originals = DEMO / "photos" / "lr", DEMO / "photos" / "hr"
     started = time.monotonic()
 
-    call("calibrate", model, "--images", DEMO / "calib" / "lr")
+    call("calibrate", model, "--images", DEMO / "calib" / "lr", "--method", "learned")
     call("export", model, "--float", "-o", out / "onnx" / "fp32")
     call("export", model, "-o", out / "onnx" / "int8")
     for kind in ("fp32", "int8"):

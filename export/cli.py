@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from passionsr_trt.engines.bundle import OnnxBundle, load_intact
 from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import MANIFEST, check_target, check_writable
+from passionsr_trt.export.spec import METHODS, QuantSpec
 
 CACHE = Path("calib_cache")
 SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are run
@@ -20,6 +22,12 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
     parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images")
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="how boundaries are found, in place of the spec's: range takes a minute or two; learned (LBQ, LET, "
+        "DQC) is the closest to the float model and takes several times as long",
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where calibrations are kept, by content")
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.add_argument(
@@ -37,9 +45,10 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.data import calibration_files, data_digest
     from passionsr_trt.export.dqc import learn_calibration
     from passionsr_trt.export.model import OneStepModel, folder_digest
-    from passionsr_trt.export.spec import QuantSpec
 
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
+    if arguments.method:
+        spec = replace(spec, method=arguments.method)
     files = calibration_files(arguments.images, arguments.limit)
     if not arguments.model.is_dir():
         raise UserError(f"{arguments.model}: no such folder", "expected a model folder")

@@ -120,7 +120,7 @@ class Probe:
         """
         self._check(ranking, target)
         low, high = 0, len(ranking)
-        reached = {high: float("inf")}
+        reached: dict[int, float] = {}
         attempt: Callable[[int], float] = lambda count: self.run(Mode.FAKE, Mode.FLOAT, ranking[:count])  # noqa: E731
         with tqdm(desc=f"budget {target:g} dB", unit="try") as progress:
             while low < high:
@@ -129,7 +129,7 @@ class Probe:
                 progress.set_postfix_str(f"{middle} float: {reached[middle]:.1f} dB")
                 progress.update()
                 low, high = (low, middle) if reached[middle] >= target else (middle + 1, high)
-        return ranking[:low], reached[low]
+        return ranking[:low], reached[low] if low in reached else attempt(low)
 
     def _check(self, ranking: list[str], target: float) -> None:
         unknown = [port for port in ranking if port not in self.ports]

@@ -12,6 +12,7 @@ from passionsr_trt.engines.errors import UserError
 
 SCHEMA_VERSION = 1
 OBSERVERS = ("minmax", "percentile", "dobi")
+METHODS = ("range", "smoothquant", "learned")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class QuantSpec:
     smooth_alpha: float = 0.5
     let_scale: bool = True
     shift: str = "all"
-    let_steps: int = 150
-    lbq_steps: int = 150
+    let_steps: int = 32
+    lbq_steps: int = 48
     staged: bool = True
     granularity: str = "module"
     accumulate: int = 1
@@ -65,7 +66,7 @@ class QuantSpec:
             ("activation_observer", OBSERVERS),
             ("weight_observer", OBSERVERS),
             ("weight_code_limit", (63, 127)),
-            ("method", ("range", "smoothquant", "learned")),
+            ("method", METHODS),
             ("granularity", ("module", "block")),
             ("shift", ("none", "free", "all")),
         ):

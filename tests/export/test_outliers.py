@@ -1,0 +1,88 @@
+"""The case LET exists for: a few channels of a norm's output far larger than the rest.
+
+γ and β of random channels are scaled by 30 and the columns of the linears that read them by 1/30. The float
+model stays the same; a quantizer without LET loses its codes to those channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from passionsr_trt.export.blocks import SpatialTransformer, TransformerBlock
+from passionsr_trt.export.calibrate import calibrate, run_chain
+from passionsr_trt.export.constants import Parts, build_parts, relative_error
+from passionsr_trt.export.data import calibration_files, load_input
+from passionsr_trt.export.dqc import crops, learn_calibration
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.sites import Mode, set_mode
+from passionsr_trt.export.spec import QuantSpec
+from torch import Tensor
+
+from tests.conftest import DEMO
+
+FACTOR = 30.0
+
+
+@torch.no_grad()
+def plant_outliers(parts: Parts) -> int:
+    """Scale one channel in sixteen of every norm that feeds linears alone; returns how many norms."""
+    generator = torch.Generator().manual_seed(7)
+    count = 0
+    for module in parts.unet.modules():
+        pairs = []
+        if isinstance(module, TransformerBlock):
+            attention = module.attn1
+            pairs = [
+                (module.norm1, [attention.to_q, attention.to_k, attention.to_v]),
+                (module.norm2, [module.attn2.to_q]),
+                (module.norm3, [module.ff.proj]),
+            ]
+        elif isinstance(module, SpatialTransformer):
+            pairs = [(module.norm, [module.proj_in])]
+        for norm, sites in pairs:
+            factor = torch.ones(norm.weight.shape[0])
+            factor[torch.randperm(len(factor), generator=generator)[: len(factor) // 16]] = FACTOR
+            norm.weight.mul_(factor)
+            norm.bias.mul_(factor)
+            for site in sites:
+                site.weight.div_(factor)
+            count += 1
+    return count
+
+
+def snr(model: OneStepModel, spec: QuantSpec, files: list[Path], planted: bool) -> float:
+    """Of the quantized UNet's output to the float one, in dB."""
+    parts = build_parts(model)
+    images = crops([load_input(path, model) for path in files], 0)
+    with torch.no_grad():
+        latent = parts.vae_encoder(images[0])
+        expected = parts.unet(latent)
+        if planted:
+            assert plant_outliers(parts) >= 4
+            assert relative_error(expected, parts.unet(latent)) < 1e-4, "the float model is the same"
+    make = calibrate if spec.method == "range" else learn_calibration
+    calibration = make(model, parts, spec, files)
+    with torch.no_grad():
+        calibration.apply(parts.unet, "unet", latent)
+        set_mode(parts.unet, Mode.FAKE)
+        found = parts.unet(latent)
+    return float(-20 * torch.log10(torch.linalg.norm(found - expected) / torch.linalg.norm(expected)))
+
+
+def test_let_absorbs_outlier_channels_and_minmax_does_not(small_model: Path) -> None:
+    model = OneStepModel.load(small_model)
+    files = calibration_files(DEMO / "calib" / "lr", 2)
+    let = QuantSpec(method="learned", shift="free", let_steps=8, lbq_steps=8)
+    minmax = QuantSpec(activation_observer="minmax")
+    assert snr(model, let, files, True) > snr(model, let, files, False) - 0.5
+    assert snr(model, minmax, files, True) < snr(model, minmax, files, False) - 3.0
+
+
+def test_the_chain_is_the_same_with_outliers(small_model: Path) -> None:
+    parts = build_parts(OneStepModel.load(small_model))
+    image: Tensor = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = run_chain(parts, image)
+        plant_outliers(parts)
+        assert relative_error(before, run_chain(parts, image)) < 1e-4

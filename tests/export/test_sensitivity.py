@@ -1,0 +1,84 @@
+"""The sensitivity report, its budget, and what the command leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.export.calibrate import calibrate
+from passionsr_trt.export.calibration import Calibration
+from passionsr_trt.export.constants import build_parts
+from passionsr_trt.export.data import calibration_files, load_input
+from passionsr_trt.export.dqc import crops, learn_calibration
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export.sensitivity import Probe, without
+from passionsr_trt.export.sites import Mode
+from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.runtime.main import main
+
+from tests.conftest import DEMO
+
+FILES = calibration_files(DEMO / "calib" / "lr", 2)
+
+
+@pytest.fixture(scope="module")
+def probe(small_model: Path) -> Probe:
+    model = OneStepModel.load(small_model)
+    spec = QuantSpec(method="learned", let_steps=0, lbq_steps=0, bits_weights=6, bits_activations=6)
+    parts = build_parts(model)
+    calibration = learn_calibration(model, parts, spec, FILES)
+    return Probe(parts, calibration, crops([load_input(FILES[0], model)], 0, 64))
+
+
+def test_the_extremes_are_the_float_and_the_quantized_chain(probe: Probe) -> None:
+    everything = list(probe.ports)
+    assert probe.run(Mode.FAKE, Mode.FLOAT, everything) > 100
+    quantized = probe.psnr(probe.fakes["out"])
+    assert probe.run(Mode.FLOAT, Mode.FAKE, everything) == pytest.approx(quantized, abs=1e-3)
+    assert probe.run(Mode.FAKE, Mode.FLOAT, []) == pytest.approx(quantized, abs=1e-3)
+    assert quantized < 60
+
+
+def test_a_budget_is_met_with_as_few_float_ports_as_the_ranking_allows(probe: Probe) -> None:
+    decoder = [port for port in probe.ports if port.startswith("vae_decoder")]
+    ranking = decoder + [port for port in probe.ports if port not in decoder]
+    quantized = probe.psnr(probe.fakes["out"])
+    kept, psnr = probe.within_budget(ranking, quantized + 1.0)
+    assert 0 < len(kept) < len(ranking) and psnr >= quantized + 1.0
+    assert probe.run(Mode.FAKE, Mode.FLOAT, kept[:-1]) < quantized + 1.0
+    assert probe.within_budget(ranking, quantized - 1.0)[0] == []
+    with pytest.raises(UserError, match="not a quantized port"):
+        probe.within_budget(["unet.nothing"], 40.0)
+
+
+def test_a_calibration_without_sites_exports_them_float(small_model: Path) -> None:
+    model = OneStepModel.load(small_model)
+    parts = build_parts(model)
+    whole = calibrate(model, parts, QuantSpec(), FILES[:1])
+    site = "vae_decoder.mid_block.resnets.0.conv1"
+    reduced = without(whole, [site])
+    assert reduced.key != whole.key and reduced.spec.exclude == (site,)
+    assert (
+        reduced.apply(parts.vae_decoder, "vae_decoder")
+        == sum(key.startswith("vae_decoder.") and key.endswith(".weight_scale") for key in whole.tensors) - 1
+    )
+    assert parts.vae_decoder.get_submodule(site.removeprefix("vae_decoder.")).weight_scale is None
+
+
+def test_the_command_writes_report_plot_and_calibration(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("passionsr_trt.export.cli.SENSITIVITY_CROP", 64)
+    images, cache, output = str(DEMO / "calib" / "lr"), str(tmp_path / "cache"), tmp_path / "out"
+    assert main(["calibrate", str(small_model), "--images", images, "--limit", "1", "--cache", cache]) == 0
+    words = ["sensitivity", str(small_model), "--images", images, "--limit", "1", "--cache", cache]
+    assert main([*words, "-o", str(output), "--budget", "200"]) == 0
+    report = json.loads((output / "sensitivity.json").read_text())
+    gains = [entry["gain_if_float"] for entry in report["ports"]]
+    assert gains == sorted(gains, reverse=True) and max(gains) > 0
+    assert sum(entry["macs_share"] for entry in report["ports"]) <= 1
+    assert (output / "sensitivity.png").stat().st_size > 10_000
+    assert len(Calibration.load(output / "calibration").tensors) == 0, "200 dB leaves nothing quantized"
+    assert "ports float" in capsys.readouterr().out
