@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -144,7 +145,8 @@ def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSe
     if target.is_file():
         return
     folder = work.root / "work" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     started = time.perf_counter()
     files = quantize(method, bits, seed, work, folder)
     seconds = time.perf_counter() - started
@@ -192,7 +194,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=32, help="calibration images")
     parser.add_argument("--test", type=parse_test, action="append", required=True, metavar="NAME=LR:HR")
     parser.add_argument(
-        "--spec", type=Path, required=True, help="our learned spec, whose parts the ablations drop"
+        "--spec", type=Path, help="our spec; without one the learned default. Ablations take from it"
     )
     parser.add_argument("--peers-python")
     parser.add_argument("--metrics", type=Path)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle, PartInfo, load_intact
 from passionsr_trt.engines.coverage import Coverage
 from passionsr_trt.engines.manifest import MANIFEST, atomic_folder, sha256
@@ -45,6 +50,7 @@ def build_engines(
             precision=bundle.precision,
             spec=bundle.spec,
             source=sha256(bundle.folder / MANIFEST),
+            key=engine_key(bundle, backend, target),
             parts=parts,
             coverage=coverage,
             proof={} if prove is None else prove(bundle),
@@ -54,13 +60,55 @@ def build_engines(
     return replace(engines, folder=output)
 
 
-def reusable(output: Path, bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> bool:
-    """True where `output` already holds undamaged engines of exactly this bundle, backend and target."""
+DECISIVE = {
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings",),
+}
+
+
+def engine_key(bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> dict[str, str]:
+    """Everything that decides what an engine is; equal keys, equal engines."""
+    found = versions()
+    decisive = ("passionsr-trt", *DECISIVE[backend])
+    return {
+        "ONNX bundle": sha256(bundle.folder / MANIFEST),
+        "backend": backend,
+        **{f"{name} version": found.get(name, "") for name in decisive},
+        **{name.replace("_", " "): str(value) for name, value in target.items()},
+    }
+
+
+def why_build(output: Path, bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> str | None:
+    """Why the engines in `output` will not do, in one phrase; None where they are undamaged and of this key."""
+    if not (output / MANIFEST).is_file():
+        return "nothing there yet"
     present = load_intact(EngineBundle, output)
     if present is None:
-        return False
-    same = (present.source, present.backend, present.target, present.versions)
-    return same == (sha256(bundle.folder / MANIFEST), backend, target, versions())
+        return "what is there is damaged"
+    wanted = engine_key(bundle, backend, target)
+    for name, value in wanted.items():
+        if present.key.get(name) != value:
+            if name == "ONNX bundle":
+                return "the ONNX bundle changed"
+            return f"{name} was {present.key.get(name) or 'not stated'}, now {value}"
+    return None
+
+
+@contextmanager
+def building(output: Path) -> Iterator[None]:
+    """One builder of an output folder at a time; a second one waits, then finds the engines built."""
+    name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"passionsr-trt-{getpass.getuser()}-{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{output}: another process is building it; waiting", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def versions() -> dict[str, str]:

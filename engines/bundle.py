@@ -92,6 +92,7 @@ class OnnxBundle:
 class EngineBundle:
     """Engines of the three parts for one backend. coverage: part → figures read from the built engine.
 
+    source: SHA-256 of the ONNX bundle's manifest; key: all that decides what the engines are (engines/build.py).
     proof: part → relative error to ONNX Runtime where the engines could be run when they were built.
     """
 
@@ -101,6 +102,7 @@ class EngineBundle:
     precision: str
     spec: dict[str, Any] | None
     source: str
+    key: dict[str, str]
     parts: list[PartInfo]
     coverage: dict[str, Any]
     proof: dict[str, float]

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.build import BuildPart, build_engines, reusable
+from passionsr_trt.engines.build import BuildPart, build_engines, building, engine_key, why_build
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.coverage import Coverage
 from passionsr_trt.engines.errors import UsageError, UserError
-from passionsr_trt.engines.manifest import check_target
+from passionsr_trt.engines.manifest import MANIFEST, check_digest, check_target
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,27 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workspace", type=whole(0), default=0, metavar="MIB", help="TensorRT: scratch limit, 0: none"
     )
+    parser.add_argument(
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        help="TensorRT: 0 builds fast, 5 searches longest; the builder's own where not given",
+    )
+    parser.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="TensorRT: kernel timings kept between builds (not RTX)"
+    )
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="TensorRT: also for newer minor versions; slower, and the engine carries host code",
+    )
+    parser.add_argument(
+        "--hardware-compatible",
+        action="store_true",
+        help="TensorRT: for every GPU from Ampere on; slower than an engine for one GPU",
+    )
+    parser.add_argument("--expect-digest", metavar="SHA256", help="refuse any other ONNX bundle than this one")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be built, and why; build nothing")
     parser.add_argument(
         "--require-int8", type=share, metavar="SHARE", help="fail when fewer sites run INT8 (0 to 1)"
     )
@@ -91,6 +112,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def run_build_engines(arguments: argparse.Namespace) -> int:
+    check_digest(arguments.bundle, arguments.expect_digest)
     bundle = OnnxBundle.load(arguments.bundle)
     check_target(arguments.output, "engine-bundle")
     prove: Callable[[OnnxBundle], dict[str, float]] | None
@@ -115,17 +137,41 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
             arguments.max_size,
             tuple(arguments.compute_capability),
             arguments.workspace,
+            arguments.optimization_level,
+            arguments.timing_cache,
+            arguments.version_compatible,
+            arguments.hardware_compatible,
         )
         build_part, target, prove = TensorRTBuilder(plan), plan.target(), None
-    if not arguments.force and reusable(arguments.output, bundle, arguments.backend, target):
-        print(f"{arguments.output}: engines of this bundle, backend and version are there already; reused")
-        engines = EngineBundle.load(arguments.output)
-    else:
-        engines = build_engines(bundle, arguments.output, arguments.backend, build_part, target, prove)
+    if arguments.dry_run:
+        print_plan(bundle, arguments, target)
+        return 0
+    with building(arguments.output):
+        reason = why_build(arguments.output, bundle, arguments.backend, target)
+        if reason is None and not arguments.force:
+            print(f"{arguments.output}: engines of this bundle, backend and version are there already; reused")
+            engines = EngineBundle.load(arguments.output)
+        else:
+            if (arguments.output / MANIFEST).is_file():
+                print(f"{arguments.output}: rebuilding: {reason or '--force'}")
+            engines = build_engines(bundle, arguments.output, arguments.backend, build_part, target, prove)
     for name, error in engines.proof.items():
         print(f"{name:<12} relative error to ONNX Runtime {error:.1e}")
     report_coverage(engines, arguments.require_int8)
     return 0
+
+
+def print_plan(bundle: OnnxBundle, arguments: argparse.Namespace, target: dict[str, Any]) -> None:
+    """--dry-run."""
+    reason = why_build(arguments.output, bundle, arguments.backend, target)
+    print(f"{arguments.output}: {'up to date' if reason is None else f'to build: {reason}'}")
+    for part in bundle.parts:
+        quantized = sum(site.quantized for site in part.sites)
+        size = bundle.open(part).stat().st_size / 1e6
+        shapes = f"{part.input.shape} → {part.output.shape}"
+        print(f"  {part.name:<12} {shapes}, {quantized} INT8 sites, {size:.1f} MB ONNX")
+    for name, value in engine_key(bundle, arguments.backend, target).items():
+        print(f"  {name}: {value}")
 
 
 def report_coverage(engines: EngineBundle, required: float | None) -> None:

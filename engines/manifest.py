@@ -148,6 +148,33 @@ def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
         raise
 
 
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; UserError where the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})", "expected room on the disk") from None
+
+
+def check_digest(folder: Path, expected: str | None) -> None:
+    """Refuse a bundle whose manifest is not the one the caller trusts; the manifest names every other digest."""
+    if expected is None:
+        return
+    path = folder / MANIFEST
+    found = sha256(path) if path.is_file() else "no manifest"
+    if found != expected.lower():
+        raise UserError(
+            f"{folder}: digest {found}", f"expected {expected}", "get the bundle from its source again"
+        )
+
+
 def check_writable(folder: Path) -> None:
     """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]

@@ -17,7 +17,10 @@ from typing import Any
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo, TensorInfo
 from passionsr_trt.engines.coverage import Coverage, measure
 from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.engines.gpu import jetson_model, target_name
 from passionsr_trt.engines.layer_log import parse_layers
+from passionsr_trt.engines.manifest import write_atomic
+from passionsr_trt.engines.tensorrt_features import explain, features, network_flags
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 INSTALL = {
@@ -32,6 +35,8 @@ class TensorRTPlan:
     """size: image height and width that the engine is tuned for (and fixed to, where min = opt = max).
 
     capabilities: compute capabilities to compile for (TensorRT-RTX only; empty: the GPU at hand).
+    workspace_mib: scratch limit, 0 for none. optimization_level: 0 to 5, None for the builder's own.
+    timing_cache: a file that is read, and added to, by TensorRT. version_compatible: the engine carries host code.
     """
 
     backend: str = "tensorrt-rtx"
@@ -40,6 +45,10 @@ class TensorRTPlan:
     max_size: tuple[int, int] | None = None
     capabilities: tuple[str, ...] = ()
     workspace_mib: int = 0
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
 
     def target(self) -> dict[str, Any]:
         """What the engine was built for, as the manifest records it."""
@@ -48,6 +57,11 @@ class TensorRTPlan:
             "min_size": list(self.min_size or self.size),
             "max_size": list(self.max_size or self.size),
             "compute_capabilities": list(self.capabilities),
+            "workspace_mib": self.workspace_mib,
+            "optimization_level": self.optimization_level,
+            "version_compatible": self.version_compatible,
+            "hardware_compatible": self.hardware_compatible,
+            **({} if self.capabilities else target_name()),
         }
 
 
@@ -92,23 +106,27 @@ class TensorRTBuilder:
             raise UsageError(
                 f"sizes {smallest}, {plan.size}, {largest}", "expected --min-size ≤ --size ≤ --max-size"
             )
+        self.features = features(plan.backend, self.trt.__version__, jetson_model() is not None)
+        if plan.capabilities:
+            self.features.require("foreign_capabilities", "--compute-capability")
+        for wanted, name, option in (
+            (plan.timing_cache is not None, "timing_cache", "--timing-cache"),
+            (plan.version_compatible, "version_compatible", "--version-compatible"),
+            (plan.hardware_compatible, "hardware_compatible", "--hardware-compatible"),
+        ):
+            if wanted:
+                self.features.require(name, option)
+        for capability in plan.capabilities:
+            if capability not in RTX_CAPABILITIES:
+                raise UserError(
+                    f"compute capability {capability} is not one TensorRT-RTX compiles for",
+                    f"expected some of {', '.join(RTX_CAPABILITIES)}",
+                )
         if not plan.capabilities and not has_driver():
             raise UserError(
                 "no NVIDIA driver here, so no GPU to build for",
                 "expected the GPU generation",
                 "name it with --compute-capability (tensorrt-rtx only)",
-            )
-        if plan.backend == "tensorrt-rtx":
-            for capability in plan.capabilities:
-                if capability not in RTX_CAPABILITIES:
-                    raise UserError(
-                        f"compute capability {capability} is not one TensorRT-RTX compiles for",
-                        f"expected some of {', '.join(RTX_CAPABILITIES)}",
-                    )
-        elif plan.capabilities:
-            raise UserError(
-                "TensorRT builds for the GPU at hand",
-                "expected no --compute-capability with --backend tensorrt",
             )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
@@ -130,20 +148,15 @@ class TensorRTBuilder:
     def _serialize(self, bundle: OnnxBundle, part: PartInfo, logger: Any) -> bytes:
         trt = self.trt
         builder = trt.Builder(logger)
-        network = builder.create_network(_network_flags(trt))
+        network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(bundle.open(part))):
-            problem = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-            raise UserError(f"{part.name}: the ONNX parser refused the graph ({problem.splitlines()[0]})")
+            problems = [parser.get_error(index).desc().splitlines()[0] for index in range(parser.num_errors)]
+            fact, expected, hint = explain(problems, 0)
+            raise UserError(f"{part.name}: the ONNX parser refused the graph: {fact}", expected, hint)
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if self.plan.workspace_mib:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.plan.workspace_mib << 20)
-        if self.plan.capabilities:
-            config.num_compute_capabilities = len(self.plan.capabilities)
-            for index, capability in enumerate(self.plan.capabilities):
-                name = f"SM{capability.replace('.', '')}"
-                config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+        self._configure(config)
         if any(isinstance(size, str) for size in part.input.shape):
             profile = builder.create_optimization_profile()
             plan = self.plan
@@ -152,15 +165,31 @@ class TensorRTBuilder:
             config.add_optimization_profile(profile)
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
-            reason = logger.errors[-1] if logger.errors else "no reason given"
-            raise UserError(f"{part.name}: {self.plan.backend} could not build the engine ({reason})")
+            fact, expected, hint = explain(logger.errors, self.plan.workspace_mib)
+            raise UserError(f"{part.name}: {self.plan.backend} could not build the engine: {fact}", expected, hint)
+        if self.plan.timing_cache is not None:
+            write_atomic(self.plan.timing_cache, bytes(config.get_timing_cache().serialize()))
         return bytes(serialized)
 
-
-def _network_flags(trt: Any) -> int:
-    """11.x has strongly typed networks only and may drop the flag; 10.x and RTX ask for it."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
+    def _configure(self, config: Any) -> None:
+        """The plan's limits and flags."""
+        trt, plan = self.trt, self.plan
+        if plan.workspace_mib:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
+        if plan.optimization_level is not None:
+            config.builder_optimization_level = plan.optimization_level
+        if plan.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if plan.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if plan.timing_cache is not None:
+            known = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
+            config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+        if plan.capabilities:
+            config.num_compute_capabilities = len(plan.capabilities)
+            for index, capability in enumerate(plan.capabilities):
+                name = f"SM{capability.replace('.', '')}"
+                config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
 
 
 def static_shape(tensor: TensorInfo, size: tuple[int, int]) -> tuple[int, ...]:

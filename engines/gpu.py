@@ -1,0 +1,69 @@
+"""Which NVIDIA GPU is here, without any CUDA library: nvidia-smi, or the device tree of a Jetson."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+QUERY = "--query-gpu=name,compute_cap,memory.total,driver_version"
+DEVICE_TREE = Path("/proc/device-tree/model")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """capability: `8.9`; memory in MiB. Empty or 0 where the driver does not tell (Jetsons share the memory)."""
+
+    name: str
+    capability: str
+    memory_mib: int
+    driver: str
+
+
+def parse_gpus(text: str) -> list[Gpu]:
+    """nvidia-smi's CSV without header or units, a line a GPU; `[N/A]` stands for unknown."""
+    found = []
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != 4:
+            continue
+        name, capability, memory, driver = ("" if field.startswith("[") else field for field in fields)
+        found.append(Gpu(name, capability, int(memory) if memory.isdigit() else 0, driver))
+    return found
+
+
+def gpus() -> list[Gpu]:
+    """All GPUs that the driver shows; empty without a driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        result = subprocess.run(
+            [program, QUERY, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return parse_gpus(result.stdout)
+
+
+def jetson_model() -> str | None:
+    """`NVIDIA Jetson AGX Orin …`, or None elsewhere."""
+    try:
+        name = DEVICE_TREE.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    except OSError:
+        return None
+    return name if "Jetson" in name else None
+
+
+def target_name() -> dict[str, str]:
+    """What an engine that is built for the GPU at hand is tied to."""
+    jetson = jetson_model()
+    first = next(iter(gpus()), None)
+    if first is None:
+        return {"gpu": jetson or ""}
+    return {"gpu": jetson or first.name, "capability": first.capability}

@@ -1,0 +1,81 @@
+"""What TensorRT's versions and platforms can do, failures in plain words, and the real builder's flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.gpu import Gpu, parse_gpus
+from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
+from passionsr_trt.engines.tensorrt_features import explain, features
+from passionsr_trt.runtime.main import main
+
+from tests.conftest import Built
+
+
+def test_platforms_differ_in_one_table() -> None:
+    jetson = features("tensorrt", "10.3.0", jetson=True)
+    assert jetson.timing_cache and jetson.version_compatible and not jetson.hardware_compatible
+    assert features("tensorrt", "11.4.1", jetson=False).hardware_compatible
+    rtx = features("tensorrt-rtx", "1.7.1", jetson=False)
+    assert rtx.foreign_capabilities and not rtx.timing_cache
+    with pytest.raises(UserError, match=r"TensorRT 8\.6\.1 is too old"):
+        features("tensorrt", "8.6.1", jetson=False)
+    with pytest.raises(UserError, match=r"TensorRT 10\.3\.0 on JetPack does not"):
+        jetson.require("hardware_compatible", "--hardware-compatible")
+
+
+def test_out_of_memory_is_called_so_even_where_it_comes_as_a_missing_kernel() -> None:
+    missing = "Error Code 10: Could not find any implementation for node {ForeignNode[unet.a]}."
+    fact, _expected, hint = explain(["[virtualMemoryBuffer] OutOfMemory (requested 12 GiB)", missing], 0)
+    assert fact.startswith("ran out of memory (the GPU's memory)") and "--workspace" in hint
+    assert explain([missing], 64)[0].startswith("ran out of memory (--workspace 64 MiB)")
+    assert explain([missing], 0)[0] == missing
+    fact, expected, _hint = explain(["No importer registered for op: GroupNormalization"], 0)
+    assert "GroupNormalization" in fact and "operators" in expected
+    assert explain([], 0)[0] == "no reason given"
+
+
+def test_nvidia_smi_is_read() -> None:
+    text = "NVIDIA GeForce RTX 4090, 8.9, 24564, 570.86.10\nOrin (nvgpu), 8.7, [N/A], 540.4.0\nnonsense\n"
+    assert parse_gpus(text) == [
+        Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10"),
+        Gpu("Orin (nvgpu)", "8.7", 0, "540.4.0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"timing_cache": Path("cache")}, "--timing-cache: TensorRT-RTX"),
+        ({"version_compatible": True}, "--version-compatible: TensorRT-RTX"),
+        ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX"),
+    ],
+)
+def test_what_rtx_lacks_is_refused_before_the_build(plan: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), **plan))  # type: ignore[arg-type]
+
+
+def test_the_real_builder_takes_every_other_flag(small: Built, tmp_path: Path) -> None:
+    words = ["build-engines", str(small.onnx_int8), "-o", str(tmp_path), "--backend", "tensorrt-rtx"]
+    words += ["--compute-capability", "8.9", "--optimization-level", "1", "--workspace", "512"]
+    assert main([*words, "--size", "128x128", "--require-int8", "1.0"]) == 0
+
+
+def test_a_graph_that_is_no_graph_is_named(small: Built, tmp_path: Path) -> None:
+    from passionsr_trt.engines.bundle import OnnxBundle
+
+    bundle = OnnxBundle.load(small.onnx_int8)
+    builder = TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), size=(128, 128), min_size=(64, 64)))
+    part = bundle.part("unet")
+    broken = tmp_path / "unet.onnx"
+    broken.write_bytes(b"not a graph")
+
+    class Broken:
+        def open(self, _part: object) -> Path:
+            return broken
+
+    with pytest.raises(UserError, match="the ONNX parser refused the graph"):
+        builder(Broken(), part, tmp_path)  # type: ignore[arg-type]
