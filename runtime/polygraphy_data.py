@@ -1,0 +1,52 @@
+"""A data loader script for polygraphy: what one part really sees, not random numbers.
+
+    export PASSIONSR_FLOAT=out/onnx/fp32 PASSIONSR_IMAGES=photos PASSIONSR_PART=unet
+    polygraphy run out/onnx/fp32/unet.onnx --onnxrt --data-loader-script runtime/polygraphy_data.py \
+        --save-outputs unet.json
+    polygraphy run out/onnx/int8/unet.onnx --onnxrt --data-loader-script runtime/polygraphy_data.py \
+        --load-outputs unet.json --compare snr
+    polygraphy run out/engines/trt/unet.engine --trt --data-loader-script runtime/polygraphy_data.py \
+        --load-outputs unet.json --compare snr
+
+PASSIONSR_FLOAT: a float ONNX bundle, run under ONNX Runtime as far as the part. PASSIONSR_IMAGES: low-resolution
+images, a file or a folder. PASSIONSR_PART: vae_encoder, unet or vae_decoder. PASSIONSR_LIMIT: images, default 2.
+PASSIONSR_SIZE: for an engine of one size, the square that the enlargement is mirrored out or cut to, e.g. 512.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from passionsr_trt.engines.bundle import PART_NAMES, OnnxBundle
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.images import list_images, pad_to_multiple, read_picture, to_array, upscale
+
+
+def load_data() -> Iterator[dict[str, np.ndarray]]:
+    """One feed an image: the part's input by name, float32 [1, C, H, W]."""
+    part_name = _setting("PASSIONSR_PART")
+    if part_name not in PART_NAMES:
+        raise UserError(f"PASSIONSR_PART is {part_name!r}", f"expected one of {', '.join(PART_NAMES)}")
+    bundle = OnnxBundle.load(Path(_setting("PASSIONSR_FLOAT")))
+    name = bundle.part(part_name).input.name
+    side = int(os.environ.get("PASSIONSR_SIZE", "0"))
+    chain = Chain.from_onnx(bundle)
+    for path in list_images([Path(_setting("PASSIONSR_IMAGES"))])[: int(os.environ.get("PASSIONSR_LIMIT", "2"))]:
+        source = to_array(upscale(read_picture(path).rgb, bundle.model.upscale))
+        if side:
+            source = (
+                np.resize(source, (3, side, side)) if min(source.shape[1:]) < side else source[:, :side, :side]
+            )
+        tensors = chain.stages(pad_to_multiple(source, bundle.model.multiple)[None])
+        yield {name: tensors[name]}
+
+
+def _setting(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise UserError(f"{name} is not set", "expected it in the environment", "see the head of this script")
+    return value
