@@ -7,8 +7,12 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from pathlib import Path
 
+from passionsr_trt.engines.build import versions
+from passionsr_trt.engines.gpu import gpus, jetson_model
 from passionsr_trt.engines.tensorrt_builder import has_driver
+from passionsr_trt.runtime.benchmark import cpu_name
 
 # package: (module, extra, what it is for)
 PACKAGES = {
@@ -28,32 +32,104 @@ PACKAGES = {
 
 
 def run_doctor(_arguments: argparse.Namespace) -> int:
-    """Print one line a finding; the exit code is 0 when engines can be run here."""
-    print(
-        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    )
-    missing: dict[str, str] = {}
-    for package, (module, extra, purpose) in PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
-            missing[package] = extra
-            print(f"  missing   {package:<28} {purpose}: pip install passionsr-trt[{extra}]")
-        else:
-            try:
-                version = importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                version = "version unknown"
-            print(f"  {'found':<9} {package:<28} {purpose} ({version})")
-    runs_here = "openvino" not in missing
-    if runs_here:
-        from passionsr_trt.engines.cpu import openvino_int8_exact
-
-        if openvino_int8_exact(127):
-            print("  CPU INT8: exact with full-range weights")
-        elif openvino_int8_exact(63):
-            print('  CPU INT8: saturates (no VNNI); calibrate with "weight_code_limit": 63, or use float engines')
-        else:
-            runs_here = False
-            print("  CPU INT8: not exact even with ±63 codes; use float engines")
-    driver = "found" if has_driver() else "none; TensorRT-RTX can still compile with --compute-capability"
-    print(f"  NVIDIA driver: {driver}")
+    """Print one line a finding, what can be done here, and what to install; 0 when engines can be run here."""
+    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    print(f"  CPU       {cpu_name()}, {os.cpu_count()} cores{cpu_features()}")
+    memory = memory_gib()
+    if memory:
+        print(f"  memory    {memory[0]:.1f} GiB, {memory[1]:.1f} GiB free")
+    jetson, found_gpus = jetson_model(), gpus()
+    if jetson:
+        print(f"  Jetson    {jetson}{jetpack()}")
+    for gpu in found_gpus:
+        print(f"  GPU       {gpu.name}, SM {gpu.capability}, {gpu.memory_mib} MiB, driver {gpu.driver}")
+    if not found_gpus and not jetson:
+        print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
+    useless = () if found_gpus and not jetson else ("tensorrt",)  # a Jetson has JetPack's own
+    missing = [extra for extra in check_packages().values() if extra and extra not in useless]
+    runs_here = cpu_runs() if "openvino" in versions() else False
+    print_targets(runs_here, bool(found_gpus) or jetson is not None)
+    if missing:
+        extras = ",".join(dict.fromkeys(missing))
+        print(f"to add everything that is missing: pip install 'passionsr-trt[{extras}]'")
     return 0 if runs_here else 1
+
+
+def check_packages() -> dict[str, str]:
+    """Print a line a package; returns the extra of each one that is missing, "" for the others."""
+    result = {}
+    for package, (module, extra, purpose) in PACKAGES.items():
+        absent = importlib.util.find_spec(module) is None
+        result[package] = extra if absent else ""
+        if absent:
+            print(f"  missing   {package:<28} {purpose}: pip install passionsr-trt[{extra}]")
+            continue
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "version unknown"
+        print(f"  {'found':<9} {package:<28} {purpose} ({version})")
+    return result
+
+
+def cpu_runs() -> bool:
+    """Print how this CPU computes INT8; True where it does so exactly with some range of weight codes."""
+    from passionsr_trt.engines.cpu import openvino_int8_exact
+
+    if openvino_int8_exact(127):
+        print("  CPU INT8: exact with full-range weights")
+    elif openvino_int8_exact(63):
+        print('  CPU INT8: saturates (no VNNI); calibrate with "weight_code_limit": 63, or use float engines')
+    else:
+        print("  CPU INT8: not exact even with ±63 codes; use float engines")
+        return False
+    return True
+
+
+def print_targets(cpu: bool, gpu: bool) -> None:
+    """What can be built and run here."""
+    found = versions()
+    rows = {
+        "openvino": (cpu, cpu),
+        "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings" in found, False),
+        "tensorrt": ("tensorrt" in found and gpu, False),
+    }
+    for backend, (builds, runs) in rows.items():
+        print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")
+
+
+def cpu_features() -> str:
+    """The INT8-relevant instruction sets, where the system lists them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    names = {
+        "avx2": "AVX2",
+        "avx512f": "AVX-512",
+        "avx512_vnni": "VNNI",
+        "avx_vnni": "AVX-VNNI",
+        "amx_int8": "AMX",
+    }
+    shown = [label for flag, label in names.items() if flag in flags]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def memory_gib() -> tuple[float, float] | None:
+    """Total and free memory of the machine in GiB, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    values = {line.split(":")[0]: int(line.split()[1]) / 2**20 for line in lines if line.endswith("kB")}
+    return values["MemTotal"], values["MemAvailable"]
+
+
+def jetpack() -> str:
+    """`, L4T R36.4` from the release file of a Jetson."""
+    try:
+        words = Path("/etc/nv_tegra_release").read_text(encoding="utf-8").replace(",", "").split()
+    except OSError:
+        return ""
+    return f", L4T {words[1]}.{words[words.index('REVISION:') + 1]}" if "REVISION:" in words else ""

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from passionsr_trt.engines.gpu import Gpu
+from passionsr_trt.runtime import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,4 +79,17 @@ def test_folders_of_the_wrong_kind_are_told_apart(tmp_path: Path, capsys: pytest
 
 def test_doctor_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    assert "CPU INT8" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "CPU INT8" in printed and "openvino       build: yes  run: yes" in printed
+
+
+def test_doctor_reads_gpus_and_jetsons(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")
+    monkeypatch.setattr(doctor, "gpus", lambda: [gpu])
+    monkeypatch.setattr(doctor, "jetson_model", lambda: "NVIDIA Jetson AGX Orin")
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "RTX 4090, SM 8.9, 24564 MiB" in printed and "Jetson    NVIDIA Jetson AGX Orin" in printed
+    assert "to add everything" not in printed, "a Jetson has TensorRT from JetPack, never from pip"
