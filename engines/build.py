@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import importlib.metadata
+import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -99,7 +99,9 @@ def why_build(output: Path, bundle: OnnxBundle, backend: str, target: dict[str, 
 def building(output: Path) -> Iterator[None]:
     """One builder of an output folder at a time; a second one waits, then finds the engines built."""
     name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"passionsr-trt-{getpass.getuser()}-{name}.lock")
+    # a container's user may have no name
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    lock = FileLock(Path(tempfile.gettempdir()) / f"passionsr-trt-{user}-{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

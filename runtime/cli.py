@@ -12,7 +12,9 @@ __all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer"]
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, help="low-resolution images, or folders of them")
+    parser.add_argument(
+        "images", nargs="+", type=Path, help="low-resolution images, or folders of them (not their sub-folders)"
+    )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
     parser.add_argument("--engines", type=Path, required=True, help="engines under test")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and pictures")

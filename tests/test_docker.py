@@ -1,0 +1,63 @@
+"""The images' entry point, and that every file they copy is there. The images themselves are not built here."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the entry point is a POSIX shell script")
+ENTRYPOINT = ROOT / "docker" / "entrypoint.sh"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> object:
+    """Run the entry point with a `passionsr-trt` that prints its arguments."""
+    program = tmp_path / "passionsr-trt"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    program.chmod(0o755)
+
+    def call(*words: str, backend: str = "tensorrt") -> list[str]:
+        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PASSIONSR_BACKEND": backend}
+        result = subprocess.run(
+            [str(ENTRYPOINT), *words], env=variables, capture_output=True, text=True, check=True
+        )
+        return result.stdout.splitlines()
+
+    return call
+
+
+def test_a_bundle_alone_is_built_beside_itself(run: object) -> None:
+    assert callable(run)
+    engines = ["build-engines", "/work/my bundle/", "--backend", "tensorrt", "-o", "/work/my bundle-engines"]
+    assert run("/work/my bundle/") == engines
+    assert run("/b", "-o", "/e", "--backend=openvino") == ["build-engines", "/b", "-o", "/e", "--backend=openvino"]
+    assert run("/b", "--output=/e") == ["build-engines", "/b", "--output=/e", "--backend", "tensorrt"]
+
+
+def test_subcommands_pass_through(run: object) -> None:
+    assert callable(run)
+    assert run("infer", "a.png", "-o", "out") == ["infer", "a.png", "-o", "out"]
+    assert run() == ["build-engines", "--help"]
+    from passionsr_trt.runtime.main import COMMANDS
+
+    for command in COMMANDS:
+        assert run(command, "x") == [command, "x"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docker").glob("Dockerfile*")), ids=lambda path: path.name)
+def test_what_an_image_copies_is_there_and_not_ignored(path: Path) -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", path.read_text(), re.MULTILINE)
+    sources = [source for line in copied for source in line.split()]
+    assert {"export", "engines", "runtime", "setup.cfg"} <= set(sources)
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert not any(fnmatch.fnmatch(source, pattern) for pattern in ignored), source
