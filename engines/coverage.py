@@ -30,7 +30,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Coverage:
-    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part."""
+    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
+
+    conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
+    """
 
     sites_int8: int
     sites_quantized: int
@@ -38,6 +41,7 @@ class Coverage:
     kernels: dict[str, int] = field(default_factory=dict)
     bytes_moved: int = 0
     float_sites: list[str] = field(default_factory=list)
+    conversions: list[str] = field(default_factory=list)
 
     def line(self, part: str) -> str:
         if not self.sites_quantized:
@@ -45,7 +49,8 @@ class Coverage:
         sites = f"{self.sites_int8}/{self.sites_quantized}"
         moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
         kernels = sum(self.kernels.values())
-        return f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}"
+        only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
+        return f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}"
 
 
 def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
@@ -68,7 +73,14 @@ def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[s
         kernels=dict(kinds.most_common()),
         bytes_moved=sum(layer.bytes_moved for layer in layers),
         float_sites=[site.name for site in quantized if not int8[site.name]],
+        conversions=[layer.name for layer in layers if layer.names and all(map(_converts, layer.names))],
     )
+
+
+def _converts(node: str) -> bool:
+    """True for the ONNX node of a Q, DQ or Cast: `SITE/input/QuantizeLinear`, `node_Cast_12`."""
+    last = node.rsplit("/", 1)[-1]
+    return last in ("QuantizeLinear", "DequantizeLinear") or "cast" in last.lower()
 
 
 NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}

@@ -128,8 +128,11 @@ def learning(
     found = absorbers(part)
     searches = []
     for port_name, sites in group_ports(quantized_sites(part, name, spec)).items():
-        free = may_shift_for_free(sites[0].site.port, sites[0].site, found)
-        searches.append(PortSearch(port_name, sites, spec.shift == "all" or (spec.shift == "free" and free)))
+        site, explicit = sites[0].site, spec.allows_explicit(port_name)
+        may_scale = spec.let_scale and (explicit or site.port in found)
+        wanted = spec.shift == "all" and explicit
+        may_shift = wanted or (spec.shift != "none" and may_shift_for_free(site.port, site, found))
+        searches.append(PortSearch(port_name, sites, may_scale, may_shift))
     paddings = [(getattr(search.sites[0].site, "pads", ()), search.port.pads) for search in searches]
     try:
         for search in searches:

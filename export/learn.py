@@ -59,9 +59,10 @@ class LearnedPort(nn.Module):
     base_boundary: Tensor
     following: Tensor
 
-    def __init__(self, channels: int, codes: tuple[int, int], dims: int) -> None:
+    def __init__(self, channels: int, codes: tuple[int, int], dims: int, may_scale: bool = True) -> None:
         super().__init__()
         self.low, self.high = codes
+        self.may_scale = may_scale
         self.shape = [1, -1, 1, 1] if dims == 4 else [-1]
         for name in ("lows", "highs", "base_shift"):
             self.register_buffer(name, torch.zeros(channels))

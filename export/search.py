@@ -29,6 +29,7 @@ class PortSearch:
 
     name: str
     sites: list[NamedSite]
+    may_scale: bool
     may_shift: bool
     lows: Tensor | None = None
     highs: Tensor | None = None
@@ -59,14 +60,14 @@ class PortSearch:
 
     def candidates(self, spec: QuantSpec) -> list[Candidate]:
         if spec.method == "smoothquant":
-            return [(spec.smooth_alpha, False, 1.0)]
-        alphas = ALPHAS if spec.let_scale else (None,)
+            return [(spec.smooth_alpha if self.may_scale else None, False, 1.0)]
+        alphas = ALPHAS if self.may_scale else (None,)
         return list(itertools.product(alphas, (False, True) if self.may_shift else (False,), SHARES))
 
     def learner(self, spec: QuantSpec) -> LearnedPort:
         """A learner of the port's shape that `begin` has still to start."""
         dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
-        return LearnedPort(self.sites[0].site.in_channels, spec.activation_codes, dims)
+        return LearnedPort(self.sites[0].site.in_channels, spec.activation_codes, dims, self.may_scale)
 
     def try_all(self, x: Tensor, spec: QuantSpec) -> None:
         """Add every candidate's error on one input (already padded where the port pads)."""

@@ -32,6 +32,7 @@ class QuantSpec:
     smooth_alpha and takes full ranges; `learned` runs DQC (export/dqc.py), for which
     let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
     (elsewhere an Add, and a Pad in front of a padded convolution);
+    explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
@@ -51,6 +52,7 @@ class QuantSpec:
     smooth_alpha: float = 0.5
     let_scale: bool = True
     shift: str = "all"
+    explicit: tuple[str, ...] = ("*",)
     let_steps: int = 32
     lbq_steps: int = 48
     staged: bool = True
@@ -98,8 +100,12 @@ class QuantSpec:
     def excludes(self, site: str) -> bool:
         return any(fnmatch.fnmatchcase(site, pattern) for pattern in self.exclude)
 
+    def allows_explicit(self, port: str) -> bool:
+        return any(fnmatch.fnmatchcase(port, pattern) for pattern in self.explicit)
+
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), "exclude": list(self.exclude)}
+        lists = {"exclude": list(self.exclude), "explicit": list(self.explicit)}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), **lists}
 
     @classmethod
     def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:
@@ -123,10 +129,10 @@ class QuantSpec:
             kind = kinds.get(types[key], list)
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise UserError(f"{source}: {key} is {value!r}", f"expected {types[key]}")
-        if "exclude" in values:
-            if not all(isinstance(pattern, str) for pattern in values["exclude"]):
-                raise UserError(f"{source}: exclude holds something that is not a string", "expected patterns")
-            values["exclude"] = tuple(values["exclude"])
+        for key in {"exclude", "explicit"} & values.keys():
+            if not all(isinstance(pattern, str) for pattern in values[key]):
+                raise UserError(f"{source}: {key} holds something that is not a string", "expected patterns")
+            values[key] = tuple(values[key])
         return cls(**values)
 
     @classmethod

@@ -42,7 +42,7 @@ def stages(spec: QuantSpec) -> list[Stage]:
 
     def let(module: nn.Module) -> list[nn.Parameter]:
         ports = learned_ports(module)
-        found = [port.log_scale for port in ports if spec.let_scale]
+        found = [port.log_scale for port in ports if port.may_scale]
         return found + [port.shift_spans for port in ports if port.shifted]
 
     if not spec.staged:

@@ -42,6 +42,18 @@ def test_coverage_counts_sites_and_macs() -> None:
     assert coverage.macs_share == pytest.approx(0.1) and coverage.float_sites == ["unet.b"]
 
 
+def test_layers_that_only_convert_are_counted() -> None:
+    layers = [
+        Layer("a", "gemm", True, ("unet.a", "unet.a/input/DequantizeLinear")),
+        Layer("b", "kgen", False, ("unet.a/input/QuantizeLinear",)),
+        Layer("c", "kgen", False, ("unet.a/input/QuantizeLinear", "node_silu")),
+        Layer("d", "kgen", False, ("node__to_copy_cast_3",)),
+        Layer("e", "kgen", False),
+    ]
+    coverage = measure([site("unet.a")], layers, Counter(kgen=4, gemm=1))
+    assert coverage.conversions == ["b", "d"] and "2 of them only convert" in coverage.line("unet")
+
+
 def test_a_site_in_no_layer_is_an_error() -> None:
     with pytest.raises(UserError, match=r"unet\.lost: not found"):
         measure([site("unet.lost")], [Layer("x", "gemm", True, ("unet.a",))], Counter())

@@ -1,0 +1,65 @@
+"""Peak memory of learned calibration: a part at a time, with recomputed activations, block by block.
+
+    python benchmarks/calibration_memory.py --model demo/model --images demo/calib/lr
+
+Each in a process of its own, few steps: memory does not depend on their number. `model`: the process with the
+model loaded and nothing learned, which every row contains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LOAD = """
+import sys
+from pathlib import Path
+from passionsr_trt.export.constants import build_parts
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.export import dqc
+build_parts(OneStepModel.load(Path(sys.argv[1])))
+"""
+
+
+def peak_mib(command: list[str]) -> float:
+    """Peak resident memory of a command."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"error: {command[3]} failed")
+    return usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=4)
+    arguments = parser.parse_args()
+    base = peak_mib([sys.executable, "-c", LOAD, str(arguments.model)])
+    print(f"{'model':<24}{base:8.0f} MiB")
+    first = None
+    with tempfile.TemporaryDirectory() as folder:
+        for name, granularity, extra in (
+            ("module", "module", []),
+            ("module, --low-memory", "module", ["--low-memory"]),
+            ("block", "block", []),
+        ):
+            spec = Path(folder) / "spec.json"
+            steps = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "granularity": granularity}
+            spec.write_text(json.dumps(steps))
+            words = ["calibrate", arguments.model, "--images", arguments.images, "--limit", arguments.limit]
+            words += ["--spec", spec, "--cache", Path(folder) / name, *extra]
+            peak = peak_mib([sys.executable, "-m", "passionsr_trt.runtime.main", *map(str, words)])
+            first = first or peak - base
+            print(f"{name:<24}{peak:8.0f} MiB, {peak - base:6.0f} above the model ({(peak - base) / first:.0%})")
+
+
+if __name__ == "__main__":
+    main()
