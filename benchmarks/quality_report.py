@@ -86,7 +86,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A bar a method: mean PSNR to the float output, with a mark at the worst image."""
+    """A line a method, from its worst image to its mean: PSNR to the float output."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -102,13 +102,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         shown = [row for row in rows if row["bits"] == bits]
         names = [row["name"] for row in shown]
         values = [row["to_float_psnr"] for row in shown]
-        axes.barh(names, values, color=[COLOURS[row["group"]] for row in shown])
-        axes.plot([row["to_float_psnr_worst"] for row in shown], names, "k|", markersize=9)
+        worst = [row["to_float_psnr_worst"] for row in shown]
+        colours = [COLOURS[row["group"]] for row in shown]
+        axes.hlines(names, worst, values, color=colours, linewidth=2)
+        axes.scatter(worst, names, color=colours, marker="|", s=60)
+        axes.scatter(values, names, color=colours, s=45)
         for name, value in zip(names, values, strict=True):
-            axes.text(value + 0.2, name, f"{value:.1f}", va="center", fontsize=8)
-        axes.set_xlim(min(row["to_float_psnr_worst"] for row in shown) - 2, max(values) + 3)
+            axes.text(value + 0.3, name, f"{value:.1f}", va="center", fontsize=8)
+        axes.set_xlim(min(worst) - 1, max(values) + 2)
+        axes.margins(y=0.6 / len(shown))
+        axes.grid(axis="x", alpha=0.3)
         axes.invert_yaxis()
-        axes.set_title(f"W{bits}A{bits}: PSNR to the float output, dB (bar: mean, mark: worst image)", fontsize=9)
+        axes.set_title(f"W{bits}A{bits}: PSNR to the float output, dB (dot: mean, tick: worst image)", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[group]) for group in COLOURS]

@@ -26,9 +26,12 @@ class Progress:
         try:
             state: dict[str, Tensor] = load_file(self.folder / f"{name}.safetensors")
             done = int(state.pop(DONE))
-            learners.load_state_dict(state)
-        except (SafetensorError, KeyError, RuntimeError):
-            return None  # damaged, or of other code: it is only a saving of time
+        except (SafetensorError, KeyError):
+            return None  # damaged: it is only a saving of time
+        shapes = {key: value.shape for key, value in learners.state_dict().items()}
+        if {key: value.shape for key, value in state.items()} != shapes:
+            return None  # written by another version
+        learners.load_state_dict(state)
         return done
 
     def save(self, name: str, learners: nn.Module, done: int) -> None:
