@@ -122,7 +122,9 @@ def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path
         sites.write_text(json.dumps(quantized[part.name]))
         result[part.name] = folder / f"{part.name}.onnx"
         tensors = work.tensors(seed) / f"{part.name}.npz"
-        words = [method.peer, bundle.open(part), tensors, sites, result[part.name]]
+        source = folder / f"{part.name}.float.onnx"
+        shutil.copy(bundle.open(part), source)  # ModelOpt writes into its input
+        words = [method.peer, source, tensors, sites, result[part.name]]
         with (folder / f"{part.name}.log").open("w") as log:
             subprocess.run(
                 [work.arguments.peers_python, str(worker), *map(str, words)],
