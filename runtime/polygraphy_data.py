@@ -38,9 +38,8 @@ def load_data() -> Iterator[dict[str, np.ndarray]]:
     for path in list_images([Path(_setting("PASSIONSR_IMAGES"))])[: int(os.environ.get("PASSIONSR_LIMIT", "2"))]:
         source = to_array(upscale(read_picture(path).rgb, bundle.model.upscale))
         if side:
-            source = (
-                np.resize(source, (3, side, side)) if min(source.shape[1:]) < side else source[:, :side, :side]
-            )
+            missing = [(0, max(0, side - length)) for length in source.shape[1:]]
+            source = np.pad(source, [(0, 0), *missing], mode="symmetric")[:, :side, :side]
         tensors = chain.stages(pad_to_multiple(source, bundle.model.multiple)[None])
         yield {name: tensors[name]}
 

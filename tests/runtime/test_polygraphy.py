@@ -69,3 +69,13 @@ def test_polygraphy_converts_the_graph_with_tensorrt_rtx(small: Built, tmp_path:
     result = polygraphy([*words, *shapes, "--compute-capabilities", "8.9"], {"POLYGRAPHY_USE_TENSORRT_RTX": "1"})
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert engine.stat().st_size > 100_000
+
+
+def test_an_image_smaller_than_the_square_is_mirrored_out(small: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**environment(small, "vae_encoder"), "PASSIONSR_SIZE": "256"}.items():
+        monkeypatch.setenv(name, value)
+    (feed,) = load_data()
+    image = feed["image"][0]  # 224×150 of the 256×256 are the photo's
+    assert image.shape == (3, 256, 256)
+    assert np.array_equal(image[:, :, 224:], image[:, :, 192:224][:, :, ::-1])
+    assert np.array_equal(image[:, 150:, :], image[:, 44:150, :][:, ::-1, :])
