@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from own_commands import command
 from passionsr_trt.engines.bundle import EngineBundle
 from passionsr_trt.export.calibration import Calibration
 from passionsr_trt.runtime.benchmark import conditions, measure
@@ -34,10 +33,6 @@ def variant(calibration: Calibration, name: str) -> Calibration:
         elif name == "scales" and key.endswith(".let_shift"):
             tensors[key] = torch.zeros_like(tensors[key])
     return Calibration(calibration.model_digest, calibration.spec, calibration.data_digest, tensors)
-
-
-def command(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "passionsr_trt.runtime.main", *map(str, words)], check=True)
 
 
 def main() -> None:

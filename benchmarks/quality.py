@@ -19,12 +19,12 @@ import itertools
 import json
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own_commands import command
 from passionsr_trt.engines.bundle import OnnxBundle
 from passionsr_trt.engines.manifest import sha256
 from passionsr_trt.runtime.benchmark import conditions, measure
@@ -94,11 +94,6 @@ class Workspace:
             name: [named.name for named in quantized_sites(part, name, QuantSpec())]
             for name, part in parts.items()
         }
-
-
-def command(*words: object) -> None:
-    """One of our own commands in a process of its own."""
-    subprocess.run([sys.executable, "-m", "passionsr_trt.runtime.main", *map(str, words)], check=True)
 
 
 def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path) -> dict[str, Path]:

@@ -49,7 +49,6 @@ def build_engines(
             target=target,
             precision=bundle.precision,
             spec=bundle.spec,
-            source=sha256(bundle.folder / MANIFEST),
             key=engine_key(bundle, backend, target),
             parts=parts,
             coverage=coverage,

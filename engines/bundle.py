@@ -27,6 +27,12 @@ class TensorInfo:
     shape: list[Any]
     dtype: str
 
+    def at(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape for an image of `size` (height, width): `height/8` → height/8."""
+        height, width = size
+        values = {"height": height, "width": width, "height/8": height // 8, "width/8": width // 8}
+        return tuple(values[entry] if isinstance(entry, str) else entry for entry in self.shape)
+
 
 @dataclass(frozen=True)
 class SiteInfo:
@@ -92,7 +98,7 @@ class OnnxBundle:
 class EngineBundle:
     """Engines of the three parts for one backend. coverage: part → figures read from the built engine.
 
-    source: SHA-256 of the ONNX bundle's manifest; key: all that decides what the engines are (engines/build.py).
+    key: all that decides what the engines are, the ONNX bundle's digest among it (engines/build.py).
     proof: part → relative error to ONNX Runtime where the engines could be run when they were built.
     """
 
@@ -101,7 +107,6 @@ class EngineBundle:
     target: dict[str, Any]
     precision: str
     spec: dict[str, Any] | None
-    source: str
     key: dict[str, str]
     parts: list[PartInfo]
     coverage: dict[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo, TensorInfo
+from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure, openvino_layers
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.openvino_model import compile_static
@@ -27,7 +27,9 @@ def build_part(bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, C
     source = bundle.open(part)
     for path in source.parent.glob(f"{source.name}*"):
         shutil.copy2(path, folder / path.name)
-    layers, kinds = openvino_layers(compile_static(folder / part.file, shape_at(part.input, REFERENCE_SIZE)))
+    layers, kinds = openvino_layers(
+        compile_static(folder / part.file, part.input.at((REFERENCE_SIZE, REFERENCE_SIZE)))
+    )
     return part.file, measure(part.sites, layers, kinds)
 
 
@@ -61,9 +63,3 @@ def prove_engines(bundle: OnnxBundle) -> dict[str, float]:
         errors[part.name] = error
         x = expected[:, : bundle.model.latent_channels] if part.name == "vae_encoder" else expected
     return errors
-
-
-def shape_at(tensor: TensorInfo, size: int) -> tuple[int, ...]:
-    """The tensor's shape for a square image of `size` pixels: `height/8` → size/8."""
-    values = {"height": size, "width": size, "height/8": size // 8, "width/8": size // 8}
-    return tuple(values[entry] if isinstance(entry, str) else entry for entry in tensor.shape)

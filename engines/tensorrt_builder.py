@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo, TensorInfo
+from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.gpu import jetson_model, target_name
@@ -161,7 +161,7 @@ class TensorRTBuilder:
             profile = builder.create_optimization_profile()
             plan = self.plan
             sizes = (plan.min_size or plan.size, plan.size, plan.max_size or plan.size)
-            profile.set_shape(part.input.name, *(static_shape(part.input, size) for size in sizes))
+            profile.set_shape(part.input.name, *(part.input.at(size) for size in sizes))
             config.add_optimization_profile(profile)
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
@@ -190,12 +190,6 @@ class TensorRTBuilder:
             for index, capability in enumerate(plan.capabilities):
                 name = f"SM{capability.replace('.', '')}"
                 config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-
-
-def static_shape(tensor: TensorInfo, size: tuple[int, int]) -> tuple[int, ...]:
-    """The tensor's shape for an image of `size`: `height/8` → H/8."""
-    values = {"height": size[0], "width": size[1], "height/8": size[0] // 8, "width/8": size[1] // 8}
-    return tuple(values[entry] if isinstance(entry, str) else entry for entry in tensor.shape)
 
 
 def _layer_lines(path: Path) -> list[str]:

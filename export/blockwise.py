@@ -7,15 +7,15 @@ block's: its inputs and targets are kept on disk.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, overload
+from typing import NoReturn
 
 import torch
 from passionsr_trt.export.blocks import Downsample, ResBlock, SpatialSelfAttention, SpatialTransformer, Upsample
 from passionsr_trt.export.sites import Mode, Site, set_mode
-from passionsr_trt.export.stages import Pairs
+from passionsr_trt.export.stages import Pairs, Tensors
 from passionsr_trt.export.tiny_vae import TinyBlock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from tqdm import tqdm
 BLOCKS = (ResBlock, SpatialTransformer, SpatialSelfAttention, TinyBlock, Upsample, Downsample)
 
 
-class Spill(Sequence[Tensor]):
+class Spill:
     """Tensors on disk, read one at a time."""
 
     def __init__(self, folder: Path) -> None:
@@ -38,13 +38,7 @@ class Spill(Sequence[Tensor]):
     def __len__(self) -> int:
         return self.length
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(self.length))]
+    def __getitem__(self, index: int, /) -> Tensor:
         return load_file(self.folder / str(index))["x"]
 
 
@@ -73,7 +67,7 @@ def blocks_in_order(part: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
 
 @contextmanager
 def block_pairs(
-    part: nn.Module, block: nn.Module, title: str, quantized: Sequence[Tensor], floats: Sequence[Tensor]
+    part: nn.Module, block: nn.Module, title: str, quantized: Tensors, floats: Tensors
 ) -> Iterator[Pairs]:
     """What one block is to learn from, on disk while the context lasts."""
     with tempfile.TemporaryDirectory(prefix="passionsr-trt-") as folder:
@@ -103,12 +97,10 @@ def run_until(part: nn.Module, block: nn.Module, x: Tensor, before: bool) -> Ten
     def stop_after(_module: nn.Module, _args: object, output: Tensor) -> NoReturn:
         raise _Reached(output)
 
-    register: Callable[[], torch.utils.hooks.RemovableHandle]
     if before:
-        register = lambda: block.register_forward_pre_hook(stop_before)  # noqa: E731
+        handle = block.register_forward_pre_hook(stop_before)
     else:
-        register = lambda: block.register_forward_hook(stop_after)  # noqa: E731
-    handle = register()
+        handle = block.register_forward_hook(stop_after)
     try:
         part(x)
     except _Reached as reached:

@@ -17,7 +17,7 @@ from passionsr_trt.engines.bundle import (
 )
 from passionsr_trt.engines.manifest import atomic_folder
 from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import Parts, prove, relative_error
+from passionsr_trt.export.constants import Parts, posterior_mean, prove, relative_error
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.sites import Mode, named_sites, set_mode
 from passionsr_trt.export.to_onnx import IO_NAMES, ExportPlan, export_part, run_reference
@@ -91,7 +91,7 @@ def prove_graph(part: nn.Module, name: str, path: Path, x: Tensor, plan: ExportP
         prove(f"{name} QDQ graph", reference, result, allowed)
     else:
         prove(f"{name} graph", reference, result, 1e-2 if plan.precision == "fp16" else 1e-4)
-    return reference.chunk(2, dim=1)[0] if getattr(part, "posterior", "mode") == "sample" else reference
+    return posterior_mean(part, reference)
 
 
 def site_infos(part: nn.Module, name: str, x: Tensor) -> list[SiteInfo]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import Parts
+from passionsr_trt.export.constants import Parts, posterior_mean
 from passionsr_trt.export.data import data_digest, load_input
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.observers import Histogram, activation_boundary, weight_scales
@@ -83,7 +83,5 @@ def calibrate(model: OneStepModel, parts: Parts, spec: QuantSpec, files: list[Pa
 
 def run_chain(parts: Parts, image: Tensor) -> Tensor:
     """image [B,3,H,W] → image, through the three parts; a sampled posterior is represented by its mean."""
-    latent = parts.vae_encoder(image)
-    if getattr(parts.vae_encoder, "posterior", "mode") == "sample":
-        latent = latent.chunk(2, dim=1)[0]
+    latent = posterior_mean(parts.vae_encoder, parts.vae_encoder(image))
     return parts.vae_decoder(parts.unet(latent))

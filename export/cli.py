@@ -6,12 +6,16 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle import OnnxBundle, load_intact
 from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import MANIFEST, check_target, check_writable
 from passionsr_trt.export.spec import METHODS, QuantSpec
+
+if TYPE_CHECKING:
+    from passionsr_trt.export.calibration import Calibration
 
 CACHE = Path("calib_cache")
 SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are run
@@ -50,8 +54,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     if arguments.method:
         spec = replace(spec, method=arguments.method)
     files = calibration_files(arguments.images, arguments.limit)
-    if not arguments.model.is_dir():
-        raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    check_model(arguments.model)
     folder = arguments.cache / calibration_key(folder_digest(arguments.model), spec, data_digest(files))
     if not arguments.force and (folder / MANIFEST).is_file():
         Calibration.load(folder)
@@ -92,19 +95,14 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.calibration import Calibration
     from passionsr_trt.export.model import OneStepModel, folder_digest
 
-    if not arguments.model.is_dir():
-        raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    check_model(arguments.model)
     check_target(arguments.output, "onnx-bundle")
     digest = folder_digest(arguments.model)
     calibration = None
     if not arguments.float:
-        folder = arguments.calibration or find_calibration(arguments.cache, digest)
-        calibration = Calibration.load(folder)
-        if calibration.model_digest != digest:
-            raise UserError(f"{folder}: made for another model", f"expected one of {arguments.model}")
+        calibration = own_calibration(arguments, digest)
     key = None if calibration is None else calibration.key
     if not arguments.force and is_current(arguments, digest, key):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
@@ -136,6 +134,22 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
         present.parts[0].input.shape[2:],
     )
     return same == (digest, key, arguments.precision, sizes)
+
+
+def check_model(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", "expected a model folder")
+
+
+def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:
+    """The calibration that --calibration names, or the model's own in --cache; UserError for another model's."""
+    from passionsr_trt.export.calibration import Calibration
+
+    folder = arguments.calibration or find_calibration(arguments.cache, digest)
+    calibration = Calibration.load(folder)
+    if calibration.model_digest != digest:
+        raise UserError(f"{folder}: made for another model", f"expected one of {arguments.model}")
+    return calibration
 
 
 def find_calibration(cache: Path, model_digest: str) -> Path:
@@ -175,21 +189,16 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
 
 def run_sensitivity(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export import sensitivity
-    from passionsr_trt.export.calibration import Calibration
     from passionsr_trt.export.constants import build_parts
     from passionsr_trt.export.data import calibration_files, load_input
     from passionsr_trt.export.dqc import crops
     from passionsr_trt.export.model import OneStepModel, folder_digest
 
     files = calibration_files(arguments.images, arguments.limit)
-    if not arguments.model.is_dir():
-        raise UserError(f"{arguments.model}: no such folder", "expected a model folder")
+    check_model(arguments.model)
     check_writable(arguments.output)
     digest = folder_digest(arguments.model)
-    folder = arguments.calibration or find_calibration(arguments.cache, digest)
-    calibration = Calibration.load(folder)
-    if calibration.model_digest != digest:
-        raise UserError(f"{folder}: made for another model", f"expected one of {arguments.model}")
+    calibration = own_calibration(arguments, digest)
     model = OneStepModel.load(arguments.model)
     images = crops([load_input(path, model) for path in files], calibration.spec.seed, SENSITIVITY_CROP)
     probe = sensitivity.Probe(build_parts(model), calibration, images)

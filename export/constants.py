@@ -106,15 +106,18 @@ def _prove_blocks(model: OneStepModel, unet: OneStepUNet) -> None:
             prove(f"unet.{path}", block(x, text), twins[path](x))
 
 
+def posterior_mean(part: nn.Module, output: Tensor) -> Tensor:
+    """What the next part is fed: the mean, where an encoder gives mean and deviation; else the output itself."""
+    return output.chunk(2, dim=1)[0] if getattr(part, "posterior", "mode") == "sample" else output
+
+
 def _prove_parts(model: OneStepModel, encoder: nn.Module, unet: nn.Module, decoder: nn.Module) -> dict[str, float]:
     """Every part end to end on a smooth seeded image of 64×64 pixels, fed by its true predecessor."""
     step = model.one_step
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(1, 3, 8, 8, generator=generator) * 2 - 1
     image = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(-1, 1)
-    latent = encoder(image)
-    if step.posterior == "sample":
-        latent = latent.chunk(2, dim=1)[0]
+    latent = posterior_mean(encoder, encoder(image))
     predicted = model.unet(latent, model.one_step.timestep, encoder_hidden_states=model.text).sample
     root, sigma = model.alpha_bar**0.5, (1 - model.alpha_bar) ** 0.5
     if step.prediction == "epsilon":

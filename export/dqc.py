@@ -15,7 +15,7 @@ import torch
 from passionsr_trt.export.blockwise import block_pairs, blocks_in_order
 from passionsr_trt.export.calibrate import quantized_sites
 from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import Parts
+from passionsr_trt.export.constants import Parts, posterior_mean
 from passionsr_trt.export.data import data_digest, load_input
 from passionsr_trt.export.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.model import OneStepModel
@@ -77,11 +77,6 @@ def crops(images: list[Tensor], seed: int, crop: int = CROP) -> list[Tensor]:
     return result
 
 
-def posterior_mean(part: nn.Module, output: Tensor) -> Tensor:
-    """The latent that calibration aims at: the mean, where the encoder gives mean and deviation."""
-    return output.chunk(2, dim=1)[0] if getattr(part, "posterior", "mode") == "sample" else output
-
-
 def learn_part(
     part: nn.Module,
     name: str,
@@ -95,9 +90,10 @@ def learn_part(
     """Every stage that is not done yet, of the part or of each block that has something to learn."""
     learners = learners_of(part)
     plan = stages(spec)
-    blocks = blocks_in_order(part, float_inputs[0])
-    if spec.granularity == "module":
-        with recomputing([block for _name, block in blocks], low_memory):
+    by_module = spec.granularity == "module"
+    blocks = [] if by_module and not low_memory else blocks_in_order(part, float_inputs[0])
+    if by_module:
+        with recomputing([block for _name, block in blocks]):
             for index, stage in enumerate(plan):
                 if index >= done:
                     run_stage(part, stage, name, pairs, spec, lambda x: posterior_mean(part, x))

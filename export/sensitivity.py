@@ -7,7 +7,6 @@ most sensitive ports float, as few as reach a target.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.export.bundle import site_infos
 from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import Parts
-from passionsr_trt.export.dqc import posterior_mean
+from passionsr_trt.export.constants import Parts, posterior_mean
 from passionsr_trt.export.sites import Mode, NamedSite, group_ports, named_sites, set_mode
 from torch import Tensor
 from tqdm import tqdm
@@ -121,7 +119,10 @@ class Probe:
         self._check(ranking, target)
         low, high = 0, len(ranking)
         reached: dict[int, float] = {}
-        attempt: Callable[[int], float] = lambda count: self.run(Mode.FAKE, Mode.FLOAT, ranking[:count])  # noqa: E731
+
+        def attempt(count: int) -> float:
+            return self.run(Mode.FAKE, Mode.FLOAT, ranking[:count])
+
         with tqdm(desc=f"budget {target:g} dB", unit="try") as progress:
             while low < high:
                 middle = (low + high) // 2

@@ -98,10 +98,10 @@ class QuantSpec:
         return -half, half - 1
 
     def excludes(self, site: str) -> bool:
-        return any(fnmatch.fnmatchcase(site, pattern) for pattern in self.exclude)
+        return _matches(site, self.exclude)
 
     def allows_explicit(self, port: str) -> bool:
-        return any(fnmatch.fnmatchcase(port, pattern) for pattern in self.explicit)
+        return _matches(port, self.explicit)
 
     def to_json(self) -> dict[str, Any]:
         lists = {"exclude": list(self.exclude), "explicit": list(self.explicit)}
@@ -144,3 +144,7 @@ class QuantSpec:
         except ValueError as error:
             raise UserError(f"{path}: not valid JSON ({error})", "expected a spec file") from None
         return cls.from_json(data, str(path))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

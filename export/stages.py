@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from passionsr_trt.export.learn import LearnedPort, LearnedWeight
@@ -21,12 +22,19 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 
+class Tensors(Protocol):
+    """A list, or anything that reads one tensor at a time."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Inputs of the quantized module, and what its float twin gives. One crop each."""
 
-    inputs: Sequence[Tensor]
-    targets: Sequence[Tensor]
+    inputs: Tensors
+    targets: Tensors
 
 
 @dataclass(frozen=True)
@@ -113,12 +121,12 @@ def sample_order(count: int, name: str) -> Iterator[int]:
 
 
 @contextmanager
-def recomputing(blocks: Sequence[nn.Module], enabled: bool) -> Iterator[None]:
+def recomputing(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While it lasts blocks keep only their inputs for the backward pass: less memory, a third slower."""
     try:
-        for block in blocks if enabled else ():
+        for block in blocks:
             block.__dict__["forward"] = partial(checkpoint, block.forward, use_reentrant=False)
         yield
     finally:
-        for block in blocks if enabled else ():
+        for block in blocks:
             block.__dict__.pop("forward", None)

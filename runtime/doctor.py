@@ -7,9 +7,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Collection
 from pathlib import Path
 
-from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.gpu import gpus, jetson_model
 from passionsr_trt.engines.tensorrt_builder import has_driver
 from passionsr_trt.runtime.benchmark import cpu_name
@@ -46,9 +46,10 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
     if not found_gpus and not jetson:
         print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
     useless = () if found_gpus and not jetson else ("tensorrt",)  # a Jetson has JetPack's own
-    missing = [extra for extra in check_packages().values() if extra and extra not in useless]
-    runs_here = cpu_runs() if "openvino" in versions() else False
-    print_targets(runs_here, bool(found_gpus) or jetson is not None)
+    lacking = check_packages()
+    missing = [extra for extra in lacking.values() if extra not in useless]
+    runs_here = cpu_runs() if "openvino" not in lacking else False
+    print_targets(runs_here, bool(found_gpus) or jetson is not None, lacking)
     if missing:
         extras = ",".join(dict.fromkeys(missing))
         print(f"to add everything that is missing: pip install 'passionsr-trt[{extras}]'")
@@ -56,12 +57,11 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
 
 
 def check_packages() -> dict[str, str]:
-    """Print a line a package; returns the extra of each one that is missing, "" for the others."""
-    result = {}
+    """Print a line a package; returns those that are missing, each with its extra."""
+    missing = {}
     for package, (module, extra, purpose) in PACKAGES.items():
-        absent = importlib.util.find_spec(module) is None
-        result[package] = extra if absent else ""
-        if absent:
+        if importlib.util.find_spec(module) is None:
+            missing[package] = extra
             print(f"  missing   {package:<28} {purpose}: pip install passionsr-trt[{extra}]")
             continue
         try:
@@ -69,7 +69,7 @@ def check_packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             version = "version unknown"
         print(f"  {'found':<9} {package:<28} {purpose} ({version})")
-    return result
+    return missing
 
 
 def cpu_runs() -> bool:
@@ -86,13 +86,12 @@ def cpu_runs() -> bool:
     return True
 
 
-def print_targets(cpu: bool, gpu: bool) -> None:
-    """What can be built and run here."""
-    found = versions()
+def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> None:
+    """What can be built and run here; `lacking`: packages that are not installed."""
     rows = {
         "openvino": (cpu, cpu),
-        "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings" in found, False),
-        "tensorrt": ("tensorrt" in found and gpu, False),
+        "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings" not in lacking, False),
+        "tensorrt": ("tensorrt" not in lacking and gpu, False),
     }
     for backend, (builds, runs) in rows.items():
         print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")
