@@ -38,6 +38,7 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("LBQ only", "ablation", {**ours, "let_scale": False, "shift": "none"}, bits=(8,)),
         Method("LET only", "ablation", {**ours, "lbq_steps": 0}, bits=(8,)),
         Method("no shifts", "ablation", {**ours, "shift": "none"}, bits=(8,)),
+        Method("LET at any cost", "ablation", {**ours, "explicit_gain": 0.0}, bits=(8,)),
         Method("no staging", "ablation", {**ours, "staged": False}, bits=(8,)),
         Method("search alone", "ablation", {**ours, "let_steps": 0, "lbq_steps": 0}, bits=(8,)),
         Method(

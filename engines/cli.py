@@ -186,3 +186,30 @@ def report_coverage(engines: EngineBundle, required: float | None) -> None:
             raise UserError(
                 f"{name}: {share:.1%} of the spec's sites run INT8", f"expected at least {required:.1%}"
             )
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "engines",
+        nargs="+",
+        type=Path,
+        help="folders of TensorRT or -RTX engines, slowest first: the ratio is the first's time over the last's",
+    )
+    parser.add_argument(
+        "--gpu", action="append", metavar="NAME", help="only this one of the known GPUs, repeatable"
+    )
+    parser.set_defaults(run=run_predict)
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.engines.roofline import known_gpus, predict, print_table
+
+    gpus = {gpu.name: gpu for gpu in known_gpus()}
+    for name in arguments.gpu or ():
+        if name not in gpus:
+            raise UsageError(f"--gpu {name!r}: not known", f"expected one of {', '.join(gpus)}")
+    bundles = [EngineBundle.load(folder) for folder in arguments.engines]
+    if len({bundle.label for bundle in bundles}) < len(bundles):
+        raise UsageError("two folders hold engines of one precision", "expected one of each")
+    print_table(predict(bundles, [gpus[name] for name in arguments.gpu or gpus]))
+    return 0

@@ -3,7 +3,8 @@
 | backend      | read from                                | a site runs INT8 when                        |
 | ------------ | ---------------------------------------- | -------------------------------------------- |
 | OpenVINO     | the compiled model's execution graph     | its kernel's name ends in I8                 |
-| TensorRT-RTX | the builder's layer list (verbose log)   | its layer has an Int8 input besides constants |
+| TensorRT     | the engine inspector's JSON              | its layer has an Int8 input besides constants |
+| TensorRT-RTX | the builder's layer list (verbose log)   | the same                                      |
 """
 
 from __future__ import annotations
@@ -19,13 +20,18 @@ from passionsr_trt.engines.errors import UserError
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a built engine. `names`: the ONNX nodes it came from; bytes_moved is 0 where unknown."""
+    """One layer of a built engine. `names`: the ONNX nodes it came from. bytes_moved, macs: 0 where unknown;
+    precision: what it computes in, as TensorRT names it; attention: softmax and its products in one kernel.
+    """
 
     name: str
     kind: str
     int8: bool
     names: tuple[str, ...] = ()
     bytes_moved: int = 0
+    macs: int = 0
+    precision: str = ""
+    attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Coverage:
     """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
 
     conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
+    attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
     """
 
     sites_int8: int
@@ -42,6 +49,8 @@ class Coverage:
     bytes_moved: int = 0
     float_sites: list[str] = field(default_factory=list)
     conversions: list[str] = field(default_factory=list)
+    attention_fused: int = 0
+    attention: int = 0
 
     def line(self, part: str) -> str:
         if not self.sites_quantized:
@@ -50,7 +59,10 @@ class Coverage:
         moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
         kernels = sum(self.kernels.values())
         only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
-        return f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}"
+        fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
+        return (
+            f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}{fused}"
+        )
 
 
 def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
@@ -73,6 +85,8 @@ def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[s
         kernels=dict(kinds.most_common()),
         bytes_moved=sum(layer.bytes_moved for layer in layers),
         float_sites=[site.name for site in quantized if not int8[site.name]],
+        attention_fused=sum(layer.attention for layer in layers),
+        attention=len({name for layer in layers for name in layer.names if "softmax" in name}),
         conversions=[layer.name for layer in layers if layer.names and all(map(_converts, layer.names))],
     )
 
@@ -81,6 +95,11 @@ def _converts(node: str) -> bool:
     """True for the ONNX node of a Q, DQ or Cast: `SITE/input/QuantizeLinear`, `node_Cast_12`."""
     last = node.rsplit("/", 1)[-1]
     return last in ("QuantizeLinear", "DequantizeLinear") or "cast" in last.lower()
+
+
+def count_kinds(layers: Iterable[Layer]) -> Counter[str]:
+    """How many kernels there are of each kind; INT8 ones apart."""
+    return Counter(f"{layer.kind} Int8" if layer.int8 else layer.kind for layer in layers)
 
 
 NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}

@@ -6,25 +6,15 @@ Constants: […], Outputs: […], TacticName: …, StreamId: 0, Metadata: [ONNX 
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 
-from passionsr_trt.engines.coverage import Layer
+from passionsr_trt.engines.coverage import Layer, count_kinds
+from passionsr_trt.engines.kernels import TensorUse, kernel
 
 # signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shape_call", "host_call"}
-COMPUTE = {"correlation", "gemm", "convolution", "matmul"}
-DATATYPE_BYTES = {
-    "Float": 4.0,
-    "Half": 2.0,
-    "BFloat16": 2.0,
-    "Int8": 1.0,
-    "Int32": 4.0,
-    "Int64": 8.0,
-    "Bool": 1.0,
-}
 _HEAD = re.compile(r"Name: (?P<name>[^,]*), LayerType: (?P<kind>\w+), (?P<rest>.*)")
 _SECTION = re.compile(
     r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))"
@@ -40,16 +30,10 @@ def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
         head = _HEAD.search(line)
         if head is None or head["kind"] in NOT_KERNELS:
             continue
-        sections = {key: _TENSOR.findall(text) for key, text in _SECTION.findall(head["rest"])}
-        inputs = sections.get("Inputs", [])
-        moved = sum(_bytes(shape, kind) for tensors in sections.values() for shape, kind in tensors)
-        int8 = head["kind"] in COMPUTE and any(kind == "Int8" for _shape, kind in inputs)
-        names = tuple(_ORIGIN.findall(head["rest"]))
-        found.append(Layer(head["name"], head["kind"], int8, names, int(moved)))
-    kinds = Counter(f"{layer.kind} Int8" if layer.int8 else layer.kind for layer in found)
-    return found, kinds
-
-
-def _bytes(shape: str, datatype: str) -> float:
-    dimensions = [int(size) for size in shape.split(",") if size]
-    return math.prod(dimensions) * DATATYPE_BYTES.get(datatype, 4.0)
+        sections = {
+            key: [TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype) for shape, dtype in tensors]
+            for key, tensors in ((key, _TENSOR.findall(text)) for key, text in _SECTION.findall(head["rest"]))
+        }
+        tensors = [sections.get(key, []) for key in ("Inputs", "Constants", "Outputs")]
+        found.append(kernel(head["name"], head["kind"], _ORIGIN.findall(head["rest"]), *tensors))
+    return found, count_kinds(found)

@@ -18,6 +18,8 @@ from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.gpu import jetson_model, target_name
+from passionsr_trt.engines.inspector import parse_inspector
+from passionsr_trt.engines.kernels import save_layers
 from passionsr_trt.engines.layer_log import parse_layers
 from passionsr_trt.engines.manifest import write_atomic
 from passionsr_trt.engines.tensorrt_features import explain, features, network_flags
@@ -138,12 +140,29 @@ class TensorRTBuilder:
             logger.file.close()
         file = f"{part.name}.engine"
         (folder / file).write_bytes(plan)
-        with log_path.open(encoding="utf-8") as lines:
-            layers, kinds = parse_layers(lines)
+        if self.plan.backend == "tensorrt":
+            layers, kinds = parse_inspector(self._inspect(plan, part))
+        else:
+            with log_path.open(encoding="utf-8") as lines:
+                layers, kinds = parse_layers(lines)
         if not layers:
             raise UserError(f"{part.name}: the builder printed no layer list", "expected one at verbose level")
         log_path.write_text("".join(_layer_lines(log_path)), encoding="utf-8")
+        save_layers(layers, folder / f"{part.name}.layers.json")
         return file, measure(part.sites, layers, kinds)
+
+    def _inspect(self, plan: bytes, part: PartInfo) -> str:
+        """The engine inspector's JSON at the plan's size; needs the GPU that the engine is for."""
+        trt = self.trt
+        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise UserError(f"{part.name}: the engine cannot be loaded again", "expected the GPU it was built on")
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context.set_input_shape(part.input.name, part.input.at(self.plan.size))
+        inspector = engine.create_engine_inspector()
+        inspector.execution_context = context
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
     def _serialize(self, bundle: OnnxBundle, part: PartInfo, logger: Any) -> bytes:
         trt = self.trt

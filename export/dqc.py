@@ -127,8 +127,9 @@ def learning(
         site, explicit = sites[0].site, spec.allows_explicit(port_name)
         may_scale = spec.let_scale and (explicit or site.port in found)
         wanted = spec.shift == "all" and explicit
-        may_shift = wanted or (spec.shift != "none" and may_shift_for_free(site.port, site, found))
-        searches.append(PortSearch(port_name, sites, may_scale, may_shift))
+        free_shift = may_shift_for_free(site.port, site, found)
+        may_shift = wanted or (spec.shift != "none" and free_shift)
+        searches.append(PortSearch(port_name, sites, may_scale, may_shift, site.port in found, free_shift))
     paddings = [(getattr(search.sites[0].site, "pads", ()), search.port.pads) for search in searches]
     try:
         for search in searches:
@@ -173,7 +174,10 @@ def search_part(
     for search in searches:
         learner = search.port.learner
         assert isinstance(learner, LearnedPort)
-        search.begin(learner, search.best(spec))
+        best = search.best(spec)
+        search.begin(learner, best)
+        if search.port.after_silu and search.is_free(best):
+            learner.may_scale = torch.tensor(False)
 
 
 def settle_padding(search: PortSearch) -> None:

@@ -58,17 +58,18 @@ class LearnedPort(nn.Module):
     base_shift: Tensor
     base_boundary: Tensor
     following: Tensor
+    may_scale: Tensor
 
     def __init__(self, channels: int, codes: tuple[int, int], dims: int, may_scale: bool = True) -> None:
         super().__init__()
         self.low, self.high = codes
-        self.may_scale = may_scale
         self.shape = [1, -1, 1, 1] if dims == 4 else [-1]
         for name in ("lows", "highs", "base_shift"):
             self.register_buffer(name, torch.zeros(channels))
         self.register_buffer("base_scale", torch.ones(channels))
         self.register_buffer("base_boundary", torch.ones(()))
         self.register_buffer("following", torch.tensor(True))
+        self.register_buffer("may_scale", torch.tensor(may_scale))
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.shift_spans = nn.Parameter(torch.zeros(channels))
         self.log_boundary = nn.Parameter(torch.zeros(()))

@@ -31,6 +31,8 @@ class PortSearch:
     sites: list[NamedSite]
     may_scale: bool
     may_shift: bool
+    scale_is_free: bool = True
+    shift_is_free: bool = True
     lows: Tensor | None = None
     highs: Tensor | None = None
     errors: dict[Candidate, float] = field(default_factory=dict)
@@ -86,12 +88,21 @@ class PortSearch:
             self.errors[candidate] = self.errors.get(candidate, 0.0) + total
 
     def best(self, spec: QuantSpec) -> Candidate:
+        """The candidate of least error; one that leaves an operation in the graph has to earn it."""
         candidates = self.candidates(spec)
-        return (
-            candidates[0]
-            if len(candidates) == 1
-            else min(self.errors, key=lambda candidate: self.errors[candidate])
-        )
+        if len(candidates) == 1:
+            return candidates[0]
+        best = min(candidates, key=self.errors.__getitem__)
+        if not self.port.after_silu or self.is_free(best):
+            return best
+        free = min(filter(self.is_free, candidates), key=self.errors.__getitem__)
+        worth_it = self.errors[best] * 10 ** (spec.gain_after_silu / 10) <= self.errors[free]
+        return best if worth_it else free
+
+    def is_free(self, candidate: Candidate) -> bool:
+        """True where a neighbour absorbs what the candidate does."""
+        alpha, shifted, _share = candidate
+        return (alpha is None or self.scale_is_free) and (not shifted or self.shift_is_free)
 
 
 def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -56,6 +56,7 @@ class Port(nn.Module):
         super().__init__()
         self.mode = Mode.FLOAT
         self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
+        self.after_silu = False  # norm → SiLU → Q is one kernel on a GPU; an explicit transform parts it
         self.learner = None
         self.register_buffer("multiplier", None)
         self.register_buffer("offset", None)

@@ -33,6 +33,8 @@ class QuantSpec:
     let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
     (elsewhere an Add, and a Pad in front of a padded convolution);
     explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
+    explicit_gain: dB of a site's own output error that such an operation has to win after norm → SiLU, where it
+    parts a kernel in two on a GPU (elsewhere it joins its neighbour); below 8 bits it need not win any;
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
@@ -53,6 +55,7 @@ class QuantSpec:
     let_scale: bool = True
     shift: str = "all"
     explicit: tuple[str, ...] = ("*",)
+    explicit_gain: float = 3.0
     let_steps: int = 32
     lbq_steps: int = 48
     staged: bool = True
@@ -102,6 +105,11 @@ class QuantSpec:
 
     def allows_explicit(self, port: str) -> bool:
         return _matches(port, self.explicit)
+
+    @property
+    def gain_after_silu(self) -> float:
+        """explicit_gain, and 0 where quality comes before speed: fewer than 8 bits are no faster."""
+        return self.explicit_gain if self.bits_activations == 8 else 0.0
 
     def to_json(self) -> dict[str, Any]:
         lists = {"exclude": list(self.exclude), "explicit": list(self.explicit)}

@@ -34,7 +34,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     if arguments.onnx:
         onnx_bundle = OnnxBundle.load(arguments.onnx)
         check_same_model(tested.model, onnx_bundle.model, str(arguments.onnx))
-        makers.append(lambda: Chain.from_onnx(onnx_bundle, arguments.threads))
+        makers.append(lambda: Chain.from_onnx(onnx_bundle, arguments.threads, arguments.provider))
     check_writable(arguments.output)
     chains = [make() for make in makers]
     times = measure(chains, size, arguments.runs)

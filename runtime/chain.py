@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,14 +29,12 @@ class Chain:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_engines(cls, bundle: EngineBundle, threads: int = 0) -> Chain:
-        """Check and load engines; the backend's library must be installed."""
+    def from_engines(cls, bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True) -> Chain:
+        """Check and load engines; the backend's library must be installed, and a GPU there for TensorRT's."""
         if bundle.backend != "openvino":
-            raise UserError(
-                f"{bundle.folder}: engines for {bundle.backend}",
-                "expected openvino: running on a GPU is not in this version",
-                "build with --backend openvino",
-            )
+            from passionsr_trt.runtime.trt_chain import TensorRTChain
+
+            return TensorRTChain(bundle, cuda_graph)
         from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
 
         engines: dict[str, Engine] = {
@@ -44,13 +43,16 @@ class Chain:
         return cls(bundle.model, engines, f"OpenVINO {bundle.label}")
 
     @classmethod
-    def from_onnx(cls, bundle: OnnxBundle, threads: int = 0) -> Chain:
-        """The same chain under ONNX Runtime."""
+    def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
+        """The same chain under ONNX Runtime, by one of its execution providers (onnx_engine.PROVIDERS)."""
         from passionsr_trt.runtime.onnx_engine import OnnxEngine
 
-        engines: dict[str, Engine] = {part.name: OnnxEngine(bundle.open(part), threads) for part in bundle.parts}
+        engines: dict[str, Engine] = {
+            part.name: OnnxEngine(bundle.open(part), threads, provider) for part in bundle.parts
+        }
         label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
-        return cls(bundle.model, engines, f"ONNX Runtime {label}")
+        place = "" if provider == "cpu" else f" {provider}"
+        return cls(bundle.model, engines, f"ONNX Runtime{place} {label}")
 
     def run(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
         """image [B,3,H,W] in [-1,1], sides multiples of 64 → [B,3,H,W], not clamped.
@@ -58,6 +60,15 @@ class Chain:
         `seed` is used where the model samples its posterior; equal seeds give equal noise in every backend.
         """
         return self.stages(image, seed)["image_out"]
+
+    def run_many(self, images: Iterable[np.ndarray], seed: int = 0) -> Iterator[np.ndarray]:
+        """As `run` for each image, in order."""
+        for image in images:
+            yield self.run(image, seed)
+
+    def close(self) -> None:
+        """Free what the engines hold; the chain cannot be used any more."""
+        self.engines.clear()
 
     def stages(self, image: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         """As `run`, with every part's input: image, latent, clean_latent, image_out."""
@@ -93,6 +104,8 @@ def check_same_model(first: ModelInfo, second: ModelInfo, what: str) -> None:
         )
 
 
-def load_engines(folder: Path, threads: int = 0) -> Chain:
-    """Chain of the engine bundle in `folder`."""
-    return Chain.from_engines(EngineBundle.load(folder), threads)
+def load_engines(folder: Path, threads: int = 0, provider: str = "", cuda_graph: bool = True) -> Chain:
+    """Chain of the engines in `folder`, or with a `provider` of the ONNX bundle there under ONNX Runtime."""
+    if provider:
+        return Chain.from_onnx(OnnxBundle.load(folder), threads, provider)
+    return Chain.from_engines(EngineBundle.load(folder), threads, cuda_graph)

@@ -38,7 +38,10 @@ def run_compare(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.images)
     truths = find_truths(images, arguments.ground_truth)
     check_writable(arguments.output)
-    reference, tested = Chain.from_onnx(reference_bundle), Chain.from_engines(engine_bundle)
+    reference, tested = (
+        Chain.from_onnx(reference_bundle, provider=arguments.provider),
+        Chain.from_engines(engine_bundle),
+    )
     report: dict[str, Any] = {
         "reference": reference.label,
         "tested": tested.label,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from passionsr_trt.engines.cli import whole
@@ -41,6 +42,14 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
     parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads, 0: all")
+    parser.add_argument(
+        "--provider",
+        choices=("cpu", "cuda", "tensorrt"),
+        help="run an ONNX bundle under ONNX Runtime instead: --engines names a folder made by export",
+    )
+    parser.add_argument(
+        "--no-cuda-graph", action="store_true", help="GPU: launch kernels one by one; slower, for finding faults"
+    )
     parser.set_defaults(run=run_infer)
 
 
@@ -78,9 +87,11 @@ def run_infer(arguments: argparse.Namespace) -> int:
             return 0
     first = next(iter(pairs.values()))
     check_writable(first.parent)
-    chain = load_engines(arguments.engines, arguments.threads)
+    chain = load_engines(
+        arguments.engines, arguments.threads, arguments.provider or "", not arguments.no_cuda_graph
+    )
     failed = 0
-    with tqdm(pairs.items(), desc=chain.label, unit="image") as progress:
+    with closing(chain), tqdm(pairs.items(), desc=chain.label, unit="image") as progress:
         for source, target in progress:
             try:
                 progress.set_postfix_str(process(chain, source, target, options))

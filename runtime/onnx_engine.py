@@ -8,27 +8,42 @@ import numpy as np
 import onnxruntime
 from passionsr_trt.engines.errors import UserError
 
+# execution providers by our names; CUDA and TensorRT come with onnxruntime-gpu
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
 
 class OnnxEngine:
-    """`run` takes and gives one float32 array; execution providers as ONNX Runtime names them."""
+    """`run` takes and gives one float32 array."""
 
     backend = "onnxruntime"
 
-    def __init__(
-        self, path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    ) -> None:
+    def __init__(self, path: Path, threads: int = 0, provider: str = "cpu") -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
-        missing = set(providers) - set(onnxruntime.get_available_providers())
-        if missing:
+        chosen = [PROVIDERS[provider]]
+        if chosen[0] not in onnxruntime.get_available_providers():
             raise UserError(
-                f"ONNX Runtime has no {missing.pop()} here", f"has {onnxruntime.get_available_providers()}"
+                f"ONNX Runtime has no {chosen[0]} here",
+                f"has {', '.join(onnxruntime.get_available_providers())}",
+                "`pip uninstall onnxruntime`, then `pip install passionsr-trt[gpu]`",
             )
+        # TensorRT leaves the nodes that it does not take to CUDA
+        chosen += ["CUDAExecutionProvider"] if provider == "tensorrt" else []
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # its exception types are private and many
             raise UserError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+        if provider != "cpu" and self._session.get_providers()[0] != chosen[0]:
+            raise UserError(
+                f"ONNX Runtime fell back to {self._session.get_providers()[0]}",
+                f"expected {chosen[0]}",
+                "CUDA's or TensorRT's libraries are missing; see `passionsr-trt doctor`",
+            )
         self._input = self._session.get_inputs()[0].name
 
     def run(self, x: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ Group norms see a tile's statistics, not the image's: tiles trade fidelity to th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -31,18 +31,24 @@ def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-def run_tiled(run: Callable[[np.ndarray], np.ndarray], image: np.ndarray, tile: int, overlap: int) -> np.ndarray:
-    """`run` on overlapping tiles of `image` [1,3,H,W] (sides multiples of 64, as is `tile`), blended."""
+RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+
+
+def run_tiled(run_many: RunMany, image: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+    """`run_many` on overlapping tiles of `image` [1,3,H,W] (sides multiples of 64, as is `tile`), blended."""
     height, width = image.shape[2:]
     if not tile or (height <= tile and width <= tile):
-        return run(image)
+        return next(run_many([image]))
     total = np.zeros(image.shape, np.float32)
     weights = np.zeros((height, width), np.float32)
-    for top in tile_starts(height, tile, overlap):
-        for left in tile_starts(width, tile, overlap):
-            piece = image[:, :, top : top + tile, left : left + tile]
-            weight = window(piece.shape[2], piece.shape[3], overlap)
-            area = (slice(top, top + tile), slice(left, left + tile))
-            total[:, :, area[0], area[1]] += run(piece) * weight
-            weights[area] += weight
+    areas = [
+        (slice(top, top + tile), slice(left, left + tile))
+        for top in tile_starts(height, tile, overlap)
+        for left in tile_starts(width, tile, overlap)
+    ]
+    pieces = (image[:, :, rows, columns] for rows, columns in areas)
+    for (rows, columns), result in zip(areas, run_many(pieces), strict=True):
+        weight = window(result.shape[2], result.shape[3], overlap)
+        total[:, :, rows, columns] += result * weight
+        weights[rows, columns] += weight
     return total / weights

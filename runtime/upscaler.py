@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +57,9 @@ def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResul
     padded = pad_to_multiple(source, chain.model.multiple)[None]
     tile = options.tile_for(padded.shape[2] * padded.shape[3])
 
-    def run(piece: np.ndarray) -> np.ndarray:
-        return chain.run(piece, options.seed)
+    def run_many(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        return chain.run_many(pieces, options.seed)
 
-    result = run_tiled(run, padded, tile, options.overlap)[0, :, : source.shape[1], : source.shape[2]]
+    result = run_tiled(run_many, padded, tile, options.overlap)[0, :, : source.shape[1], : source.shape[2]]
     picture = to_image(align(np.clip(result, -1.0, 1.0), source, options.align))
     return SRResult(picture, bicubic, dict(chain.seconds), tile)

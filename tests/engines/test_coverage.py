@@ -10,6 +10,7 @@ from passionsr_trt.engines.bundle import EngineBundle, SiteInfo
 from passionsr_trt.engines.coverage import Layer, measure
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.layer_log import parse_layers
+from passionsr_trt.engines.roofline import part_layers
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO, ROOT, Built
@@ -83,9 +84,16 @@ def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
         assert figures["bytes_moved"] > 0
     assert bundle.target["compute_capabilities"] == ["8.6", "8.9", "12.0"]
     assert "LayerType: " in (Path(engines) / "unet.log").read_text()
+    for part in bundle.parts:
+        sites = {site.name for site in part.sites}
+        kernels = [layer for layer in part_layers(bundle, part) if sites & set(layer.names)]
+        macs = sum(layer.macs for layer in kernels if layer.kind in ("correlation", "gemm"))
+        assert macs == sum(site.macs for site in part.sites), "the kernels do the sites' arithmetic, and all of it"
     capsys.readouterr()
-    assert main(["infer", str(DEMO / "photos" / "lr"), "-o", str(tmp_path), "--engines", engines]) == 1
-    assert "engines for tensorrt-rtx" in capsys.readouterr().err
+    assert main(["predict", engines, "--gpu", "RTX 4090"]) == 0
+    assert "INT8" in capsys.readouterr().out
+    assert main(["predict", engines, "--gpu", "Voodoo 2"]) == 2
+    assert "expected one of RTX 4070" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "reused" in capsys.readouterr().out
 

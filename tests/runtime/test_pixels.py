@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ def test_tiles_of_an_identity_give_the_image_back(rows: int, columns: int, side:
         shapes.add(piece.shape[2:])
         return piece
 
-    result = run_tiled(run, image, side * 64, overlap)
+    result = run_tiled(partial(map, run), image, side * 64, overlap)
     np.testing.assert_allclose(result, image, atol=1e-5)
     assert len(shapes) == 1, "every tile has one shape, so one compiled engine"
     assert all(height <= max(side * 64, image.shape[2]) for height, _width in shapes)
@@ -53,7 +55,7 @@ def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
     def run(piece: np.ndarray) -> np.ndarray:
         return piece + next(tones)
 
-    result = run_tiled(run, np.zeros((1, 3, 512, 256), np.float32), 256, 128)[0, 0, :, 0]
+    result = run_tiled(partial(map, run), np.zeros((1, 3, 512, 256), np.float32), 256, 128)[0, 0, :, 0]
     assert result[0] == 0 and result[-1] == 2
     assert np.abs(np.diff(result)).max() < np.pi / 2 / 128 * 1.1
 

@@ -1,0 +1,116 @@
+"""One kernel of a TensorRT engine from the tensors that it reads and writes: precision, MACs, bytes.
+
+Both lists that TensorRT gives, the inspector's JSON and the builder's verbose log, come down to this.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from passionsr_trt.engines.coverage import Layer
+from passionsr_trt.engines.errors import UserError
+
+DATATYPE_BYTES = {
+    "Float": 4.0,
+    "Half": 2.0,
+    "BFloat16": 2.0,
+    "Int8": 1.0,
+    "Int32": 4.0,
+    "Int64": 8.0,
+    "Bool": 1.0,
+}
+COMPUTE = {
+    "correlation",
+    "gemm",
+    "convolution",
+    "caskconvolution",
+    "matmul",
+    "matrixmultiply",
+    "caskgemmconvolution",
+}
+
+
+@dataclass(frozen=True)
+class TensorUse:
+    """A tensor that a kernel reads or writes. dtype: Float, Half, Int8, …"""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> float:
+        return self.elements * DATATYPE_BYTES.get(self.dtype, 4.0)
+
+
+def kernel(
+    name: str,
+    kind: str,
+    origins: Sequence[str],
+    inputs: Sequence[TensorUse],
+    constants: Sequence[TensorUse],
+    outputs: Sequence[TensorUse],
+) -> Layer:
+    """`constants`: weights; `origins`: the ONNX nodes that the kernel does the work of.
+
+    int8: a Conv or MatMul with an Int8 input besides its weights (int8 weights alone are weight-only).
+    MACs of a fused attention: both its products.
+    """
+    attention = any("softmax" in origin for origin in origins) and any("matmul" in origin for origin in origins)
+    computes = kind.lower() in COMPUTE
+    macs = 0
+    if attention:
+        macs = _attention_macs(inputs, outputs)
+    elif computes:
+        macs = _product_macs(inputs, constants, outputs)
+    return Layer(
+        name=name,
+        kind=kind,
+        int8=computes and any(tensor.dtype == "Int8" for tensor in inputs),
+        names=tuple(origins),
+        bytes_moved=int(sum(tensor.bytes for tensor in (*inputs, *constants, *outputs))),
+        macs=macs,
+        precision=inputs[0].dtype if inputs else "",
+        attention=attention,
+    )
+
+
+def _product_macs(
+    inputs: Sequence[TensorUse], constants: Sequence[TensorUse], outputs: Sequence[TensorUse]
+) -> int:
+    """A Conv's [O,I,kh,kw] weight, or a MatMul of [.., M,K] with [.., K,N]: outputs · what each one sums over."""
+    operands = [*inputs, *constants]
+    if not outputs or not operands:
+        return 0
+    weights = [tensor for tensor in constants if len(tensor.shape) == 4 and tensor.elements > max(tensor.shape)]
+    if weights and len(outputs[0].shape) == 4:
+        return outputs[0].elements * math.prod(weights[0].shape[1:])
+    return outputs[0].elements * operands[0].shape[-1] if operands[0].shape else 0
+
+
+def _attention_macs(inputs: Sequence[TensorUse], outputs: Sequence[TensorUse]) -> int:
+    """q [h,N,d], kᵀ [h,d,M], v [h,M,d] → [h,N,d]: h·N·M·d twice."""
+    if len(inputs) < 3 or not outputs:
+        return 0
+    keys = max(inputs[1].shape[-2:])
+    return 2 * outputs[0].elements * keys
+
+
+def save_layers(layers: Sequence[Layer], path: Path) -> None:
+    """Keep the list beside the engine, for `predict`."""
+    path.write_text(json.dumps([asdict(layer) for layer in layers]), encoding="utf-8")
+
+
+def load_layers(path: Path) -> list[Layer]:
+    """What save_layers kept; UserError where it is not there."""
+    if not path.is_file():
+        raise UserError(f"{path}: not there", "expected an engine's layer list", "build the engines again")
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return [Layer(**{**entry, "names": tuple(entry["names"])}) for entry in entries]
