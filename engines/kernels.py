@@ -32,6 +32,7 @@ COMPUTE = {
     "matrixmultiply",
     "caskgemmconvolution",
 }
+FUSED = "runtime_fusion"  # RTX: a Conv or MatMul with its neighbours where it has a weight, else pointwise work
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def kernel(
     MACs of a fused attention: both its products.
     """
     attention = any("softmax" in origin for origin in origins) and any("matmul" in origin for origin in origins)
-    computes = kind.lower() in COMPUTE
+    weighted = any(tensor.elements > max(tensor.shape, default=0) for tensor in constants)
+    computes = kind.lower() in COMPUTE or (kind == FUSED and weighted)
     macs = 0
     if attention:
         macs = _attention_macs(inputs, outputs)
