@@ -28,6 +28,8 @@ PACKAGES = {
         "compile engines for RTX cards, GPU not needed",
     ),
     "tensorrt": ("tensorrt", "tensorrt", "build engines on the GPU at hand"),
+    "pycuda": ("pycuda", "cuda", "run engines on the GPU"),
+    "cuda-python": ("cuda.bindings", "cuda", "CUDA graphs, fewer launches"),
 }
 
 
@@ -45,7 +47,7 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
         print(f"  GPU       {gpu.name}, SM {gpu.capability}, {gpu.memory_mib} MiB, driver {gpu.driver}")
     if not found_gpus and not jetson:
         print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
-    useless = () if found_gpus and not jetson else ("tensorrt",)  # a Jetson has JetPack's own
+    useless = () if found_gpus and not jetson else ("tensorrt", "cuda")  # a Jetson has JetPack's own
     lacking = check_packages()
     missing = [extra for extra in lacking.values() if extra not in useless]
     runs_here = cpu_runs() if "openvino" not in lacking else False
@@ -60,7 +62,7 @@ def check_packages() -> dict[str, str]:
     """Print a line a package; returns those that are missing, each with its extra."""
     missing = {}
     for package, (module, extra, purpose) in PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
+        if not installed(module):
             missing[package] = extra
             print(f"  missing   {package:<28} {purpose}: pip install passionsr-trt[{extra}]")
             continue
@@ -70,6 +72,13 @@ def check_packages() -> dict[str, str]:
             version = "version unknown"
         print(f"  {'found':<9} {package:<28} {purpose} ({version})")
     return missing
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is not there
+        return False
 
 
 def cpu_runs() -> bool:
@@ -88,10 +97,12 @@ def cpu_runs() -> bool:
 
 def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> None:
     """What can be built and run here; `lacking`: packages that are not installed."""
+    rtx, tensorrt = "tensorrt-rtx-cu12-bindings" not in lacking, "tensorrt" not in lacking and gpu
+    runs = gpu and "pycuda" not in lacking
     rows = {
         "openvino": (cpu, cpu),
-        "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings" not in lacking, False),
-        "tensorrt": ("tensorrt" not in lacking and gpu, False),
+        "tensorrt-rtx": (rtx, rtx and runs),
+        "tensorrt": (tensorrt, tensorrt and runs),
     }
     for backend, (builds, runs) in rows.items():
         print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")

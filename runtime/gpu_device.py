@@ -131,5 +131,5 @@ class CapturedGraph:
         self._driver.cuGraphExecDestroy(self._executable)
 
 
-INSTALL = "`pip install passionsr-trt[tensorrt]`; it needs nvcc, or take the Docker image"
+INSTALL = "`pip install passionsr-trt[cuda]`; it needs nvcc, or take the Docker image"
 NO_GPU = "run `passionsr-trt doctor`, or build with --backend openvino"

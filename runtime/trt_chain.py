@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.tensorrt_builder import has_driver
 from passionsr_trt.runtime.chain import Chain, sample_posterior
 from passionsr_trt.runtime.gpu_device import CapturedGraph, GpuDevice
 from passionsr_trt.runtime.trt_engine import TensorRTEngine
@@ -52,6 +53,12 @@ class TensorRTChain(Chain):
     """Engines of one bundle on GPU 0. Use from any thread, one at a time; `close` frees everything."""
 
     def __init__(self, bundle: EngineBundle, cuda_graph: bool = True) -> None:
+        if not has_driver():
+            raise UserError(
+                f"{bundle.folder}: engines for {bundle.backend}",
+                "expected an NVIDIA GPU and its driver to run them",
+                "run them where there is one, or build with --backend openvino",
+            )
         host_code = bool(bundle.target.get("version_compatible"))
         self.device = GpuDevice()
         self.trt: dict[str, TensorRTEngine] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import write_atomic
-from passionsr_trt.engines.tensorrt_builder import has_driver, load_tensorrt
+from passionsr_trt.engines.tensorrt_builder import load_tensorrt
 
 
 class TensorRTEngine:
@@ -21,12 +21,6 @@ class TensorRTEngine:
 
     def __init__(self, path: Path, backend: str, host_code: bool = False, cuda_graph: bool = True) -> None:
         self.trt = load_tensorrt(backend)
-        if not has_driver():
-            raise UserError(
-                f"{path.parent}: engines for {backend}",
-                "expected an NVIDIA GPU and its driver to run them",
-                "run them where there is one, or build with --backend openvino",
-            )
         self._runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.WARNING))
         self._runtime.engine_host_code_allowed = host_code
         self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
