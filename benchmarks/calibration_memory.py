@@ -50,6 +50,7 @@ def main() -> None:
             ("module", "module", []),
             ("module, --low-memory", "module", ["--low-memory"]),
             ("block", "block", []),
+            ("block, --low-memory", "block", ["--low-memory"]),
         ):
             spec = Path(folder) / "spec.json"
             steps = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "granularity": granularity}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from passionsr_trt.export.blockwise import block_pairs, blocks_in_order
+from passionsr_trt.export.blockwise import block_pairs, blocks_in_order, return_freed_memory
 from passionsr_trt.export.calibrate import quantized_sites
 from passionsr_trt.export.calibration import Calibration
 from passionsr_trt.export.constants import Parts, posterior_mean
@@ -21,7 +21,7 @@ from passionsr_trt.export.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export.resume import Progress
 from passionsr_trt.export.search import PortSearch, search_ports
-from passionsr_trt.export.sites import Mode, SiteConv, group_ports, set_mode
+from passionsr_trt.export.sites import Mode, Site, SiteConv, group_ports, set_mode
 from passionsr_trt.export.spec import QuantSpec
 from passionsr_trt.export.stages import Pairs, learned_ports, recomputing, run_stage, stages
 from passionsr_trt.export.transform import absorbers, claim_padding, may_shift_for_free
@@ -43,8 +43,11 @@ def learn_calibration(
     """Search, then learn, part by part. `parts` is left in the state it was given in.
 
     partial: a folder that keeps what was learned so far; a second call goes on from there.
-    low_memory: activations are recomputed in the backward pass; the result is the same.
+    low_memory: activations are recomputed in the backward pass, block by block or site by site within a block;
+    the result is the same.
     """
+    if low_memory or spec.granularity == "block":
+        return_freed_memory()
     progress = Progress(partial)
     float_inputs = crops([load_input(path, model) for path in files], spec.seed)
     quantized_inputs = float_inputs
@@ -104,7 +107,8 @@ def learn_part(
         if (index + 1) * len(plan) <= done:
             continue
         title = f"{name}.{path}"
-        with block_pairs(part, block, title, pairs.inputs, float_inputs) as own:
+        sites = [module for module in block.modules() if isinstance(module, Site)] if low_memory else []
+        with block_pairs(part, block, title, pairs.inputs, float_inputs) as own, recomputing(sites):
             for stage in plan:
                 run_stage(block, stage, title, own, spec)
         progress.save(name, learners, (index + 1) * len(plan))
