@@ -86,8 +86,9 @@ def test_a_damaged_partial_result_is_learned_anew(model: OneStepModel, parts: Pa
     )
 
 
-def test_recomputing_activations_changes_nothing(model: OneStepModel, parts: Parts) -> None:
-    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, accumulate=2)
+@pytest.mark.parametrize("granularity", ["module", "block"])
+def test_recomputing_activations_changes_nothing(model: OneStepModel, parts: Parts, granularity: str) -> None:
+    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, accumulate=2, granularity=granularity)
     plain, low = (learn_calibration(model, parts, spec, FILES, low_memory=on) for on in (False, True))
     for key, value in plain.tensors.items():
         torch.testing.assert_close(low.tensors[key], value, rtol=1e-4, atol=1e-6)
