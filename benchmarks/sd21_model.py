@@ -47,10 +47,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    for name, kind, config in (
+    kinds: tuple[tuple[str, Any, dict[str, Any]], ...] = (
         ("unet", diffusers.UNet2DConditionModel, UNET),
         ("vae", diffusers.AutoencoderKL, VAE),
-    ):
+    )
+    for name, kind, config in kinds:
         folder = arguments.output / name
         folder.mkdir(parents=True, exist_ok=True)
         channels = [max(32, int(width * arguments.width) // 32 * 32) for width in config["block_out_channels"]]
