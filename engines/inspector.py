@@ -11,16 +11,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from typing import Any
 
 from passionsr_trt.engines.coverage import Layer, count_kinds
 from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.kernels import TensorUse, kernel
+from passionsr_trt.engines.kernels import ORIGIN, TensorUse, kernel
 
 NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
-_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _TYPES = (
     ("Int8", ("int8",)),
     ("Half", ("fp16", "half")),
@@ -53,7 +51,7 @@ def _layer(entry: dict[str, Any]) -> Layer:
     weights = entry.get("Weights")
     if isinstance(weights, dict) and not constants and outputs:
         constants = [_weight(entry, weights)]
-    origins = _ORIGIN.findall(entry.get("Metadata") or "")
+    origins = ORIGIN.findall(entry.get("Metadata") or "")
     return kernel(entry["Name"], entry.get("LayerType", ""), origins, inputs, constants, outputs)
 
 

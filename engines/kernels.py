@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ COMPUTE = {
     "matrixmultiply",
     "caskgemmconvolution",
 }
+ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")  # in a kernel's metadata, one for each node
 FUSED = "runtime_fusion"  # RTX: a Conv or MatMul with its neighbours where it has a weight, else pointwise work
 
 
@@ -65,13 +67,13 @@ def kernel(
     MACs of a fused attention: both its products.
     """
     attention = any("softmax" in origin for origin in origins) and any("matmul" in origin for origin in origins)
-    weighted = any(tensor.elements > max(tensor.shape, default=0) for tensor in constants)
-    computes = kind.lower() in COMPUTE or (kind == FUSED and weighted)
+    weights = [tensor for tensor in constants if tensor.elements > max(tensor.shape, default=0)]  # not biases
+    computes = kind.lower() in COMPUTE or (kind == FUSED and bool(weights))
     macs = 0
     if attention:
         macs = _attention_macs(inputs, outputs)
-    elif computes:
-        macs = _product_macs(inputs, constants, outputs)
+    elif computes and inputs and outputs:
+        macs = _product_macs(inputs[0], weights, outputs[0])
     return Layer(
         name=name,
         kind=kind,
@@ -84,17 +86,11 @@ def kernel(
     )
 
 
-def _product_macs(
-    inputs: Sequence[TensorUse], constants: Sequence[TensorUse], outputs: Sequence[TensorUse]
-) -> int:
+def _product_macs(source: TensorUse, weights: Sequence[TensorUse], output: TensorUse) -> int:
     """A Conv's [O,I,kh,kw] weight, or a MatMul of [.., M,K] with [.., K,N]: outputs · what each one sums over."""
-    operands = [*inputs, *constants]
-    if not outputs or not operands:
-        return 0
-    weights = [tensor for tensor in constants if len(tensor.shape) == 4 and tensor.elements > max(tensor.shape)]
-    if weights and len(outputs[0].shape) == 4:
-        return outputs[0].elements * math.prod(weights[0].shape[1:])
-    return outputs[0].elements * operands[0].shape[-1] if operands[0].shape else 0
+    windows = [math.prod(tensor.shape[1:]) for tensor in weights if len(tensor.shape) == len(output.shape) == 4]
+    summed = windows[0] if windows else source.shape[-1] if source.shape else 0
+    return output.elements * summed
 
 
 def _attention_macs(inputs: Sequence[TensorUse], outputs: Sequence[TensorUse]) -> int:
@@ -111,8 +107,10 @@ def save_layers(layers: Sequence[Layer], path: Path) -> None:
 
 
 def load_layers(path: Path) -> list[Layer]:
-    """What save_layers kept; UserError where it is not there."""
-    if not path.is_file():
-        raise UserError(f"{path}: not there", "expected an engine's layer list", "build the engines again")
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    return [Layer(**{**entry, "names": tuple(entry["names"])}) for entry in entries]
+    """What save_layers kept; UserError where it is not there or damaged."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [Layer(**{**entry, "names": tuple(entry["names"])}) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path}: no layer list of an engine ({reason})", "", "build the engines again") from None

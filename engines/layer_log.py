@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from passionsr_trt.engines.coverage import Layer, count_kinds
-from passionsr_trt.engines.kernels import TensorUse, kernel
+from passionsr_trt.engines.kernels import ORIGIN, TensorUse, kernel
 
 # signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shape_call", "host_call"}
@@ -20,7 +20,6 @@ _SECTION = re.compile(
     r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))"
 )
 _TENSOR = re.compile(r"\{ Name: .*?Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
-_ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
@@ -30,10 +29,13 @@ def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
         head = _HEAD.search(line)
         if head is None or head["kind"] in NOT_KERNELS:
             continue
-        sections = {
-            key: [TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype) for shape, dtype in tensors]
-            for key, tensors in ((key, _TENSOR.findall(text)) for key, text in _SECTION.findall(head["rest"]))
-        }
-        tensors = [sections.get(key, []) for key in ("Inputs", "Constants", "Outputs")]
-        found.append(kernel(head["name"], head["kind"], _ORIGIN.findall(head["rest"]), *tensors))
+        sections = dict(_SECTION.findall(head["rest"]))
+        tensors = [_tensors(sections.get(key, "")) for key in ("Inputs", "Constants", "Outputs")]
+        found.append(kernel(head["name"], head["kind"], ORIGIN.findall(head["rest"]), *tensors))
     return found, count_kinds(found)
+
+
+def _tensors(text: str) -> list[TensorUse]:
+    return [
+        TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype) for shape, dtype in _TENSOR.findall(text)
+    ]

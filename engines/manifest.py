@@ -66,7 +66,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return data
 
 
-NAMES = {"onnx-bundle": "an ONNX bundle", "engine-bundle": "an engine bundle", "calibration": "a calibration"}
+NAMES = {
+    "model": "a new one",
+    "onnx-bundle": "an ONNX bundle",
+    "engine-bundle": "an engine bundle",
+    "calibration": "a calibration",
+}
 HINTS = {
     "onnx-bundle": "make one with `passionsr-trt export`",
     "engine-bundle": "make one with `passionsr-trt build-engines`",

@@ -9,9 +9,6 @@ faults seen in OpenVINO 2026.4.1 that both leave no message:
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import onnx
 import openvino as ov
 from passionsr_trt.engines.cpu import COMPILE_OPTIONS, openvino_int8_exact
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.graph_files import on_disk, weight_files
 
 
 def check_cpu(spec: dict[str, Any] | None) -> None:
@@ -48,34 +46,13 @@ def compile_static(path: Path, shape: Sequence[int], threads: int = 0, **more: A
 
 
 def _read_fixed(core: Any, path: Path, shape: Sequence[int]) -> Any:
-    """The ov.Model of the graph with the input's shape set.
-
-    Weights in a file beside the graph (large models) stay there: the changed graph is written to a temporary
-    folder that links to it, since a protobuf in memory ends at 2 GB.
-    """
+    """The ov.Model of the graph with the input's shape set."""
     model = onnx.load(str(path), load_external_data=False)
     _fix_shape(model, path.name, shape)
-    beside = {
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    if not beside:
+    if not weight_files(model):
         return core.read_model(model.SerializeToString(), b"")
-    with tempfile.TemporaryDirectory(prefix="passionsr-trt-", ignore_cleanup_errors=True) as folder:
-        for name in beside:
-            _link(path.with_name(name).resolve(), Path(folder) / Path(name).name)
-        onnx.save(model, str(Path(folder) / path.name))
-        return core.read_model(str(Path(folder) / path.name))
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link (OpenVINO refuses symbolic ones that leave the folder), or a copy on another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    with on_disk(model, path) as changed:
+        return core.read_model(str(changed))
 
 
 def _fix_shape(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.gpu import jetson_model, target_name
+from passionsr_trt.engines.graph_files import on_disk
 from passionsr_trt.engines.inspector import parse_inspector
 from passionsr_trt.engines.kernels import save_layers
 from passionsr_trt.engines.layer_log import parse_layers
 from passionsr_trt.engines.manifest import write_atomic
+from passionsr_trt.engines.rtx_graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt_features import explain, features, network_flags
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
@@ -169,7 +172,7 @@ class TensorRTBuilder:
         builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, logger)
-        if not parser.parse_from_file(str(bundle.open(part))):
+        if not self._parse(parser, bundle.open(part)):
             problems = [parser.get_error(index).desc().splitlines()[0] for index in range(parser.num_errors)]
             fact, expected, hint = explain(problems, 0)
             raise UserError(f"{part.name}: the ONNX parser refused the graph: {fact}", expected, hint)
@@ -189,6 +192,14 @@ class TensorRTBuilder:
         if self.plan.timing_cache is not None:
             write_atomic(self.plan.timing_cache, bytes(config.get_timing_cache().serialize()))
         return bytes(serialized)
+
+    def _parse(self, parser: Any, path: Path) -> bool:
+        if self.plan.backend == "tensorrt":
+            return bool(parser.parse_from_file(str(path)))
+        model = onnx.load(str(path), load_external_data=False)
+        scales_after_convolutions(model, path.parent)
+        with on_disk(model, path) as changed:
+            return bool(parser.parse_from_file(str(changed)))
 
     def _configure(self, config: Any) -> None:
         """The plan's limits and flags."""

@@ -69,9 +69,9 @@ class OneStepModel:
             raise UserError(f"{folder}: no such folder", "expected a model folder (unet/, vae/, one_step.json)")
         one_step = _read_one_step(folder / "one_step.json")
         alpha_bar = _alpha_bar(folder / "scheduler" / "scheduler_config.json", one_step.timestep)
-        unet = _load_unet(folder / "unet")
+        unet = load_unet(folder / "unet")
         text = _read_text(folder / "text_embedding.safetensors", unet.config.cross_attention_dim)
-        kind, vae, channels = _load_vae(folder / "vae")
+        kind, vae, channels = load_vae(folder / "vae")
         if channels != unet.config.in_channels or channels != unet.config.out_channels:
             raise UserError(
                 f"{folder}: the VAE has {channels} latent channels, the UNet takes {unet.config.in_channels} "
@@ -90,7 +90,8 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that belongs to a model; UserError where it is missing or none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -103,7 +104,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_one_step(path: Path) -> OneStep:
-    data = _read_json(path)
+    data = read_json(path)
     known = set(OneStep.__dataclass_fields__)
     if unknown := sorted(set(data) - known):
         raise UserError(f"{path}: unknown key {unknown[0]!r}", f"expected {', '.join(sorted(known))}")
@@ -116,7 +117,7 @@ def _read_one_step(path: Path) -> OneStep:
 
 def _alpha_bar(path: Path, timestep: int) -> float:
     """ᾱ_t = Π (1 − β), from the scheduler's own betas (float64)."""
-    config = _read_json(path)
+    config = read_json(path)
     steps, start, end = (config.get(key) for key in ("num_train_timesteps", "beta_start", "beta_end"))
     schedule = config.get("beta_schedule")
     if not (isinstance(steps, int) and isinstance(start, float) and isinstance(end, float)):
@@ -164,7 +165,7 @@ def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> N
 
 
 def _from_config(cls: Any, folder: Path) -> Any:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     try:
         with torch.device("meta"):
             return cls.from_config(config)
@@ -172,7 +173,8 @@ def _from_config(cls: Any, folder: Path) -> Any:
         raise UserError(f"{folder / 'config.json'}: not a {cls.__name__} ({error})") from None
 
 
-def _load_unet(folder: Path) -> Any:
+def load_unet(folder: Path) -> Any:
+    """diffusers' UNet2DConditionModel, float32, every weight checked against its config."""
     from diffusers import UNet2DConditionModel
 
     unet = _from_config(UNet2DConditionModel, folder)
@@ -180,8 +182,9 @@ def _load_unet(folder: Path) -> Any:
     return unet
 
 
-def _load_vae(folder: Path) -> tuple[str, Any, int]:
-    config = _read_json(folder / "config.json")
+def load_vae(folder: Path) -> tuple[str, Any, int]:
+    """Its kind, the diffusers VAE or the TAESD halves' state dicts, and the number of latent channels."""
+    config = read_json(folder / "config.json")
     if config.get("family") == "taesd":
         if config.get("downscale") != 8 or config.get("image_range") != [0, 1]:
             raise UserError(f"{folder / 'config.json'}: downscale or image_range", "expected 8 and [0, 1]")

@@ -12,6 +12,13 @@ import numpy as np
 from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle
 from passionsr_trt.engines.errors import UserError
 
+# ONNX Runtime's execution providers by our names; CUDA and TensorRT come with onnxruntime-gpu
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
 
 class Engine(Protocol):
     """One part, ready to run: float32 [B, C, H, W] in and out."""
@@ -104,7 +111,7 @@ def check_same_model(first: ModelInfo, second: ModelInfo, what: str) -> None:
         )
 
 
-def load_engines(folder: Path, threads: int = 0, provider: str = "", cuda_graph: bool = True) -> Chain:
+def load_engines(folder: Path, threads: int = 0, provider: str | None = None, cuda_graph: bool = True) -> Chain:
     """Chain of the engines in `folder`, or with a `provider` of the ONNX bundle there under ONNX Runtime."""
     if provider:
         return Chain.from_onnx(OnnxBundle.load(folder), threads, provider)

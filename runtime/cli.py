@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from passionsr_trt.engines.cli import parse_size, whole
+from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
 __all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer"]
@@ -21,7 +22,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
     parser.add_argument("--align", choices=("adain", "wavelet", "none"), default="none", help="colour fix")
     parser.add_argument(
-        "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="ONNX Runtime's, for the reference"
+        "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for the reference"
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
     parser.add_argument("--min-psnr", type=float, help="fail when the mean PSNR to the float model is lower (dB)")
@@ -38,9 +39,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=Path, required=True, help="INT8 engines under test")
     parser.add_argument("--baseline", type=Path, required=True, help="float engines of the same model")
     parser.add_argument("--onnx", type=Path, help="float ONNX bundle, run under ONNX Runtime as well")
-    parser.add_argument(
-        "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="ONNX Runtime's, for --onnx"
-    )
+    parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for --onnx")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the figures and the chart")
     parser.add_argument(
         "--size", type=parse_size, default="512x512", metavar="HxW", help="output size, multiples of 64"

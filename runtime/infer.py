@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from passionsr_trt.engines.cli import whole
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.manifest import check_writable
-from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.chain import PROVIDERS, Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
     SUFFIXES,
     WRITABLE,
+    Picture,
     check_output,
     list_images,
     read_picture,
@@ -23,6 +28,8 @@ from passionsr_trt.runtime.images import (
 from passionsr_trt.runtime.main import HelpFormatter, run
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from tqdm import tqdm
+
+FAILURES = (UserError, MemoryError)  # of one image, which must not lose the others
 
 
 def add_infer(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +51,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads, 0: all")
     parser.add_argument(
         "--provider",
-        choices=("cpu", "cuda", "tensorrt"),
+        choices=tuple(PROVIDERS),
         help="run an ONNX bundle under ONNX Runtime instead: --engines names a folder made by export",
     )
     parser.add_argument(
@@ -87,15 +94,12 @@ def run_infer(arguments: argparse.Namespace) -> int:
             return 0
     first = next(iter(pairs.values()))
     check_writable(first.parent)
-    chain = load_engines(
-        arguments.engines, arguments.threads, arguments.provider or "", not arguments.no_cuda_graph
-    )
+    chain = load_engines(arguments.engines, arguments.threads, arguments.provider, not arguments.no_cuda_graph)
     failed = 0
-    with closing(chain), tqdm(pairs.items(), desc=chain.label, unit="image") as progress:
-        for source, target in progress:
-            try:
-                progress.set_postfix_str(process(chain, source, target, options))
-            except (UserError, MemoryError) as error:
+    with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
+        for error in upscale_all(chain, pairs, options, progress):
+            progress.update()
+            if error is not None:
                 failed += 1
                 message = str(error) or "out of memory; a smaller --tile needs less"
                 tqdm.write(f"error: {message}", file=sys.stderr)
@@ -103,16 +107,51 @@ def run_infer(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def process(chain: Chain, source: Path, target: Path, options: Options) -> str:
-    """One image from file to file; returns what the progress bar shows."""
-    picture = read_picture(source)
-    result = super_resolve(chain, picture.rgb, options)
-    save_image(result.image, target, picture)
-    for note in picture.notes:
-        tqdm.write(f"{source}: {note}", file=sys.stderr)
-    if result.tile and options.tile is None:
-        tqdm.write(f"{source}: large, so done in tiles of {result.tile} pixels", file=sys.stderr)
-    return f"{sum(result.seconds.values()):.2f} s, {result.image.width}×{result.image.height}"
+def upscale_all(
+    chain: Chain, pairs: dict[Path, Path], options: Options, progress: tqdm[Any]
+) -> Iterator[Exception | None]:
+    """From files to files; gives for each image what went wrong with it, or None.
+
+    While the chain works on one image, the next is read and the one before is written.
+    """
+    saving: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        for source, reading in read_ahead(reader, pairs):
+            try:
+                picture = reading.result()
+                result = super_resolve(chain, picture.rgb, options)
+            except FAILURES as error:
+                yield error
+                continue
+            for note in picture.notes:
+                tqdm.write(f"{source}: {note}", file=sys.stderr)
+            if result.tile and options.tile is None:
+                tqdm.write(f"{source}: large, so done in tiles of {result.tile} pixels", file=sys.stderr)
+            seconds = sum(result.seconds.values())
+            progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
+            saving.append(writer.submit(save_image, result.image, pairs[source], picture))
+            if len(saving) > 1:
+                yield outcome(saving.popleft())
+        yield from map(outcome, saving)
+
+
+def read_ahead(reader: Executor, sources: Iterable[Path]) -> Iterator[tuple[Path, Future[Picture]]]:
+    """Each image while the one after it is being read."""
+    waiting: deque[tuple[Path, Future[Picture]]] = deque()
+    for source in sources:
+        waiting.append((source, reader.submit(read_picture, source)))
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def outcome(work: Future[None]) -> Exception | None:
+    """What went wrong with finished work; anything but a failure of this one image is raised."""
+    try:
+        work.result()
+    except FAILURES as error:
+        return error
+    return None
 
 
 def main() -> int:

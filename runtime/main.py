@@ -13,6 +13,16 @@ from passionsr_trt.engines.errors import UsageError, UserError
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
+    "import-model": (
+        "passionsr_trt.export.import_cli",
+        "add_import_model",
+        "Stable Diffusion + LoRA → model folder",
+    ),
+    "import-calibration": (
+        "passionsr_trt.export.import_cli",
+        "add_import_calibration",
+        "PassionSR's calibrated checkpoints → calibration",
+    ),
     "calibrate": ("passionsr_trt.export.cli", "add_calibrate", "model folder + images → calibration"),
     "export": ("passionsr_trt.export.cli", "add_export", "model folder + calibration → ONNX bundle"),
     "build-engines": ("passionsr_trt.engines.cli", "add_build_engines", "ONNX bundle → engines"),

@@ -7,13 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from passionsr_trt.engines.errors import UserError
-
-# execution providers by our names; CUDA and TensorRT come with onnxruntime-gpu
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
+from passionsr_trt.runtime.chain import PROVIDERS
 
 
 class OnnxEngine:

@@ -91,9 +91,7 @@ class TensorRTChain(Chain):
         """As `run` for each image, in order; an image is asked for while the GPU works on the one before."""
         waiting: deque[tuple[int, list[Any]]] = deque()
         for index, image in enumerate(images):
-            with self.device.current():
-                fits = self.buffers is not None and self.buffers.shapes["image"] == image.shape
-            while waiting and (len(waiting) == SLOTS or not fits):
+            while waiting and (len(waiting) == SLOTS or not self._fits(image.shape)):
                 yield self._finish(waiting.popleft())
             with self.device.current():
                 self._prepare(image.shape)
@@ -138,9 +136,12 @@ class TensorRTChain(Chain):
             self.buffers = None
         self.device.release()
 
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        return self.buffers is not None and self.buffers.shapes["image"] == shape
+
     def _prepare(self, shape: tuple[int, ...]) -> None:
         """Buffers for this input shape; nothing to do where it is the last one's."""
-        if self.buffers is not None and self.buffers.shapes["image"] == shape:
+        if self._fits(shape):
             return
         self._forget()
         try:

@@ -23,7 +23,8 @@ class TensorRTEngine:
         self.trt = load_tensorrt(backend)
         self._runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.WARNING))
         self._runtime.engine_host_code_allowed = host_code
-        self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        plan = path.read_bytes()
+        self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             raise UserError(
                 f"{path}: {backend} {self.trt.__version__} cannot load it",
@@ -33,7 +34,7 @@ class TensorRTEngine:
         self._cache_path: Path | None = None
         self._cache: Any = None
         if backend == "tensorrt-rtx":
-            self.context = self._rtx_context(path, cuda_graph)
+            self.context = self._rtx_context(plan, cuda_graph)
         else:
             strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
             self.context = self.engine.create_execution_context(strategy)
@@ -42,7 +43,7 @@ class TensorRTEngine:
         if self.engine.get_tensor_mode(self.input) != self.trt.TensorIOMode.INPUT:
             self.input, self.output = self.output, self.input
 
-    def _rtx_context(self, path: Path, cuda_graph: bool) -> Any:
+    def _rtx_context(self, plan: bytes, cuda_graph: bool) -> Any:
         """RTX compiles its kernels on the device: they are kept in a runtime cache of this engine; it also
         captures CUDA graphs itself."""
         trt = self.trt
@@ -51,7 +52,7 @@ class TensorRTEngine:
         if cuda_graph:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = config.create_runtime_cache()
-        self._cache_path = runtime_cache(path, trt.__version__)
+        self._cache_path = runtime_cache(plan, trt.__version__)
         if self._cache_path.is_file():
             self._cache.deserialize(self._cache_path.read_bytes())
         config.set_runtime_cache(self._cache)
@@ -87,8 +88,8 @@ class TensorRTEngine:
         self._cache = self.context = self.engine = self._runtime = None
 
 
-def runtime_cache(engine: Path, version: str) -> Path:
+def runtime_cache(plan: bytes, version: str) -> Path:
     """Where the kernels that RTX compiled for this engine and version are kept: the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")
-    digest = hashlib.sha256(engine.read_bytes() + version.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(plan + version.encode()).hexdigest()[:16]
     return Path(root) / "passionsr-trt" / f"{digest}.rtx-cache"

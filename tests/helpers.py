@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from passionsr_trt.export import checkpoints
 
 UNET = {
     "in_channels": 4,
@@ -48,29 +47,10 @@ def write_model(
     import diffusers
 
     torch.manual_seed(0)
-    parts = {
-        "unet": diffusers.UNet2DConditionModel(**{**UNET, **(unet or {})}),
-        "vae": getattr(diffusers, vae)(**(KL if vae == "AutoencoderKL" else TINY)),
-    }
-    for name, module in parts.items():
-        (folder / name).mkdir(parents=True)
-        save_file(module.state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
-        module.save_config(folder / name)
-    (folder / "scheduler").mkdir()
-    scheduler = {
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-    }
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    steps = {
-        "timestep": 999,
-        "prediction": "epsilon",
-        "scaling_factor": 0.18215,
-        "upscale": 2,
-        **(one_step or {}),
-    }
-    (folder / "one_step.json").write_text(json.dumps(steps))
-    save_file({"text_embedding": torch.randn(1, 7, 24)}, folder / "text_embedding.safetensors")
+    kind, config = getattr(diffusers, vae), KL if vae == "AutoencoderKL" else TINY
+    modules = diffusers.UNet2DConditionModel(**{**UNET, **(unet or {})}), kind(**config)
+    steps = {"timestep": 999, "prediction": "epsilon", "scaling_factor": 0.18215, "upscale": 2}
+    checkpoints.write_model(
+        folder, *modules, checkpoints.SD21 / "scheduler", torch.randn(1, 7, 24), {**steps, **(one_step or {})}
+    )
     return folder

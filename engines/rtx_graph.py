@@ -1,0 +1,70 @@
+"""What a half-precision QDQ graph must look like for TensorRT-RTX to write INT8 convolutions' results as Half.
+
+RTX applies one weight scale in a convolution's own epilogue. With a scale per output channel it writes Float and
+leaves the scaling to the kernel behind it: twice the bytes of Half there and back. So the scales w [O] part into
+t·g, t a power of two: the DequantizeLinear keeps t, and a Mul by g [1,O,1,1] and an Add of the bias follow the
+convolution, where they join the next kernel. code·w = (code·t)·g holds exactly. TensorRT needs none of this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
+
+MOST_SPREAD = 256.0  # of one convolution's scales: Half must hold what lies between
+
+
+def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
+    """Rewrite every half-precision convolution of int8 weights in place; returns how many that were.
+
+    folder: where weights outside the graph lie.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {node.output[0]: node for node in graph.node if node.output}
+
+    def value(name: str) -> np.ndarray:
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(constants[name])
+        if tensor.external_data:
+            load_external_data_for_tensor(tensor, str(folder))
+        return numpy_helper.to_array(tensor)
+
+    def constant(name: str, array: np.ndarray) -> str:
+        graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    changed = 0
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        weights = producers.get(node.input[1]) if node.op_type == "Conv" else None
+        if weights is None or weights.op_type != "DequantizeLinear" or weights.input[1] not in constants:
+            continue
+        scales = value(weights.input[1])
+        if scales.dtype != np.float16 or scales.ndim != 1 or scales.max() > MOST_SPREAD * scales.min():
+            continue
+        kept = np.exp2(np.round(np.log2(scales.astype(np.float64)).mean())).astype(np.float16)
+        gains = scales / kept
+        if not np.array_equal(gains * kept, scales):  # subnormal: a power of two is not exact there
+            continue
+        name, output = node.name, node.output[0]
+        weights.input[1] = constant(f"{name}/weight_scale", kept)
+        weights.input[2] = constant(f"{name}/weight_zero", np.zeros((), np.int8))
+        del weights.attribute[:]  # the axis
+        node.output[0] = f"{name}/unscaled"
+        gain = constant(f"{name}/gain", gains.reshape(1, -1, 1, 1))
+        bias = node.input.pop() if len(node.input) == 3 else ""
+        scaled = f"{name}/scaled" if bias else output
+        nodes.append(helper.make_node("Mul", [node.output[0], gain], [scaled], name=f"{name}/scale"))
+        if bias:
+            added = constant(f"{name}/added", value(bias).reshape(1, -1, 1, 1))
+            nodes.append(helper.make_node("Add", [scaled, added], [output], name=f"{name}/add_bias"))
+        changed += 1
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return changed

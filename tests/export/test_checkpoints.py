@@ -1,0 +1,145 @@
+"""Published layouts → model folder: one file, a LoRA of OSEDiff's, and what must be refused."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from passionsr_trt.export.checkpoints import LORA_ALPHA
+from passionsr_trt.export.model import OneStepModel
+from passionsr_trt.runtime.main import main
+from safetensors.torch import save_file
+
+from tests.export.ldm import single_file, unet_names, vae_names
+
+RANK = 4
+ADAPTED = {
+    "conv_in": "default_encoder",
+    "down_blocks.0.resnets.0.conv1": "default_encoder",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "default_encoder",
+    "mid_block.attentions.0.proj_in": "default_others",
+    "up_blocks.1.attentions.0.transformer_blocks.0.ff.net.0.proj": "default_decoder",
+}
+
+
+@pytest.fixture(scope="module")
+def base(small_model: Path) -> OneStepModel:
+    return OneStepModel.load(small_model)
+
+
+def lora(weights: dict[str, torch.Tensor], adapted: dict[str, str]) -> dict[str, torch.Tensor]:
+    """PEFT's keys for some weights, random."""
+    result = {}
+    for name, adapter in adapted.items():
+        out, *rest = weights[f"{name}.weight"].shape
+        ones = [1] * (len(rest) - 1)
+        result[f"{name}.lora_A.{adapter}.weight"] = torch.randn(RANK, *rest) * 0.05
+        result[f"{name}.lora_B.{adapter}.weight"] = torch.randn(out, RANK, *ones) * 0.05
+    return result
+
+
+def words(base: Path | str, folder: Path, *more: object) -> list[str]:
+    torch.save(torch.randn(1, 7, 24), folder / "text.pt")
+    text = ["--text-embedding", folder / "text.pt", "--upscale", 2]
+    return ["import-model", str(base), "-o", str(folder / "model"), *map(str, [*text, *more])]
+
+
+def test_names_cover_every_module(base: OneStepModel) -> None:
+    for names, module in ((unet_names(base.unet), base.unet), (vae_names(base.vae), base.vae)):
+        modules = {key.rpartition(".")[0] for key in module.state_dict()}
+        assert sorted(names.values()) == sorted(modules), "each once"
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_one_file_is_read_as_diffusers_reads_it(
+    base: OneStepModel, small_model: Path, tmp_path: Path, suffix: str
+) -> None:
+    tensors = single_file(base.unet, base.vae)
+    path = tmp_path / f"base{suffix}"
+    if suffix == ".ckpt":
+        torch.save({"state_dict": tensors, "global_step": 1}, path)
+    else:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    assert main(words(path, tmp_path, "--config", small_model)) == 0
+    found = OneStepModel.load(tmp_path / "model")
+    for first, second in ((found.unet, base.unet), (found.vae, base.vae)):
+        expected = second.state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize("layout", ["osediff", "passionsr"])
+def test_a_lora_is_merged(base: OneStepModel, small_model: Path, tmp_path: Path, layout: str) -> None:
+    weights = base.unet.state_dict()
+    tensors = lora(weights, ADAPTED)
+    vae_tensors = lora(base.vae.state_dict(), {"encoder.down_blocks.0.resnets.0.conv1": "default_encoder"})
+    given = dict(tensors)
+    if layout == "passionsr":  # the same layers by their original names
+        old = {new: path for path, new in unet_names(base.unet).items()}
+        given = {
+            old[key.partition(".lora_")[0]] + ".lora_" + key.partition(".lora_")[2]: value
+            for key, value in tensors.items()
+        }
+    given["conv_in.base_layer.weight"] = torch.randn_like(weights["conv_in.weight"])
+    keys = ("state_dict_unet", "state_dict_vae") if layout == "osediff" else ("unet_state_dict", "vae_state_dict")
+    checkpoint = {keys[0]: given, keys[1]: vae_tensors, "rank_unet": RANK, "rank_vae": RANK}
+    checkpoint["unet_lora_encoder_modules"] = list(ADAPTED)
+    torch.save(checkpoint, tmp_path / "osediff.pkl")
+    assert main(words(small_model, tmp_path, "--lora", tmp_path / "osediff.pkl")) == 0
+    found = OneStepModel.load(tmp_path / "model").unet.state_dict()
+    for name, adapter in ADAPTED.items():
+        before = given["conv_in.base_layer.weight"] if name == "conv_in" else weights[f"{name}.weight"]
+        down, up = (tensors[f"{name}.lora_{end}.{adapter}.weight"] for end in "AB")
+        x = torch.randn(2, *before.shape[1:2], *([8, 8] if before.dim() == 4 else []))
+        if before.dim() == 4:
+            apply = lambda x, w: torch.nn.functional.conv2d(x, w, padding=w.shape[-1] // 2)  # noqa: E731
+        else:
+            apply = torch.nn.functional.linear
+        expected = apply(x, before) + LORA_ALPHA / RANK * apply(apply(x, down), up)
+        torch.testing.assert_close(apply(x, found[f"{name}.weight"]), expected, rtol=1e-4, atol=1e-4)
+    changed = {key for key, value in found.items() if not torch.equal(value, weights[key])}
+    assert changed == {f"{name}.weight" for name in ADAPTED}
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("run by a pickle",)
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(
+    base: OneStepModel, small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = lora(base.unet.state_dict(), {"mid_block.attentions.0.proj_in": "default_others"})
+    (name, *_rest) = tensors
+    foreign = {key.replace("mid_block", "other_block"): value for key, value in tensors.items()}
+    wide = {key: torch.cat([value, value], int("lora_A" in key)) for key, value in tensors.items()}
+    files: dict[str, tuple[Any, str]] = {
+        "evil.pkl": (Evil(), "holds more than tensors"),
+        "none.pkl": ({"other": 1}, "no LoRA of a UNet"),
+        "empty.pkl": ({"state_dict_unet": {}}, "holds no LoRA"),
+        "half.pkl": ({"state_dict_unet": {name: tensors[name]}}, "no matching lora_B"),
+        "rank.pkl": ({"state_dict_unet": tensors, "rank_unet": 2}, "expected rank 2"),
+        "foreign.pkl": ({"state_dict_unet": foreign}, "changes 'other_block"),
+        "wide.pkl": ({"state_dict_unet": wide}, "expected [64, 64]"),
+    }
+    for file, (content, message) in files.items():
+        path = tmp_path / file
+        if file == "evil.pkl":
+            path.write_bytes(pickle.dumps(content))
+        else:
+            torch.save(content, path)
+        assert main(words(small_model, tmp_path, "--lora", path)) == 1, file
+        captured = capsys.readouterr()
+        assert message in captured.err and "run by a pickle" not in captured.out, captured.err
+    torch.save({"a": torch.zeros(1)}, tmp_path / "tiny.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 cut off")
+    for file, message in (("tiny.ckpt", "does not fit"), ("cut.ckpt", "cut.ckpt: "), ("none.ckpt", "not there")):
+        assert main(words(tmp_path / file, tmp_path)) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("x")
+    assert main(words(small_model, tmp_path)) == 1
+    assert "holds other files" in capsys.readouterr().err
