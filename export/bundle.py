@@ -30,9 +30,19 @@ QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake qu
 
 @torch.no_grad()
 def export_bundle(
-    model: OneStepModel, parts: Parts, calibration: Calibration | None, plan: ExportPlan, output: Path
+    model: OneStepModel,
+    parts: Parts,
+    calibration: Calibration | None,
+    plan: ExportPlan,
+    output: Path,
+    consume: bool = False,
 ) -> OnnxBundle:
-    """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float."""
+    """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float.
+
+    consume: weights of `model` and `parts` are let go as soon as they are written; both are useless afterwards.
+    """
+    if consume:
+        model.unet = model.vae = None
     infos = []
     image = _proof_image(plan)
     with atomic_folder(output, "onnx-bundle") as folder:
@@ -42,11 +52,13 @@ def export_bundle(
                 if calibration is not None:
                     calibration.apply(part, name, image)
                 path = folder / f"{name}.onnx"
-                export_part(part, name, model.latent_channels, plan, path)
-                sites = site_infos(part, name, image)
+                infos.append(_part_info(name, path, model, plan, site_infos(part, name, image)))
+                reference, allowed = expected_result(part, name, image, plan)
+                export_part(part, name, model.latent_channels, plan, path, consume)
                 progress.set_postfix_str(f"{name}: proving")
-                image = prove_graph(part, name, path, image, plan)
-                infos.append(_part_info(name, path, model, plan, sites))
+                result = torch.from_numpy(run_reference(path, {IO_NAMES[name][0]: image.numpy()}))
+                prove(f"{name} graph", reference, result, allowed)
+                image = posterior_mean(part, reference)
         bundle = OnnxBundle(
             model=ModelInfo(
                 digest=model.digest,
@@ -72,8 +84,8 @@ def _proof_image(plan: ExportPlan) -> Tensor:
     return torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
 
 
-def prove_graph(part: nn.Module, name: str, path: Path, x: Tensor, plan: ExportPlan) -> Tensor:
-    """Run the file under ONNX Runtime on `x`; returns the float part's output, the next part's input.
+def expected_result(part: nn.Module, name: str, x: Tensor, plan: ExportPlan) -> tuple[Tensor, float]:
+    """The float part's output on `x`, and how far from it the graph's may be (relative error).
 
     A float32 graph must agree to 1e-4. A QDQ graph rounds where the float noise of two executors differs,
     and a deep graph carries such a flip on; so its distance to the float part is compared with that of
@@ -81,17 +93,13 @@ def prove_graph(part: nn.Module, name: str, path: Path, x: Tensor, plan: ExportP
     """
     set_mode(part, Mode.FLOAT)
     reference = part(x)
-    quantized = any(named.site.weight_scale is not None for named in named_sites(part, name))
-    result = torch.from_numpy(run_reference(path, {IO_NAMES[name][0]: x.numpy()}))
-    if quantized:
-        set_mode(part, Mode.FAKE)
-        allowed = QDQ_TOLERANCE * relative_error(reference, part(x)) + 1e-3
-        set_mode(part, Mode.FLOAT)
-        allowed += 1e-2 if plan.precision == "fp16" else 0.0
-        prove(f"{name} QDQ graph", reference, result, allowed)
-    else:
-        prove(f"{name} graph", reference, result, 1e-2 if plan.precision == "fp16" else 1e-4)
-    return posterior_mean(part, reference)
+    half = 1e-2 if plan.precision == "fp16" else 0.0
+    if all(named.site.weight_scale is None for named in named_sites(part, name)):
+        return reference, half or 1e-4
+    set_mode(part, Mode.FAKE)
+    fake = relative_error(reference, part(x))
+    set_mode(part, Mode.FLOAT)
+    return reference, QDQ_TOLERANCE * fake + 1e-3 + half
 
 
 def site_infos(part: nn.Module, name: str, x: Tensor) -> list[SiteInfo]:

@@ -114,7 +114,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     size = arguments.size or (512, 512)
     plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
     model = OneStepModel.load(arguments.model)
-    bundle = export_bundle(model, build_parts(model), calibration, plan, arguments.output)
+    bundle = export_bundle(model, build_parts(model), calibration, plan, arguments.output, consume=True)
     for part in bundle.parts:
         quantized = sum(site.quantized for site in part.sites)
         print(f"{part.name:<12} {quantized}/{len(part.sites)} sites quantized, {part.file}")

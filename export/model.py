@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import sha256
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+KEYS_AT_ONCE = 64
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -136,16 +136,22 @@ def _alpha_bar(path: Path, timestep: int) -> float:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file as float32 tensors."""
+    """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back."""
+    tensors: dict[str, Tensor] = {}
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            with safe_open(path, framework="pt") as file:
+                for key in keys[start : start + KEYS_AT_ONCE]:
+                    tensors[key] = file.get_tensor(key).to(torch.float32)
     except FileNotFoundError:
         raise UserError(f"{path}: missing", "expected the weights there") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({error})", "expected undamaged weights", "copy it again"
         ) from None
-    return {key: tensor.to(torch.float32) for key, tensor in tensors.items()}
+    return tensors
 
 
 def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:

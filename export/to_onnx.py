@@ -52,9 +52,14 @@ def example_input(part_name: str, channels: int, plan: ExportPlan) -> Tensor:
 
 
 @torch.no_grad()
-def export_part(part: nn.Module, part_name: str, channels: int, plan: ExportPlan, path: Path) -> None:
-    """Write `path`. Sites with scales become QDQ, the others stay float in `plan.precision`."""
-    twin = _export_twin(part, part_name, plan.precision)
+def export_part(
+    part: nn.Module, part_name: str, channels: int, plan: ExportPlan, path: Path, consume: bool = False
+) -> None:
+    """Write `path`. Sites with scales become QDQ, the others stay float in `plan.precision`.
+
+    consume: the part's own weights are let go on the way.
+    """
+    twin = _export_twin(part, part_name, plan.precision, consume)
     sample = example_input(part_name, channels, plan)
     if plan.dynamic:
         sample = sample[:, :, : max(16, sample.shape[2] // 4), : max(16, sample.shape[3] // 4)]
@@ -76,13 +81,15 @@ def export_part(part: nn.Module, part_name: str, channels: int, plan: ExportPlan
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
+    program.save(str(path), external_data=True)  # weights beside the graph: never twice in memory
     del program
+    model = onnx.load(str(path), load_external_data=False)
     rename_nodes(model, twin, part_name)
+    del twin
     if plan.dynamic:
         _name_axes(model, part_name)
-    save_model(model, path)
-    onnx.checker.check_model(str(path), full_check=model.ByteSize() < EXTERNAL_DATA_BYTES)
+    is_large = save_model(model, path)
+    onnx.checker.check_model(str(path), full_check=not is_large)
 
 
 @contextmanager
@@ -98,37 +105,46 @@ def quiet_exporter() -> Iterator[None]:
         logging.disable(level)
 
 
-def _export_twin(part: nn.Module, part_name: str, precision: str) -> nn.Module:
+def _export_twin(part: nn.Module, part_name: str, precision: str, consume: bool) -> nn.Module:
     """A shallow twin for export in QDQ mode: weights are shared, buffers and types are its own."""
     memo: dict[int, Any] = {}
     for parameter in part.parameters():
         memo[id(parameter)] = parameter
     twin = copy.deepcopy(part, memo)
-    sites = list(named_sites(twin, part_name))
+    memo.clear()
+    own, sites = list(named_sites(part, part_name)), list(named_sites(twin, part_name))
     if precision == "fp16":
         # the first and the last site stay float32, and with them the x0 formula and the images
-        float32 = {sites[0].name, sites[-1].name}
-        names = {id(named.site): named.name for named in sites}
         sites[0].site.out_dtype = torch.float16
         for module in twin.modules():
-            if isinstance(module, Site) and names[id(module)] in float32:
-                continue
-            for key, parameter in list(module.named_parameters(recurse=False)):
-                if parameter.dtype == torch.float32:
-                    setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
-            for key in ("key_t", "value"):
-                if key in module._buffers:
-                    module._buffers[key] = module._buffers[key].half()  # type: ignore[union-attr]
-    for named in sites:
-        named.site.prepare_export()
-        if named.site.weight_scale is not None or named.site.kind == "linear":
+            if not isinstance(module, Site):
+                _halve(module)
+    for index, (original, named) in enumerate(zip(own, sites, strict=True)):
+        site = named.site
+        if precision == "fp16" and 0 < index < len(sites) - 1:
+            _halve(site)
+        site.prepare_export()
+        if site.weight_scale is not None or site.kind == "linear":
             # the stored initializer replaces the weight; keep the type that decides casts
-            named.site.weight = nn.Parameter(
-                torch.empty(named.site.weight.shape, dtype=named.site.weight.dtype, device="meta"),
-                requires_grad=False,
-            )
+            site.weight = _without_values(site.weight)
+        if consume:
+            original.site.weight = _without_values(original.site.weight)
     set_mode(twin, Mode.QDQ)
     return twin
+
+
+def _halve(module: nn.Module) -> None:
+    """A module's own parameters, and constant keys and values, to half precision."""
+    for key, parameter in list(module.named_parameters(recurse=False)):
+        if parameter.dtype == torch.float32:
+            setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
+    for key in ("key_t", "value"):
+        if key in module._buffers:
+            module._buffers[key] = module._buffers[key].half()  # type: ignore[union-attr]
+
+
+def _without_values(weight: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device="meta"), requires_grad=False)
 
 
 def rename_nodes(model: onnx.ModelProto, part: nn.Module, part_name: str) -> None:
@@ -168,19 +184,19 @@ def _name_axes(model: onnx.ModelProto, part_name: str) -> None:
                 dims[axis].dim_param = name
 
 
-def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """One file, or a file and `<name>.data` for large models."""
-    if model.ByteSize() < EXTERNAL_DATA_BYTES:
-        onnx.save(model, str(path))
-        return
-    onnx.save(
-        model,
-        str(path),
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=f"{path.name}.data",
-        size_threshold=1024,
-    )
+def save_model(model: onnx.ModelProto, path: Path) -> bool:
+    """Write the graph over `path`, whose weights lie in `<name>.data`; one file of both where it is not large.
+
+    True for a large model, which stays in two.
+    """
+    data = path.with_name(f"{path.name}.data")
+    is_large = data.is_file() and data.stat().st_size >= EXTERNAL_DATA_BYTES
+    if not is_large:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    onnx.save(model, str(path))
+    if not is_large:
+        data.unlink(missing_ok=True)
+    return is_large
 
 
 def run_reference(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
