@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="TensorRT: for every GPU from Ampere on; slower than an engine for one GPU",
     )
+    parser.add_argument(
+        "--float32",
+        action="store_true",
+        help="openvino: all that is not INT8 in float32, slower; by itself the UNet's rest runs in bfloat16 "
+        "where the CPU has it",
+    )
     parser.add_argument("--expect-digest", metavar="SHA256", help="refuse any other ONNX bundle than this one")
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and why; build nothing")
     parser.add_argument(
@@ -121,12 +128,14 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
         if arguments.compute_capability:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
         from passionsr_trt.engines import openvino_builder
+        from passionsr_trt.engines.cpu import BFLOAT16_PARTS
         from passionsr_trt.engines.openvino_model import check_cpu
 
         check_cpu(bundle.spec)
-        build_part: BuildPart = openvino_builder.build_part
+        parts = () if bundle.spec is None or arguments.float32 else BFLOAT16_PARTS
+        build_part: BuildPart = partial(openvino_builder.build_part, bfloat16=parts)
         prove = openvino_builder.prove_engines
-        target = {"device": "CPU"}
+        target = {"device": "CPU", "bfloat16": list(parts)}
     else:
         from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
 

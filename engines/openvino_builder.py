@@ -7,6 +7,7 @@ runs at (about 2 seconds for the demo's three parts).
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,18 @@ PROOF_SIZE = 128
 PROOF_TOLERANCE = {"float": 1e-4, "int8": 0.15}
 
 
-def build_part(bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
-    """Copy one part into `folder` and compile it; returns the file's name and the engine's coverage."""
+def build_part(
+    bundle: OnnxBundle, part: PartInfo, folder: Path, bfloat16: Collection[str] = ()
+) -> tuple[str, Coverage]:
+    """Copy one part into `folder` and compile it; returns the file's name and the engine's coverage.
+
+    bfloat16: parts that may run in it where they are not INT8.
+    """
     source = bundle.open(part)
     for path in source.parent.glob(f"{source.name}*"):
         shutil.copy2(path, folder / path.name)
-    layers, kinds = openvino_layers(
-        compile_static(folder / part.file, part.input.at((REFERENCE_SIZE, REFERENCE_SIZE)))
-    )
+    shape = part.input.at((REFERENCE_SIZE, REFERENCE_SIZE))
+    layers, kinds = openvino_layers(compile_static(folder / part.file, shape, bfloat16=part.name in bfloat16))
     return part.file, measure(part.sites, layers, kinds)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 import openvino as ov
-from passionsr_trt.engines.cpu import COMPILE_OPTIONS, openvino_int8_exact
+from passionsr_trt.engines.cpu import COMPILE_OPTIONS, has_bfloat16, openvino_int8_exact
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.graph_files import on_disk, weight_files
 
@@ -33,9 +33,14 @@ def check_cpu(spec: dict[str, Any] | None) -> None:
         )
 
 
-def compile_static(path: Path, shape: Sequence[int], threads: int = 0, **more: Any) -> Any:
-    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W]; `more`: OpenVINO properties."""
+def compile_static(path: Path, shape: Sequence[int], threads: int = 0, bfloat16: bool = False, **more: Any) -> Any:
+    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W]; `more`: OpenVINO properties.
+
+    bfloat16: what is not INT8 may run in it, where the CPU has it.
+    """
     options: dict[str, Any] = {**COMPILE_OPTIONS, **more}
+    if bfloat16 and has_bfloat16():
+        options["INFERENCE_PRECISION_HINT"] = "bf16"
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = ov.Core()

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle
+from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle, PartInfo
 from passionsr_trt.engines.errors import UserError
 
+Limits = tuple[tuple[int, int], tuple[int, int]]  # smallest and largest (height, width) that engines take
 # ONNX Runtime's execution providers by our names; CUDA and TensorRT come with onnxruntime-gpu
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -34,6 +35,7 @@ class Chain:
     engines: dict[str, Engine]
     label: str
     seconds: dict[str, float] = field(default_factory=dict)
+    limits: Limits | None = None
 
     @classmethod
     def from_engines(cls, bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True) -> Chain:
@@ -45,9 +47,12 @@ class Chain:
         from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
 
         engines: dict[str, Engine] = {
-            part.name: OpenVINOEngine(bundle.open(part), bundle.spec, threads) for part in bundle.parts
+            part.name: OpenVINOEngine(
+                bundle.open(part), bundle.spec, threads, part.name in bundle.target.get("bfloat16", ())
+            )
+            for part in bundle.parts
         }
-        return cls(bundle.model, engines, f"OpenVINO {bundle.label}")
+        return cls(bundle.model, engines, f"OpenVINO {bundle.label}", limits=fixed_size(bundle.parts))
 
     @classmethod
     def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
@@ -59,7 +64,7 @@ class Chain:
         }
         label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
         place = "" if provider == "cpu" else f" {provider}"
-        return cls(bundle.model, engines, f"ONNX Runtime{place} {label}")
+        return cls(bundle.model, engines, f"ONNX Runtime{place} {label}", limits=fixed_size(bundle.parts))
 
     def run(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
         """image [B,3,H,W] in [-1,1], sides multiples of 64 → [B,3,H,W], not clamped.
@@ -72,6 +77,14 @@ class Chain:
         """As `run` for each image, in order."""
         for image in images:
             yield self.run(image, seed)
+
+    def run_part(self, name: str, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """One part alone on each piece, in order; its seconds add up."""
+        for piece in pieces:
+            start = time.perf_counter()
+            result = self.engines[name].run(piece)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            yield result
 
     def close(self) -> None:
         """Free what the engines hold; the chain cannot be used any more."""
@@ -91,6 +104,12 @@ class Chain:
         result = self.engines[part].run(x)
         self.seconds[part] = time.perf_counter() - start
         return result
+
+
+def fixed_size(parts: list[PartInfo]) -> Limits | None:
+    """The one image size of graphs that were exported for one; None where they take any."""
+    size = next(part.input.shape[2:] for part in parts if part.name == "vae_encoder")
+    return None if any(isinstance(side, str) for side in size) else ((size[0], size[1]), (size[0], size[1]))
 
 
 def sample_posterior(encoded: np.ndarray, model: ModelInfo, seed: int) -> np.ndarray:

@@ -117,10 +117,12 @@ def to_image(array: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.transpose(1, 2, 0))
 
 
-def pad_to_multiple(array: np.ndarray, multiple: int) -> np.ndarray:
-    """Reflect [C, H, W] on the bottom and right until both sides are multiples."""
-    height, width = array.shape[1:]
-    return np.pad(array, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="reflect")
+def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Reflect [C, H, W] on the bottom and right until both sides are multiples, and at least `least`."""
+    missing = [
+        max(-(-side // multiple) * multiple, low) - side for side, low in zip(array.shape[1:], least, strict=True)
+    ]
+    return np.pad(array, ((0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
 
 
 def check_output(path: Path) -> None:

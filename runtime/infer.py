@@ -40,10 +40,11 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="tile side in output pixels, 0: never; by itself 1024 above 2.4 megapixels",
+        help="tile side in output pixels, 0: never; by itself 512 to 640, whichever computes least, above 1 "
+        "megapixel or what the engines take",
     )
     parser.add_argument(
-        "--overlap", type=whole(0), default=128, help="overlap of tiles in output pixels; more is slower"
+        "--overlap", type=whole(0), default=64, help="overlap of tiles in output pixels; more is slower"
     )
     parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")

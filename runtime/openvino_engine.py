@@ -17,14 +17,14 @@ class OpenVINOEngine:
 
     backend = "openvino"
 
-    def __init__(self, path: Path, spec: dict[str, Any] | None, threads: int = 0) -> None:
+    def __init__(self, path: Path, spec: dict[str, Any] | None, threads: int = 0, bfloat16: bool = False) -> None:
         check_cpu(spec)
-        self._path, self._threads = path, threads
+        self._path, self._threads, self._bfloat16 = path, threads, bfloat16
         self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def compile(self, shape: tuple[int, ...], **more: Any) -> Any:
         """The compiled model for a shape; `more`: OpenVINO properties."""
-        return compile_static(self._path, shape, self._threads, **more)
+        return compile_static(self._path, shape, self._threads, self._bfloat16, **more)
 
     def prepare(self, shape: tuple[int, ...]) -> Any:
         """The infer request for a shape, compiled on first use."""

@@ -1,5 +1,6 @@
-"""Tiles of the image through the whole chain, blended where they overlap.
+"""Large images in overlapping tiles, part by part: encoder tiles → one latent → UNet tiles → one latent → decoder.
 
+Every part's tiles are blended before the next part sees them, so that the decoder's tiles agree where they meet.
 Group norms see a tile's statistics, not the image's: tiles trade fidelity to the untiled result for memory.
 """
 
@@ -8,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from passionsr_trt.runtime.chain import Chain, sample_posterior
+
+UNIT = 8  # pixels a latent position stands for: tiles start and end on whole ones
+RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -31,24 +36,66 @@ def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
-
-
-def run_tiled(run_many: RunMany, image: np.ndarray, tile: int, overlap: int) -> np.ndarray:
-    """`run_many` on overlapping tiles of `image` [1,3,H,W] (sides multiples of 64, as is `tile`), blended."""
+def run_tiled(chain: Chain, image: np.ndarray, tile: int, overlap: int, seed: int = 0) -> np.ndarray:
+    """The chain on `image` [1,3,H,W] (sides multiples of 64, as is `tile`; 0: untiled). overlap: pixels."""
     height, width = image.shape[2:]
     if not tile or (height <= tile and width <= tile):
-        return next(run_many([image]))
-    total = np.zeros(image.shape, np.float32)
-    weights = np.zeros((height, width), np.float32)
+        return chain.run(image, seed)
+    chain.seconds.clear()
+    side, shared = tile // UNIT, overlap // UNIT
+    encoded = map_tiles(lambda tiles: chain.run_part("vae_encoder", tiles), image, side, shared, UNIT)
+    latent = sample_posterior(encoded, chain.model, seed)
+    clean = map_tiles(lambda tiles: chain.run_part("unet", tiles), latent, side, shared, 1)
+    return map_tiles(lambda tiles: chain.run_part("vae_decoder", tiles), clean, side, shared, 1)
+
+
+def map_tiles(run: RunMany, x: np.ndarray, tile: int, overlap: int, unit: int) -> np.ndarray:
+    """`run` on tiles of x [1,C,H,W], blended at the scale of what it gives. tile, overlap: units of x's pixels."""
+    height, width = x.shape[2] // unit, x.shape[3] // unit
     areas = [
-        (slice(top, top + tile), slice(left, left + tile))
+        (slice(top, min(top + tile, height)), slice(left, min(left + tile, width)))
         for top in tile_starts(height, tile, overlap)
         for left in tile_starts(width, tile, overlap)
     ]
-    pieces = (image[:, :, rows, columns] for rows, columns in areas)
-    for (rows, columns), result in zip(areas, run_many(pieces), strict=True):
-        weight = window(result.shape[2], result.shape[3], overlap)
-        total[:, :, rows, columns] += result * weight
-        weights[rows, columns] += weight
+    pieces = (
+        np.ascontiguousarray(
+            x[:, :, rows.start * unit : rows.stop * unit, columns.start * unit : columns.stop * unit]
+        )
+        for rows, columns in areas
+    )
+    total = weights = np.zeros(0, np.float32)
+    for (rows, columns), result in zip(areas, run(pieces), strict=True):
+        scale = result.shape[2] // (rows.stop - rows.start)
+        if not total.size:
+            total = np.zeros((1, result.shape[1], height * scale, width * scale), np.float32)
+            weights = np.zeros(total.shape[2:], np.float32)
+        weight = window(result.shape[2], result.shape[3], overlap * scale)
+        down = slice(rows.start * scale, rows.stop * scale)
+        along = slice(columns.start * scale, columns.stop * scale)
+        total[:, :, down, along] += result * weight
+        weights[down, along] += weight
     return total / weights
+
+
+def choose_tile(height: int, width: int, sides: Iterable[int], overlap: int) -> int:
+    """The side for which the fewest pixels are computed in all; of equals the smallest."""
+
+    def computed(side: int) -> int:
+        rows, columns = (len(tile_starts(length, side, overlap)) for length in (height, width))
+        return rows * columns * min(side, height) * min(side, width)
+
+    return min(sorted(sides), key=computed)
+
+
+def seam_energy(picture: np.ndarray, untiled: np.ndarray, tile: int, overlap: int) -> float:
+    """Gradient energy of `picture` [3,H,W] across the tiles' borders over that of `untiled`; 1: no seam."""
+    lines = []
+    for axis in (1, 2):
+        starts = tile_starts(picture.shape[axis], tile, overlap)
+        lines += [(axis, line) for line in {*starts[1:], *(start + tile for start in starts[:-1])}]
+
+    def energy(values: np.ndarray) -> float:
+        steps = [np.take(values, line, axis) - np.take(values, line - 1, axis) for axis, line in lines]
+        return float(np.mean([np.mean(np.square(step, dtype=np.float64)) for step in steps]))
+
+    return energy(picture) / energy(untiled)

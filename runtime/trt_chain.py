@@ -39,14 +39,25 @@ class Buffers:
     graphs: dict[str, CapturedGraph]
 
 
+@dataclass
+class PartBuffers:
+    """What one part alone needs for one input shape."""
+
+    name: str
+    source: Any
+    target: Any
+    host_in: np.ndarray
+    host_out: np.ndarray
+
+
 class PartOnDevice:
-    """One part alone, from array to array; for comparisons."""
+    """One part alone, from array to array; for tiles and comparisons."""
 
     def __init__(self, chain: TensorRTChain, name: str) -> None:
         self.chain, self.name = chain, name
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        return self.chain.run_part(self.name, x)
+        return self.chain.run_alone(self.name, x)
 
 
 class TensorRTChain(Chain):
@@ -63,10 +74,15 @@ class TensorRTChain(Chain):
         self.device = GpuDevice()
         self.trt: dict[str, TensorRTEngine] = {}
         self.buffers: Buffers | None = None
+        self.alone: PartBuffers | None = None
         self.cuda_graph = cuda_graph and bundle.backend == "tensorrt"
         name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[bundle.backend]
+        smallest, largest = (tuple(bundle.target[key]) for key in ("min_size", "max_size"))
         super().__init__(
-            bundle.model, {part: PartOnDevice(self, part) for part in PART_NAMES}, f"{name} {bundle.label}"
+            bundle.model,
+            {part: PartOnDevice(self, part) for part in PART_NAMES},
+            f"{name} {bundle.label}",
+            limits=(smallest, largest),
         )
         try:
             with self.device.current():
@@ -99,23 +115,23 @@ class TensorRTChain(Chain):
         while waiting:
             yield self._finish(waiting.popleft())
 
-    def run_part(self, name: str, x: np.ndarray) -> np.ndarray:
-        """One part alone, in buffers of its own."""
+    def run_alone(self, name: str, x: np.ndarray) -> np.ndarray:
+        """One part, in buffers of its own, which stay for the next input of this shape."""
         with self.device.current():
-            self._forget()
-            engine = self.trt[name]
-            shape, size = engine.prepare(x.shape)
-            source, target = self.device.allocate(x.nbytes), self.device.allocate(4 * int(np.prod(shape)))
-            engine.bind(source, target, self.device.allocate(size), size)
-            host_in, host_out = self.device.pinned(x.shape), self.device.pinned(shape)
-            host_in[...] = x
-            self.device.upload(source, host_in)
-            engine.enqueue(self.device.stream)
-            self.device.download(host_out, target)
+            if self.alone is None or (self.alone.name, self.alone.host_in.shape) != (name, x.shape):
+                self._forget()
+                shape, size = self.trt[name].prepare(x.shape)
+                source, target = self.device.allocate(x.nbytes), self.device.allocate(4 * int(np.prod(shape)))
+                self.trt[name].bind(source, target, self.device.allocate(size), size)
+                pinned = self.device.pinned(x.shape), self.device.pinned(shape)
+                self.alone = PartBuffers(name, source, target, *pinned)
+            own = self.alone
+            own.host_in[...] = x
+            self.device.upload(own.source, own.host_in)
+            self.trt[name].enqueue(self.device.stream)
+            self.device.download(own.host_out, own.target)
             self.device.stream.synchronize()
-            result = host_out.copy()
-            self.device.release()
-        return result
+            return own.host_out.copy()
 
     def close(self) -> None:
         """Free graphs, buffers, engines, the context; safe to call twice."""
@@ -134,6 +150,7 @@ class TensorRTChain(Chain):
             for graph in self.buffers.graphs.values():
                 graph.free()
             self.buffers = None
+        self.alone = None
         self.device.release()
 
     def _fits(self, shape: tuple[int, ...]) -> bool:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from passionsr_trt.engines.errors import UsageError
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.runtime.chain import Chain, Limits
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import pad_to_multiple, to_array, to_image, upscale
-from passionsr_trt.runtime.tiling import run_tiled
+from passionsr_trt.runtime.tiling import UNIT, choose_tile, run_tiled
 from PIL import Image
 
 # above this many output pixels an image is tiled unless the user says otherwise
-UNTILED_PIXELS = 1536 * 1536
-AUTO_TILE = 1024
+UNTILED_PIXELS = 1024 * 1024
+AUTO_SIDES = range(512, 641, 64)
 
 
 @dataclass(frozen=True)
@@ -24,25 +24,38 @@ class Options:
 
     align: str = "adain"
     tile: int | None = None
-    overlap: int = 128
+    overlap: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.tile and (self.tile % 64 or self.tile < 128):
             raise UsageError(f"--tile {self.tile}", "expected a multiple of 64, at least 128, or 0")
-        side = self.tile or AUTO_TILE
-        if not 0 <= self.overlap < side:
-            raise UsageError(f"--overlap {self.overlap}", f"expected 0 to {side - 1}")
+        side = self.tile or AUTO_SIDES[0]
+        if not 0 <= self.overlap <= side - 64 or self.overlap % UNIT:
+            raise UsageError(f"--overlap {self.overlap}", f"expected a multiple of {UNIT}, 0 to {side - 64}")
 
-    def tile_for(self, pixels: int) -> int:
+    def tile_for(self, height: int, width: int, limits: Limits | None) -> int:
+        """The tile's side for an image of height × width pixels; 0: untiled. limits: what the engines take."""
         if self.tile is not None:
             return self.tile
-        return AUTO_TILE if pixels > UNTILED_PIXELS else 0
+        if limits is None:
+            sides: Sequence[int] = AUTO_SIDES if height * width > UNTILED_PIXELS else ()
+        else:
+            (low_height, low_width), (high_height, high_width) = limits
+            fits = height <= high_height and width <= high_width
+            sides = () if fits else range(max(low_height, low_width), min(high_height, high_width) + 1, 64)
+            if not fits and not sides:
+                raise UserError(
+                    f"an image of {height}×{width} pixels needs square tiles",
+                    f"the engines take {low_height}×{low_width} to {high_height}×{high_width}",
+                    "build with equal sides, such as --size 512x512",
+                )
+        return choose_tile(height, width, sides, self.overlap) if sides else 0
 
 
 @dataclass(frozen=True)
 class SRResult:
-    """The picture, the bicubic enlargement it started from, and seconds per part (of the last tile)."""
+    """The picture, the bicubic enlargement it started from, and seconds per part."""
 
     image: Image.Image
     bicubic: Image.Image
@@ -54,12 +67,10 @@ def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResul
     """8-bit RGB of any size → 8-bit RGB, `upscale` times as large."""
     bicubic = upscale(image, chain.model.upscale)
     source = to_array(bicubic)
-    padded = pad_to_multiple(source, chain.model.multiple)[None]
-    tile = options.tile_for(padded.shape[2] * padded.shape[3])
-
-    def run_many(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        return chain.run_many(pieces, options.seed)
-
-    result = run_tiled(run_many, padded, tile, options.overlap)[0, :, : source.shape[1], : source.shape[2]]
+    least = (0, 0) if chain.limits is None else chain.limits[0]
+    padded = pad_to_multiple(source, chain.model.multiple, least)[None]
+    tile = options.tile_for(padded.shape[2], padded.shape[3], chain.limits)
+    result = run_tiled(chain, padded, tile, options.overlap, options.seed)
+    result = result[0, :, : source.shape[1], : source.shape[2]]
     picture = to_image(align(np.clip(result, -1.0, 1.0), source, options.align))
     return SRResult(picture, bicubic, dict(chain.seconds), tile)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from passionsr_trt.engines.errors import UsageError
 from passionsr_trt.runtime.colour import adain, align, low_pass, wavelet
 from passionsr_trt.runtime.metrics import lpips, psnr, ssim
-from passionsr_trt.runtime.tiling import run_tiled, tile_starts
 from passionsr_trt.runtime.upscaler import Options
 from PIL import Image
 
@@ -31,38 +26,6 @@ def test_wavelet_takes_low_frequencies_from_the_source_and_keeps_high_ones() -> 
     np.testing.assert_allclose(fixed - 0.25, result - low_pass(result, 5), atol=1e-5)
     np.testing.assert_allclose(wavelet(result, result), result, atol=1e-5)
     assert align(result, source, "none") is result
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(2, 9), st.integers(2, 9), st.integers(2, 4), st.integers(0, 127))
-def test_tiles_of_an_identity_give_the_image_back(rows: int, columns: int, side: int, overlap: int) -> None:
-    image = RNG.random((1, 3, rows * 64, columns * 64), np.float32)
-    shapes = set()
-
-    def run(piece: np.ndarray) -> np.ndarray:
-        shapes.add(piece.shape[2:])
-        return piece
-
-    result = run_tiled(partial(map, run), image, side * 64, overlap)
-    np.testing.assert_allclose(result, image, atol=1e-5)
-    assert len(shapes) == 1, "every tile has one shape, so one compiled engine"
-    assert all(height <= max(side * 64, image.shape[2]) for height, _width in shapes)
-
-
-def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
-    tones = iter(range(100))
-
-    def run(piece: np.ndarray) -> np.ndarray:
-        return piece + next(tones)
-
-    result = run_tiled(partial(map, run), np.zeros((1, 3, 512, 256), np.float32), 256, 128)[0, 0, :, 0]
-    assert result[0] == 0 and result[-1] == 2
-    assert np.abs(np.diff(result)).max() < np.pi / 2 / 128 * 1.1
-
-
-def test_the_last_tile_ends_at_the_edge() -> None:
-    assert tile_starts(1000, 512, 128) == [0, 384, 488]
-    assert tile_starts(512, 512, 128) == [0]
 
 
 def test_options_refuse_what_cannot_be_tiled() -> None:
