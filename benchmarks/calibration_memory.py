@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from own_commands import own, peak_mib
 
 LOAD = """
 import sys
@@ -24,16 +24,6 @@ from passionsr_trt.export.model import OneStepModel
 from passionsr_trt.export import dqc
 build_parts(OneStepModel.load(Path(sys.argv[1])))
 """
-
-
-def peak_mib(command: list[str]) -> float:
-    """Peak resident memory of a command."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _pid, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"error: {command[3]} failed")
-    return usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -57,7 +47,7 @@ def main() -> None:
             spec.write_text(json.dumps(steps))
             words = ["calibrate", arguments.model, "--images", arguments.images, "--limit", arguments.limit]
             words += ["--spec", spec, "--cache", Path(folder) / name, *extra]
-            peak = peak_mib([sys.executable, "-m", "passionsr_trt.runtime.main", *map(str, words)])
+            peak = peak_mib(own(*words))
             first = first or peak - base
             print(f"{name:<24}{peak:8.0f} MiB, {peak - base:6.0f} above the model ({(peak - base) / first:.0%})")
 

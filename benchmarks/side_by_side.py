@@ -3,7 +3,8 @@
     python benchmarks/side_by_side.py --model demo/model --engines demo/out/engines/int8 \
         --baseline demo/out/engines/fp32 --onnx demo/out/onnx/fp32 -o demo/out/side_by_side
 
-PyTorch lives in a process of its own that waits between its turns, so it shares no threads with the others.
+--baseline and --onnx may be left out: a large model does not fit four times. PyTorch lives in a process of its own
+that waits between its turns, so it shares no threads with the others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import numpy as np
 from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.cli import parse_size
 from passionsr_trt.engines.manifest import check_writable
-from passionsr_trt.runtime.benchmark import conditions, draw_chart, measure, print_report, summarize
+from passionsr_trt.runtime.benchmark import (
+    Contestant,
+    conditions,
+    draw_chart,
+    measure,
+    print_report,
+    summarize,
+)
 from passionsr_trt.runtime.chain import Chain
 
 
@@ -52,8 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--engines", type=Path, required=True)
-    parser.add_argument("--baseline", type=Path, required=True)
-    parser.add_argument("--onnx", type=Path, required=True)
+    parser.add_argument("--baseline", type=Path)
+    parser.add_argument("--onnx", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--size", type=parse_size, default=(512, 512))
     parser.add_argument("--runs", type=int, default=5)
@@ -62,12 +70,12 @@ def main() -> None:
     check_writable(arguments.output)
     eager = TorchEager(arguments.model, arguments.size, threads)
     try:
-        chains = [
-            Chain.from_engines(EngineBundle.load(arguments.engines), threads),
-            Chain.from_engines(EngineBundle.load(arguments.baseline), threads),
-            Chain.from_onnx(OnnxBundle.load(arguments.onnx), threads),
-            eager,
-        ]
+        chains: list[Contestant] = [Chain.from_engines(EngineBundle.load(arguments.engines), threads)]
+        if arguments.baseline:
+            chains.append(Chain.from_engines(EngineBundle.load(arguments.baseline), threads))
+        if arguments.onnx:
+            chains.append(Chain.from_onnx(OnnxBundle.load(arguments.onnx), threads))
+        chains.append(eager)
         times = measure(chains, arguments.size, arguments.runs)
     finally:
         eager.close()
