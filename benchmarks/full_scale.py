@@ -50,10 +50,15 @@ def prepare(folder: Path, width: float, images: Path) -> None:
 UPSCALE = """
 import json, sys
 from pathlib import Path
+import numpy as np
 from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.images import read_picture
 from passionsr_trt.runtime.upscaler import Options, super_resolve
-result = super_resolve(load_engines(Path(sys.argv[1])), read_picture(Path(sys.argv[2])).rgb, Options())
+chain, picture = load_engines(Path(sys.argv[1])), read_picture(Path(sys.argv[2])).rgb
+whole = picture.width * chain.model.upscale
+tile = Options().tile_for(whole, whole, chain.limits) or whole
+chain.run(np.zeros((1, 3, tile, tile), np.float32))  # compiles
+result = super_resolve(chain, picture, Options())
 Path(sys.argv[3]).write_text(json.dumps({"seconds": sum(result.seconds.values()), "tile": result.tile}))
 """
 
