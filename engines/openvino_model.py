@@ -47,7 +47,15 @@ def compile_static(path: Path, shape: Sequence[int], threads: int = 0, bfloat16:
     try:
         return core.compile_model(_read_fixed(core, path, shape), "CPU", options)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: OpenVINO cannot load it ({str(error).splitlines()[0]})") from error
+        raise failure(f"{path}: OpenVINO cannot load it", error) from error
+
+
+def failure(what: str, error: Exception) -> UserError:
+    """OpenVINO's exception in one line: its last one, the others say where; out of memory is called that."""
+    reason = str(error).strip().splitlines()[-1]
+    if "alloc" in reason:
+        return UserError(f"{what}: out of memory ({reason})", "", "a smaller --tile needs less")
+    return UserError(f"{what} ({reason})")
 
 
 def _read_fixed(core: Any, path: Path, shape: Sequence[int]) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.openvino_model import check_cpu, compile_static
+from passionsr_trt.engines.openvino_model import check_cpu, compile_static, failure
 
 KEPT_SHAPES = 3
 
@@ -37,7 +37,10 @@ class OpenVINOEngine:
         return request
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """The output as an array of its own."""
+        """The output as an array of its own; UserError where OpenVINO fails, of memory above all."""
         request = self.prepare(x.shape)
-        request.infer([np.ascontiguousarray(x)])
+        try:
+            request.infer([np.ascontiguousarray(x)])
+        except RuntimeError as error:
+            raise failure(f"{self._path}: OpenVINO cannot run it on {list(x.shape)}", error) from error
         return np.array(request.get_output_tensor(0).data)

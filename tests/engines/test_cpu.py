@@ -13,6 +13,7 @@ from passionsr_trt.engines import openvino_builder
 from passionsr_trt.engines.bundle import OnnxBundle
 from passionsr_trt.engines.cpu import openvino_int8_exact
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.openvino_model import failure
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO, Built
@@ -65,3 +66,10 @@ def test_wrong_kernels_are_found_before_engines_are_delivered(
     monkeypatch.setattr(openvino_builder, "compile_static", wrong)
     with pytest.raises(UserError, match="its kernels are wrong"):
         openvino_builder.prove_engines(OnnxBundle.load(small.onnx_int8))
+
+
+def test_running_out_of_memory_is_called_that() -> None:
+    where = "Exception from src/inference/src/cpp/core.cpp:117:\n"
+    full = failure("unet", RuntimeError(where + "Failed to allocate 12884901888 bytes of memory\n\n\n"))
+    assert str(full).startswith("unet: out of memory (Failed to allocate") and "smaller --tile" in str(full)
+    assert str(failure("unet", RuntimeError(where + "no such op\n"))) == "unet (no such op)"
