@@ -10,6 +10,7 @@ faults seen in OpenVINO 2026.4.1 that both leave no message:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,15 @@ def compile_static(path: Path, shape: Sequence[int], threads: int = 0, bfloat16:
     bfloat16: what is not INT8 may run in it, where the CPU has it.
     """
     options: dict[str, Any] = {**COMPILE_OPTIONS, **more}
-    if bfloat16 and has_bfloat16():
-        options["INFERENCE_PRECISION_HINT"] = "bf16"
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
     core = ov.Core()
     try:
-        return core.compile_model(_read_fixed(core, path, shape), "CPU", options)
+        model = _read_fixed(core, path, shape)
+        if bfloat16 and has_bfloat16():
+            with suppress(RuntimeError):  # a CPU that has it, held to an older instruction set
+                return core.compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "bf16"})
+        return core.compile_model(model, "CPU", options)
     except (RuntimeError, ValueError) as error:
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 

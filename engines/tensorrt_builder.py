@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure
 from passionsr_trt.engines.errors import UsageError, UserError
@@ -196,7 +197,10 @@ class TensorRTBuilder:
     def _parse(self, parser: Any, path: Path) -> bool:
         if self.plan.backend == "tensorrt":
             return bool(parser.parse_from_file(str(path)))
-        model = onnx.load(str(path), load_external_data=False)
+        try:
+            model = onnx.load(str(path), load_external_data=False)
+        except DecodeError:  # the parser says it in its own words
+            return bool(parser.parse_from_file(str(path)))
         scales_after_convolutions(model, path.parent)
         with on_disk(model, path) as changed:
             return bool(parser.parse_from_file(str(changed)))

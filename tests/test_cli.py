@@ -27,7 +27,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["infer", "--help"])
     text = capsys.readouterr().out
-    assert "default: adain" in text and "default: 128" in text
+    assert "default: adain" in text and "default: 64" in text
 
 
 def test_usage_errors_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
