@@ -134,7 +134,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
         check_cpu(bundle.spec)
         parts = () if bundle.spec is None or arguments.float32 else BFLOAT16_PARTS
         build_part: BuildPart = partial(openvino_builder.build_part, bfloat16=parts)
-        prove = openvino_builder.prove_engines
+        prove = partial(openvino_builder.prove_engines, bfloat16=parts)
         target = {"device": "CPU", "bfloat16": list(parts)}
     else:
         from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan

@@ -39,7 +39,7 @@ def build_part(
     return part.file, measure(part.sites, layers, kinds)
 
 
-def prove_engines(bundle: OnnxBundle) -> dict[str, float]:
+def prove_engines(bundle: OnnxBundle, bfloat16: Collection[str] = ()) -> dict[str, float]:
     """Relative error of every compiled part against ONNX Runtime on a smooth image; UserError where too large.
 
     The chain is run once, so that each part sees a tensor of its own kind. A wrong kernel shows here.
@@ -52,7 +52,7 @@ def prove_engines(bundle: OnnxBundle) -> dict[str, float]:
         if part.name == "vae_encoder" and isinstance(part.input.shape[2], int):
             x = np.resize(x, part.input.shape)  # a bundle of one fixed size
         path = bundle.open(part)
-        compiled = compile_static(path, x.shape)
+        compiled = compile_static(path, x.shape, bfloat16=part.name in bfloat16)
         found = compiled([x])[0]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

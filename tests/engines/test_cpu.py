@@ -59,8 +59,8 @@ def test_wrong_kernels_are_found_before_engines_are_delivered(
 ) -> None:
     original = openvino_builder.compile_static
 
-    def wrong(path: Path, shape: tuple[int, ...], threads: int = 0) -> object:
-        compiled = original(path, shape, threads)
+    def wrong(path: Path, shape: tuple[int, ...], **more: bool) -> object:
+        compiled = original(path, shape, **more)
         return lambda inputs: {0: compiled(inputs)[0] * 1.3}
 
     monkeypatch.setattr(openvino_builder, "compile_static", wrong)
