@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
-MOST_SPREAD = 256.0  # of one convolution's scales: Half must hold what lies between
+MOST_LARGER = 64.0  # than it was may a channel become before its gain: Half ends at 65504
 
 
 def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
@@ -46,11 +46,12 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
         if weights is None or weights.op_type != "DequantizeLinear" or weights.input[1] not in constants:
             continue
         scales = value(weights.input[1])
-        if scales.dtype != np.float16 or scales.ndim != 1 or scales.max() > MOST_SPREAD * scales.min():
+        if scales.dtype != np.float16 or scales.ndim != 1:
             continue
         kept = np.exp2(np.round(np.log2(scales.astype(np.float64)).mean())).astype(np.float16)
         gains = scales / kept
-        if not np.array_equal(gains * kept, scales):  # subnormal: a power of two is not exact there
+        exact = np.array_equal(gains * kept, scales)  # not where something is subnormal
+        if not exact or kept > MOST_LARGER * scales.min():
             continue
         name, output = node.name, node.output[0]
         weights.input[1] = constant(f"{name}/weight_scale", kept)
