@@ -3,7 +3,7 @@
     python benchmarks/full_scale.py --images demo/calib/lr -o out/full_scale
 
 Random weights of the real shapes (sd21_model.py; --width makes them smaller): times and memory are the real
-model's, pictures mean nothing. Steps whose results are there are left out. 24 GB of memory and an hour.
+model's, pictures mean nothing. Steps whose results are there are left out. It takes 24 GB of memory.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from torch import Tensor
 
 SD21 = Path(__file__).with_name("sd21")  # Stable Diffusion 2.1's configs
 LORA_ALPHA = 8  # PEFT's LoraConfig default, which OSEDiff keeps
-_LORA = re.compile(r"(?:base_model\.model\.)?(?P<path>.+)\.lora_A\.(?P<adapter>[^.]+)\.weight")
+_LORA = re.compile(r"(?:base_model\.model\.)?(?P<path>.+)\.lora_A\.[^.]+\.weight")
 _WHOLE = re.compile(r"(?:base_model\.model\.)?(?P<path>conv_in)(?:\.base_layer)?\.(?P<kind>weight|bias)")
 Paths = Callable[[str, Any], str]
 

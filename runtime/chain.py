@@ -73,11 +73,6 @@ class Chain:
         """
         return self.stages(image, seed)["image_out"]
 
-    def run_many(self, images: Iterable[np.ndarray], seed: int = 0) -> Iterator[np.ndarray]:
-        """As `run` for each image, in order."""
-        for image in images:
-            yield self.run(image, seed)
-
     def run_part(self, name: str, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """One part alone on each piece, in order; its seconds add up."""
         for piece in pieces:

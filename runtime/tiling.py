@@ -7,6 +7,7 @@ Group norms see a tile's statistics, not the image's: tiles trade fidelity to th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 from passionsr_trt.runtime.chain import Chain, sample_posterior
@@ -43,10 +44,10 @@ def run_tiled(chain: Chain, image: np.ndarray, tile: int, overlap: int, seed: in
         return chain.run(image, seed)
     chain.seconds.clear()
     side, shared = tile // UNIT, overlap // UNIT
-    encoded = map_tiles(lambda tiles: chain.run_part("vae_encoder", tiles), image, side, shared, UNIT)
+    encoded = map_tiles(partial(chain.run_part, "vae_encoder"), image, side, shared, UNIT)
     latent = sample_posterior(encoded, chain.model, seed)
-    clean = map_tiles(lambda tiles: chain.run_part("unet", tiles), latent, side, shared, 1)
-    return map_tiles(lambda tiles: chain.run_part("vae_decoder", tiles), clean, side, shared, 1)
+    clean = map_tiles(partial(chain.run_part, "unet"), latent, side, shared, 1)
+    return map_tiles(partial(chain.run_part, "vae_decoder"), clean, side, shared, 1)
 
 
 def map_tiles(run: RunMany, x: np.ndarray, tile: int, overlap: int, unit: int) -> np.ndarray:
