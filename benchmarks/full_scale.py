@@ -1,26 +1,27 @@
-"""Everything at the size of Stable Diffusion 2.1, on this CPU: export, speed, image sizes.
+"""Everything at Stable Diffusion 2.1's size, on this CPU: export, speed beside other tools, image sizes, threads.
 
-    python benchmarks/full_scale.py --images demo/calib/lr -o out/full_scale
+    python benchmarks/full_scale.py --images demo/calib/lr --peers-python PEERS/bin/python -o out/full_scale
 
 Random weights of the real shapes (sd21_model.py; --width makes them smaller): times and memory are the real
-model's, pictures mean nothing. Steps whose results are there are left out. It takes 24 GB of memory.
+model's, pictures mean nothing. Rivals meet the INT8 engines one at a time (side_by_side.py --pairs).
+Stages whose results are there are left out. It takes 24 GB of memory.
+--peers-python: an interpreter with `torch==2.13.0 nncf nvidia-modelopt[onnx] openvino`, for their rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from own_commands import command, own, peak_mib
-from PIL import Image
+from own_commands import own, peak_mib
+from passionsr_trt.engines.bundle import PART_NAMES
 
 HERE = Path(__file__).parent
-OUTPUT_SIZES = (512, 1024, 2048)
 
 
 def prepare(folder: Path, width: float, images: Path) -> None:
@@ -30,55 +31,82 @@ def prepare(folder: Path, width: float, images: Path) -> None:
         make = [sys.executable, str(HERE / "sd21_model.py"), "-o", str(model), "--width", str(width)]
         subprocess.run(make, check=True)
     spec.write_text(json.dumps({"method": "range", "activation_observer": "minmax"}))
-    cache = folder / "calib_cache"
-    stages: list[tuple[str, list[object]]] = [
-        ("calibrate", ["calibrate", model, "--images", images, "--limit", 2, "--spec", spec, "--cache", cache]),
-        ("export INT8", ["export", model, "--cache", cache, "-o", folder / "onnx" / "int8"]),
-        ("export FP32", ["export", model, "--float", "-o", folder / "onnx" / "fp32"]),
-        ("build INT8", ["build-engines", folder / "onnx" / "int8", "-o", folder / "engines" / "int8"]),
-        ("build FP32", ["build-engines", folder / "onnx" / "fp32", "-o", folder / "engines" / "fp32"]),
+    cache, onnx, engines = folder / "calib_cache", folder / "onnx", folder / "engines"
+    stages: list[tuple[str, Path, list[object]]] = [
+        (
+            "calibrate",
+            cache,
+            ["calibrate", model, "--images", images, "--limit", 2, "--spec", spec, "--cache", cache],
+        ),
+        ("export INT8", onnx / "int8", ["export", model, "--cache", cache, "-o", onnx / "int8"]),
+        ("export FP32", onnx / "fp32", ["export", model, "--float", "-o", onnx / "fp32"]),
+        ("build INT8", engines / "int8", ["build-engines", onnx / "int8", "-o", engines / "int8"]),
+        ("build FP32", engines / "fp32", ["build-engines", onnx / "fp32", "-o", engines / "fp32"]),
     ]
-    for name, words in stages:
-        start = time.monotonic()
-        peak = peak_mib(own(*words))
-        print(f"{name:<14}{time.monotonic() - start:8.0f} s {peak / 1024:6.1f} GiB at its peak", flush=True)
-    for precision in ("int8", "fp32"):
-        size = sum(path.stat().st_size for path in (folder / "engines" / precision).rglob("*.onnx*"))
-        print(f"{precision.upper()} engines {size / 1e9:.2f} GB")
+    for name, result, words in stages:
+        if not result.is_dir():
+            measured(name, own(*words))
 
 
-UPSCALE = """
-import json, sys
+def measured(name: str, command: list[str]) -> None:
+    """Run one stage; say what it took."""
+    start = time.monotonic()
+    peak = peak_mib(command)
+    print(f"{name:<20}{time.monotonic() - start:8.0f} s {peak / 1024:6.1f} GiB at its peak", flush=True)
+
+
+# in a process of its own: a child's peak memory is never less than its parent's
+RECORD = """
+import sys
 from pathlib import Path
 import numpy as np
+from passionsr_trt.runtime.benchmark import random_image
 from passionsr_trt.runtime.chain import load_engines
-from passionsr_trt.runtime.images import read_picture
-from passionsr_trt.runtime.upscaler import Options, super_resolve
-chain, picture = load_engines(Path(sys.argv[1])), read_picture(Path(sys.argv[2])).rgb
-whole = picture.width * chain.model.upscale
-tile = Options().tile_for(whole, whole, chain.limits) or whole
-chain.run(np.zeros((1, 3, tile, tile), np.float32))  # compiles
-result = super_resolve(chain, picture, Options())
-Path(sys.argv[3]).write_text(json.dumps({"seconds": sum(result.seconds.values()), "tile": result.tile}))
+stages = load_engines(Path(sys.argv[1])).stages(random_image((512, 512)))
+for name, key in (("vae_encoder", "image"), ("unet", "latent"), ("vae_decoder", "clean_latent")):
+    np.savez(Path(sys.argv[2]) / f"{name}.npz", stages[key])
 """
 
 
-def image_sizes(folder: Path) -> None:
-    """Seconds of the chain per output megapixel and peak memory, by the size of the picture."""
-    for side in OUTPUT_SIZES:
-        source, result = folder / f"lr{side}.png", folder / f"sr{side}.json"
-        noise = np.random.default_rng(0).integers(0, 256, (side // 64, side // 64, 3), np.uint8)
-        Image.fromarray(noise).resize((side // 4, side // 4), Image.Resampling.BICUBIC).save(source)
-        peak = peak_mib([sys.executable, "-c", UPSCALE, *map(str, (folder / "engines" / "int8", source, result))])
-        found = json.loads(result.read_text())
-        rate = found["seconds"] / (side * side / 1e6)
-        tiles = f"tiles of {found['tile']}" if found["tile"] else "untiled"
-        print(f"{side}²: {rate:6.1f} s a megapixel, {peak / 1024:.1f} GiB at its peak, {tiles}", flush=True)
+def quantize_with_peers(folder: Path, python: str) -> list[Path]:
+    """Other tools' INT8 files, from the float graphs and what their parts really see; those that came about."""
+    tensors = folder / "tensors"
+    if not tensors.is_dir():
+        tensors.mkdir()
+        subprocess.run([sys.executable, "-c", RECORD, folder / "engines" / "fp32", tensors], check=True)
+    found = []
+    for tool, label in (("nncf", "OpenVINO NNCF INT8"), ("modelopt", "OpenVINO ModelOpt INT8")):
+        result = folder / label
+        for name in PART_NAMES:
+            if (result / f"{name}.done").is_file():
+                continue
+            copy = folder / "source"  # ModelOpt writes beside its input
+            shutil.copytree(folder / "onnx" / "fp32", copy)
+            result.mkdir(exist_ok=True)
+            words = [
+                HERE / "peer_defaults.py",
+                tool,
+                copy / f"{name}.onnx",
+                tensors / f"{name}.npz",
+                result / name,
+            ]
+            try:
+                measured(f"{tool} {name}", [python, *map(str, words)])
+                (result / f"{name}.done").touch()
+            except SystemExit as failure:
+                print(failure, flush=True)
+                break
+            finally:
+                shutil.rmtree(copy)
+        else:
+            found.append(result)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="low-resolution pictures to calibrate with")
+    parser.add_argument("--peers-python")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -86,20 +114,32 @@ def main() -> None:
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, arguments.width, arguments.images)
-    engines, onnx = folder / "engines", folder / "onnx"
-    measured = [
-        "benchmark",
-        "--engines",
-        engines / "int8",
-        "--baseline",
-        engines / "fp32",
-        "--onnx",
-        onnx / "fp32",
+    peers = quantize_with_peers(folder, arguments.peers_python) if arguments.peers_python else []
+    for result in (folder / "engines" / "int8", folder / "engines" / "fp32", *peers):
+        size = sum(path.stat().st_size for path in result.iterdir())
+        print(f"{result.name:<24}{size / 1e9:6.2f} GB on disk", flush=True)
+    rivals = [
+        f"engines={folder / 'engines' / 'fp32'}",
+        f"bfloat16={folder / 'engines' / 'fp32'}",
+        f"onnx={folder / 'onnx' / 'fp32'}",
+        f"eager={folder / 'model'}",
+        f"compiled={folder / 'model'}",
+        *(f"files={peer}" for peer in peers),
     ]
-    command(*measured, "--runs", arguments.runs, "--profile", "-o", folder / "benchmark")
-    eager = [sys.executable, HERE / "side_by_side.py", "--model", folder / "model", "--engines", engines / "int8"]
-    subprocess.run([str(word) for word in (*eager, "-o", folder / "eager")], check=True)
-    image_sizes(folder)
+    engines = ["--engines", folder / "engines" / "int8"]
+    words = [
+        HERE / "side_by_side.py",
+        *engines,
+        "--pairs",
+        "--runs",
+        arguments.runs,
+        "-o",
+        folder / "side_by_side",
+    ]
+    pairs = [word for text in rivals for word in ("--rival", text)]
+    baseline = ["--baseline", folder / "engines" / "fp32"]
+    for command in ([*words, *pairs], [HERE / "scaling.py", *engines, *baseline, "-o", folder / "scaling"]):
+        subprocess.run([sys.executable, *map(str, command)], check=True)
 
 
 if __name__ == "__main__":

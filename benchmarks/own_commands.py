@@ -8,7 +8,7 @@ import sys
 
 
 def peak_mib(command: list[str]) -> float:
-    """Run a command; its peak resident memory in MiB. SystemExit where it fails."""
+    """Run a command; its peak resident memory in MiB, at least this process's own. SystemExit where it fails."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _pid, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,10 +1,10 @@
-"""INT8 engines against OpenVINO, ONNX Runtime and PyTorch eager, alternating in one run.
+"""INT8 engines against OpenVINO, ONNX Runtime, PyTorch and other tools' INT8, in turn.
 
-    python benchmarks/side_by_side.py --model demo/model --engines demo/out/engines/int8 \
-        --baseline demo/out/engines/fp32 --onnx demo/out/onnx/fp32 -o demo/out/side_by_side
+    python benchmarks/side_by_side.py --engines demo/out/engines/int8 --rival eager=demo/model \
+        --rival engines=demo/out/engines/fp32 --rival onnx=demo/out/onnx/fp32 -o demo/out/side_by_side
 
---baseline and --onnx may be left out: a large model does not fit four times. PyTorch lives in a process of its own
-that waits between its turns, so it shares no threads with the others.
+--rival KIND=FOLDER, kinds as in chain_worker.py. Every contestant is a process of its own that waits between its
+turns. With --pairs each rival meets the INT8 engines alone: memory for two instead of all.
 """
 
 from __future__ import annotations
@@ -14,77 +14,114 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
-from passionsr_trt.engines.cli import parse_size
+from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.engines.manifest import check_writable
-from passionsr_trt.runtime.benchmark import (
-    Contestant,
-    conditions,
-    draw_chart,
-    measure,
-    print_report,
-    summarize,
-)
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.benchmark import Times, conditions, draw_chart, measure, print_report, summarize
+
+LABELS = {
+    "engines": "OpenVINO FP32",
+    "bfloat16": "OpenVINO BF16",
+    "onnx": "ONNX Runtime FP32",
+    "eager": "PyTorch eager FP32",
+    "compiled": "torch.compile FP32",
+}
+TESTED = "OpenVINO INT8"
 
 
-class TorchEager:
-    """Stands in for a Chain: `run` asks the worker for one run and takes over its times."""
+class WorkerEnded(Exception):
+    """A contestant's process is no more, of memory perhaps; what it said stands above."""
 
-    label = "PyTorch eager FP32"
 
-    def __init__(self, model: Path, size: tuple[int, int], threads: int) -> None:
-        worker = Path(__file__).with_name("torch_worker.py")
-        command = [sys.executable, str(worker), str(model), *map(str, (*size, threads))]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+class Worker:
+    """Stands in for a Chain: `run` asks the process for one run and takes over its times."""
+
+    def __init__(self, label: str, kind: str, folder: Path, size: tuple[int, int], threads: int) -> None:
+        self.label = label
+        self.peak_mib = 0.0
         self.seconds: dict[str, float] = {}
-        assert self.process.stdout is not None
-        if self.process.stdout.readline().strip() != "ready":
-            raise SystemExit("error: the PyTorch worker did not start")
+        worker = Path(__file__).with_name("chain_worker.py")
+        words = [sys.executable, str(worker), kind, str(folder), *map(str, (*size, threads))]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()
 
-    def run(self, _image: np.ndarray, _seed: int = 0) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write("run\n")
-        self.process.stdin.flush()
-        self.seconds = json.loads(self.process.stdout.readline())
+    def __enter__(self) -> Worker:
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.process.terminate()
         self.process.wait()
+
+    def run(self, _image: np.ndarray, _seed: int = 0) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        found = json.loads(self._answer())
+        self.seconds, self.peak_mib = found["seconds"], found["peak_mib"]
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise WorkerEnded(self.label)
+        return line
+
+
+def compete(
+    engines: Path, rivals: Sequence[tuple[str, str, Path]], arguments: argparse.Namespace
+) -> tuple[Times, dict[str, float]]:
+    """Times and peak memory in MiB of the engines and some rivals, all in memory at once."""
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(label, kind, folder, arguments.size, arguments.threads))
+            for label, kind, folder in ((TESTED, "engines", engines), *rivals)
+        ]
+        times = measure(workers, arguments.size, arguments.runs)
+        return times, {worker.label: worker.peak_mib for worker in workers}
+
+
+def rival(text: str) -> tuple[str, str, Path]:
+    """`KIND=FOLDER` → label, kind, folder; other tools' files are named by their folder."""
+    kind, _, folder = text.partition("=")
+    if kind not in (*LABELS, "files") or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: expected KIND=FOLDER, KIND of {', '.join(LABELS)}, files")
+    return LABELS.get(kind, Path(folder).name), kind, Path(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--engines", type=Path, required=True)
-    parser.add_argument("--baseline", type=Path)
-    parser.add_argument("--onnx", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--rival", type=rival, action="append", required=True)
+    parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--size", type=parse_size, default=(512, 512))
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=whole(1), default=os.cpu_count() or 1)
+    parser.add_argument("--runs", type=whole(1), default=5)
+    parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    threads = os.cpu_count() or 1
     check_writable(arguments.output)
-    eager = TorchEager(arguments.model, arguments.size, threads)
-    try:
-        chains: list[Contestant] = [Chain.from_engines(EngineBundle.load(arguments.engines), threads)]
-        if arguments.baseline:
-            chains.append(Chain.from_engines(EngineBundle.load(arguments.baseline), threads))
-        if arguments.onnx:
-            chains.append(Chain.from_onnx(OnnxBundle.load(arguments.onnx), threads))
-        chains.append(eager)
-        times = measure(chains, arguments.size, arguments.runs)
-    finally:
-        eager.close()
-    report = summarize(times, tested_label=chains[0].label)
-    report["conditions"] = conditions(arguments.size, threads, arguments.runs)
+    results, peaks = [], {}
+    for group in [[one] for one in arguments.rival] if arguments.pairs else [arguments.rival]:
+        try:
+            times, memory = compete(arguments.engines, group, arguments)
+        except WorkerEnded as error:
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+            continue
+        results.append(times)
+        peaks.update(memory)
+    floats = [label for label in peaks if label.endswith("FP32")]
+    report = summarize(results, TESTED, floats)
+    report["conditions"] = conditions(arguments.size, arguments.threads, arguments.runs)
+    report["peak_mib"] = peaks
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     draw_chart(report, arguments.output / "benchmark.png")
     print_report(report)
+    for label, peak in peaks.items():
+        print(f"  {label:<20} {peak / 1024:5.1f} GiB at its peak")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,17 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_build_engines)
 
 
+def gibibytes(text: str) -> int:
+    """An argparse type: GiB as a number → bytes."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 2**20:
+        raise argparse.ArgumentTypeError(f"{text}: expected GiB, such as 3.5")
+    return round(number * 2**30)
+
+
 def whole(least: int) -> Callable[[str], int]:
     """An argparse type: a whole number, at least `least`."""
 

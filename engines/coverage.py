@@ -40,6 +40,7 @@ class Coverage:
 
     conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
     attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
+    activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
     """
 
     sites_int8: int
@@ -51,6 +52,7 @@ class Coverage:
     conversions: list[str] = field(default_factory=list)
     attention_fused: int = 0
     attention: int = 0
+    activation_bytes: int = 0
 
     def line(self, part: str) -> str:
         if not self.sites_quantized:

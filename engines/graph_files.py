@@ -22,6 +22,11 @@ def weight_files(model: onnx.ModelProto) -> set[str]:
     }
 
 
+def part_bytes(path: Path) -> int:
+    """Bytes of a graph's file and of the weights beside it."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
 @contextmanager
 def on_disk(model: onnx.ModelProto, original: Path) -> Iterator[Path]:
     """`model`, loaded from `original` without its outside weights and changed, as a file while the context lasts.

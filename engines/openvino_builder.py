@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnxruntime
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure, openvino_layers
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.memory import peak_activations
 from passionsr_trt.engines.openvino_model import compile_static
 from PIL import Image
 
@@ -35,8 +37,9 @@ def build_part(
     for path in source.parent.glob(f"{source.name}*"):
         shutil.copy2(path, folder / path.name)
     shape = part.input.at((REFERENCE_SIZE, REFERENCE_SIZE))
-    layers, kinds = openvino_layers(compile_static(folder / part.file, shape, bfloat16=part.name in bfloat16))
-    return part.file, measure(part.sites, layers, kinds)
+    compiled = compile_static(folder / part.file, shape, bfloat16=part.name in bfloat16)
+    coverage = measure(part.sites, *openvino_layers(compiled))
+    return part.file, replace(coverage, activation_bytes=peak_activations(compiled))
 
 
 def prove_engines(bundle: OnnxBundle, bfloat16: Collection[str] = ()) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle, PartInfo
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.runtime.memory import MemoryModel
 
 Limits = tuple[tuple[int, int], tuple[int, int]]  # smallest and largest (height, width) that engines take
 # ONNX Runtime's execution providers by our names; CUDA and TensorRT come with onnxruntime-gpu
@@ -29,13 +30,17 @@ class Engine(Protocol):
 
 @dataclass
 class Chain:
-    """The three parts of one model. `seconds` holds the last run's time per part."""
+    """The three parts of one model. `seconds` holds the last run's time per part.
+
+    limits: what sizes the engines take, None for any. memory: what they will need, None where nobody knows.
+    """
 
     model: ModelInfo
     engines: dict[str, Engine]
     label: str
     seconds: dict[str, float] = field(default_factory=dict)
     limits: Limits | None = None
+    memory: MemoryModel | None = None
 
     @classmethod
     def from_engines(cls, bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True) -> Chain:
@@ -52,7 +57,8 @@ class Chain:
             )
             for part in bundle.parts
         }
-        return cls(bundle.model, engines, f"OpenVINO {bundle.label}", limits=fixed_size(bundle.parts))
+        limits, memory = fixed_size(bundle.parts), MemoryModel.of(bundle)
+        return cls(bundle.model, engines, f"OpenVINO {bundle.label}", limits=limits, memory=memory)
 
     @classmethod
     def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:

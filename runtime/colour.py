@@ -20,8 +20,8 @@ def adain(result: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Per channel: (x − μ_x)/σ_x · σ_s + μ_s."""
     axes = (1, 2)
     mean, deviation = result.mean(axes, keepdims=True), result.std(axes, keepdims=True) + 1e-5
-    wanted_mean, wanted_deviation = source.mean(axes, keepdims=True), source.std(axes, keepdims=True)
-    return (result - mean) / deviation * wanted_deviation + wanted_mean
+    gain = source.std(axes, keepdims=True) / deviation
+    return result * gain + (source.mean(axes, keepdims=True) - mean * gain)
 
 
 def wavelet(result: np.ndarray, source: np.ndarray, levels: int = 5) -> np.ndarray:

@@ -113,8 +113,10 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 def to_image(array: np.ndarray) -> Image.Image:
     """[3, H, W] in [-1, 1] → 8-bit RGB; clamps, then rounds to nearest."""
-    pixels = np.clip(np.rint((array.astype(np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels.transpose(1, 2, 0))
+    pixels = array + np.float32(1.0)
+    pixels *= 127.5
+    np.clip(np.rint(pixels, out=pixels), 0, 255, out=pixels)
+    return Image.fromarray(pixels.astype(np.uint8).transpose(1, 2, 0))
 
 
 def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -122,7 +124,7 @@ def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (
     missing = [
         max(-(-side // multiple) * multiple, low) - side for side, low in zip(array.shape[1:], least, strict=True)
     ]
-    return np.pad(array, ((0, 0), (0, missing[0]), (0, missing[1])), mode="reflect")
+    return np.pad(array, ((0, 0), (0, missing[0]), (0, missing[1])), mode="reflect") if any(missing) else array
 
 
 def check_output(path: Path) -> None:

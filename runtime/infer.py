@@ -11,9 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.cli import whole
+from passionsr_trt.engines.cli import gibibytes, whole
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.manifest import check_writable
+from passionsr_trt.engines.memory import free_memory
 from passionsr_trt.runtime.chain import PROVIDERS, Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
@@ -41,7 +42,10 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "--tile",
         type=whole(0),
         help="tile side in output pixels, 0: never; by itself 512 to 640, whichever computes least, above 1 "
-        "megapixel or what the engines take",
+        "megapixel or what the engines take, and less where memory is short",
+    )
+    parser.add_argument(
+        "--memory", type=gibibytes, help="GiB that may be taken (OpenVINO); by itself what is free at the start"
     )
     parser.add_argument(
         "--overlap", type=whole(0), default=64, help="overlap of tiles in output pixels; more is slower"
@@ -81,7 +85,8 @@ def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path
 
 
 def run_infer(arguments: argparse.Namespace) -> int:
-    options = Options(arguments.align, arguments.tile, arguments.overlap, arguments.seed)
+    memory = free_memory() if arguments.memory is None else arguments.memory
+    options = Options(arguments.align, arguments.tile, arguments.overlap, arguments.seed, memory)
     pairs = plan_outputs(list_images(arguments.images), arguments)
     for source, target in pairs.items():
         if source.resolve() == target.resolve():
@@ -127,7 +132,7 @@ def upscale_all(
             for note in picture.notes:
                 tqdm.write(f"{source}: {note}", file=sys.stderr)
             if result.tile and options.tile is None:
-                tqdm.write(f"{source}: large, so done in tiles of {result.tile} pixels", file=sys.stderr)
+                tqdm.write(f"{source}: done in tiles of {result.tile} pixels", file=sys.stderr)
             seconds = sum(result.seconds.values())
             progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
             saving.append(writer.submit(save_image, result.image, pairs[source], picture))

@@ -75,13 +75,16 @@ def map_tiles(run: RunMany, x: np.ndarray, tile: int, overlap: int, unit: int) -
         along = slice(columns.start * scale, columns.stop * scale)
         total[:, :, down, along] += result * weight
         weights[down, along] += weight
-    return total / weights
+    total /= weights
+    return total
 
 
 def choose_tile(height: int, width: int, sides: Iterable[int], overlap: int) -> int:
-    """The side for which the fewest pixels are computed in all; of equals the smallest."""
+    """The side for which the fewest pixels are computed in all; of equals the smallest. A side of 0: untiled."""
 
     def computed(side: int) -> int:
+        if not side:
+            return height * width
         rows, columns = (len(tile_starts(length, side, overlap)) for length in (height, width))
         return rows * columns * min(side, height) * min(side, width)
 

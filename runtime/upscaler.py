@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from passionsr_trt.engines.errors import UsageError, UserError
-from passionsr_trt.runtime.chain import Chain, Limits
+from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import pad_to_multiple, to_array, to_image, upscale
 from passionsr_trt.runtime.tiling import UNIT, choose_tile, run_tiled
@@ -16,16 +16,21 @@ from PIL import Image
 # above this many output pixels an image is tiled unless the user says otherwise
 UNTILED_PIXELS = 1024 * 1024
 AUTO_SIDES = range(512, 641, 64)
+SMALL_SIDES = range(448, 127, -64)  # for little memory: group norms see less of the picture
 
 
 @dataclass(frozen=True)
 class Options:
-    """align: colour fix. tile: side in output pixels, a multiple of 64; 0: never, None: by size."""
+    """align: colour fix. tile: side in output pixels, a multiple of 64; 0: never, None: by size and memory.
+
+    memory: bytes that the whole process may take; None: any number.
+    """
 
     align: str = "adain"
     tile: int | None = None
     overlap: int = 64
     seed: int = 0
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.tile and (self.tile % 64 or self.tile < 128):
@@ -34,23 +39,49 @@ class Options:
         if not 0 <= self.overlap <= side - 64 or self.overlap % UNIT:
             raise UsageError(f"--overlap {self.overlap}", f"expected a multiple of {UNIT}, 0 to {side - 64}")
 
-    def tile_for(self, height: int, width: int, limits: Limits | None) -> int:
-        """The tile's side for an image of height × width pixels; 0: untiled. limits: what the engines take."""
+    def tile_for(self, height: int, width: int, chain: Chain) -> int:
+        """The tile's side for an image of height × width pixels; 0: untiled. UserError where nothing will do."""
         if self.tile is not None:
-            return self.tile
-        if limits is None:
-            sides: Sequence[int] = AUTO_SIDES if height * width > UNTILED_PIXELS else ()
+            return self._within_memory([self.tile], height, width, chain)
+        if chain.limits is None:
+            large = height * width > UNTILED_PIXELS
+            return self._within_memory(AUTO_SIDES if large else [0], height, width, chain, SMALL_SIDES)
+        (low_height, low_width), (high_height, high_width) = chain.limits
+        if height <= high_height and width <= high_width:
+            sides: Sequence[int] = [0]
         else:
-            (low_height, low_width), (high_height, high_width) = limits
-            fits = height <= high_height and width <= high_width
-            sides = () if fits else range(max(low_height, low_width), min(high_height, high_width) + 1, 64)
-            if not fits and not sides:
-                raise UserError(
-                    f"an image of {height}×{width} pixels needs square tiles",
-                    f"the engines take {low_height}×{low_width} to {high_height}×{high_width}",
-                    "build with equal sides, such as --size 512x512",
-                )
-        return choose_tile(height, width, sides, self.overlap) if sides else 0
+            sides = range(max(low_height, low_width), min(high_height, high_width) + 1, 64)
+        if not sides:
+            raise UserError(
+                f"an image of {height}×{width} pixels needs square tiles",
+                f"the engines take {low_height}×{low_width} to {high_height}×{high_width}",
+                "build with equal sides, such as --size 512x512",
+            )
+        return self._within_memory(sides, height, width, chain)
+
+    def _within_memory(
+        self, sides: Sequence[int], height: int, width: int, chain: Chain, smaller: Sequence[int] = ()
+    ) -> int:
+        """Of the sides that fit into memory the one that computes least, else the first smaller one that fits."""
+
+        def need(side: int) -> int:
+            tile = (min(side or height, height), min(side or width, width))
+            return 0 if chain.memory is None else chain.memory.predict(tile, (height, width))
+
+        def fits(side: int) -> bool:
+            return self.memory is None or need(side) <= self.memory
+
+        if fitting := list(filter(fits, sides)):
+            return choose_tile(height, width, fitting, self.overlap)
+        for side in smaller:
+            if self.overlap <= side - 64 and fits(side):
+                return side
+        least = min(map(need, [*sides, *smaller])) / 2**30
+        raise UserError(
+            f"an image of {height}×{width} pixels takes {least:.1f} GiB at least",
+            f"{(self.memory or 0) / 2**30:.1f} GiB are free",
+            "smaller engines or a smaller picture need less; --memory lifts the limit",
+        )
 
 
 @dataclass(frozen=True)
@@ -69,8 +100,9 @@ def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResul
     source = to_array(bicubic)
     least = (0, 0) if chain.limits is None else chain.limits[0]
     padded = pad_to_multiple(source, chain.model.multiple, least)[None]
-    tile = options.tile_for(padded.shape[2], padded.shape[3], chain.limits)
+    tile = options.tile_for(padded.shape[2], padded.shape[3], chain)
     result = run_tiled(chain, padded, tile, options.overlap, options.seed)
     result = result[0, :, : source.shape[1], : source.shape[2]]
-    picture = to_image(align(np.clip(result, -1.0, 1.0), source, options.align))
+    np.clip(result, -1.0, 1.0, out=result)
+    picture = to_image(align(result, source, options.align))
     return SRResult(picture, bicubic, dict(chain.seconds), tile)

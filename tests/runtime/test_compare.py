@@ -90,17 +90,21 @@ def test_the_benchmark_writes_its_report_and_chart(
 
 
 def test_ratios_pair_the_rounds_and_the_fastest_part_counts() -> None:
-    def times(encoder: float, unet: float, decoder: float) -> dict[str, list[float]]:
+    def times(encoder: float, unet: float, decoder: float, speed: float = 1.0) -> dict[str, list[float]]:
         drift = np.array([1.0, 2.0, 1.0, 3.0, 1.0])  # a machine that slows down for everybody
         parts = {"vae_encoder": encoder, "unet": unet, "vae_decoder": decoder}
         parts["chain"] = sum(parts.values())
-        return {name: list(drift * seconds) for name, seconds in parts.items()}
+        return {name: list(drift * seconds / speed) for name, seconds in parts.items()}
 
-    report = summarize({"INT8": times(1, 1, 2), "A": times(2, 4, 6), "B": times(3, 2, 8)}, "INT8")
-    assert report["speedup"]["A"] == {"vae_encoder": 2, "unet": 4, "vae_decoder": 3, "chain": 3}
-    assert report["speedup_over_fastest_parts"] == {
-        "vae_encoder": 2,
-        "unet": 2,
-        "vae_decoder": 3,
-        "chain": 2.5,
-    }
+    alone = [{"INT8": times(1, 1, 2), "A": times(2, 4, 6), "B": times(3, 2, 8)}]
+    # in pairs, on a machine twice as fast while the second pair ran; C is none of the float ones
+    pairs = [
+        {"INT8": times(1, 1, 2), "A": times(2, 4, 6)},
+        {"INT8": times(1, 1, 2, speed=2), "B": times(3, 2, 8, speed=2)},
+        {"INT8": times(1, 1, 2), "C": times(1, 1, 1)},
+    ]
+    for groups, floats in ((alone, ()), (pairs, ("A", "B"))):
+        report = summarize(groups, "INT8", floats)
+        assert report["speedup"]["A"] == {"vae_encoder": 2, "unet": 4, "vae_decoder": 3, "chain": 3}
+        fastest = {"vae_encoder": 2, "unet": 2, "vae_decoder": 3, "chain": 2.5}
+        assert report["speedup_over_fastest_parts"] == fastest

@@ -1,0 +1,106 @@
+"""Memory is known before it is taken: the prediction against a process's real peak, and what follows from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from passionsr_trt.engines.bundle import EngineBundle
+from passionsr_trt.engines.memory import free_memory
+from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.main import main
+from passionsr_trt.runtime.memory import MemoryModel
+from passionsr_trt.runtime.upscaler import Options
+from PIL import Image
+
+from tests.conftest import Built
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from passionsr_trt.runtime.chain import load_engines
+from passionsr_trt.runtime.upscaler import Options, super_resolve
+from PIL import Image
+side = int(sys.argv[2])
+chain = load_engines(Path(sys.argv[1]), 2)
+super_resolve(chain, Image.fromarray(np.zeros((side // 4, side // 4, 3), np.uint8)), Options(tile=0))
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024)
+"""
+
+
+@pytest.fixture
+def chain(demo: Built) -> Chain:
+    return load_engines(demo.engines_int8)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from Linux's /proc")
+def test_the_prediction_is_what_a_process_takes(demo: Built, chain: Chain) -> None:
+    assert chain.memory is not None
+    peaks, predicted = [], []
+    for side in (256, 768):
+        command = [sys.executable, "-c", PEAK, str(demo.engines_int8), str(side)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        predicted.append(chain.memory.predict((side, side), (side, side)))
+    assert predicted[1] == pytest.approx(peaks[1], rel=0.2)
+    assert predicted[1] - predicted[0] == pytest.approx(peaks[1] - peaks[0], rel=0.2)
+
+
+def test_tiles_shrink_until_they_fit(chain: Chain) -> None:
+    assert chain.memory is not None
+    for side in (512, 2048):
+        enough = chain.memory.predict((384, 384), (side, side))
+        assert Options(memory=enough).tile_for(side, side, chain) == 384
+        assert Options(memory=enough - 1).tile_for(side, side, chain) == 320
+    assert Options(memory=2**40).tile_for(512, 512, chain) == 0
+    assert Options(memory=2**40).tile_for(2048, 2048, chain) == 576
+    assert Options(memory=1, tile=256).tile_for(512, 512, replace(chain, memory=None)) == 256
+
+
+@pytest.mark.parametrize("more", [[], ["--tile", "512"]])
+def test_what_cannot_fit_is_said_before_it_is_begun(
+    demo: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    command = ["infer", str(photo), "-o", str(tmp_path / "out"), "--engines", str(demo.engines_int8)]
+    assert main([*command, "--memory", "0.2", *more]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert "GiB at least" in lines[0] and "0.2 GiB" in lines[0] and "--memory" in lines[0]
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_less_memory_gives_nearly_the_same_picture(demo: Built, photo: Path, tmp_path: Path) -> None:
+    command = ["infer", str(photo), "--engines", str(demo.engines_int8), "--align", "none"]
+    assert main([*command, "-o", str(tmp_path / "whole.png")]) == 0
+    assert main([*command, "-o", str(tmp_path / "tiled.png"), "--memory", "0.42"]) == 0
+    whole, tiled = (np.asarray(Image.open(tmp_path / f"{name}.png"), float) for name in ("whole", "tiled"))
+    error = np.sqrt(np.mean((whole - tiled) ** 2))
+    assert 0 < error < 10
+
+
+def test_engines_of_an_older_build_are_taken_without_a_prediction(demo: Built) -> None:
+    bundle = EngineBundle.load(demo.engines_int8)
+    older = {name: {**figures} for name, figures in bundle.coverage.items()}
+    del older["unet"]["activation_bytes"]
+    assert MemoryModel.of(replace(bundle, coverage=older)) is None
+
+
+def test_a_container_has_less_than_the_machine(tmp_path: Path) -> None:
+    whole = free_memory(tmp_path)
+    for name, text in (("max", "3000\n"), ("current", "1000"), ("stat", "anon 7\ninactive_file 500\nfile 9\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert free_memory(tmp_path) == 2500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) == pytest.approx(whole, rel=0.5)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "much", "inf"])
+def test_memory_is_a_number_of_gibibytes(wrong: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["infer", "x.png", "-o", "out", "--engines", "engines", "--memory", wrong])
+    assert stop.value.code == 2
