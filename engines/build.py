@@ -28,7 +28,7 @@ def build_engines(
     backend: str,
     build_part: BuildPart,
     target: dict[str, Any],
-    prove: Callable[[OnnxBundle], dict[str, float]] | None = None,
+    prove: Callable[[OnnxBundle, Path], dict[str, float]] | None = None,
 ) -> EngineBundle:
     """Build the three parts one at a time into `output` (atomically); coverage and proof go into the manifest.
 
@@ -52,7 +52,7 @@ def build_engines(
             key=engine_key(bundle, backend, target),
             parts=parts,
             coverage=coverage,
-            proof={} if prove is None else prove(bundle),
+            proof={} if prove is None else prove(bundle, folder),
             versions=versions(),
         )
         engines.save(folder)

@@ -133,7 +133,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
     check_digest(arguments.bundle, arguments.expect_digest)
     bundle = OnnxBundle.load(arguments.bundle)
     check_target(arguments.output, "engine-bundle")
-    prove: Callable[[OnnxBundle], dict[str, float]] | None
+    prove: Callable[[OnnxBundle, Path], dict[str, float]] | None
     target: dict[str, Any]
     if arguments.backend == "openvino":
         if arguments.compute_capability:

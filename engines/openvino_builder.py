@@ -1,7 +1,7 @@
-"""OpenVINO: an ONNX part is compiled once to read its INT8 coverage and to prove its numbers.
+"""OpenVINO: an ONNX part is rewritten for its kernels, compiled once to read its INT8 coverage, and proved.
 
-What is stored is the graph itself: it loads on any CPU and is compiled for the CPU and the shape that it
-runs at (about 2 seconds for the demo's three parts).
+What is stored is a graph: it loads on any CPU and is compiled for the CPU and the shape that it runs at (about
+2 seconds for the demo's three parts).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure, openvino_layers
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.memory import peak_activations
+from passionsr_trt.engines.openvino_graph import codes_before_enlargement, norms_by_channel
 from passionsr_trt.engines.openvino_model import compile_static
 from PIL import Image
 
@@ -29,21 +31,27 @@ PROOF_TOLERANCE = {"float": 1e-4, "int8": 0.15}
 def build_part(
     bundle: OnnxBundle, part: PartInfo, folder: Path, bfloat16: Collection[str] = ()
 ) -> tuple[str, Coverage]:
-    """Copy one part into `folder` and compile it; returns the file's name and the engine's coverage.
+    """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
-    bfloat16: parts that may run in it where they are not INT8.
+    bfloat16: parts that may run in it where they are not INT8; the others are rewritten (openvino_graph.py).
     """
     source = bundle.open(part)
     for path in source.parent.glob(f"{source.name}*"):
         shutil.copy2(path, folder / path.name)
+    if part.name not in bfloat16:
+        model = onnx.load(str(source), load_external_data=False)
+        norms_by_channel(model)
+        codes_before_enlargement(model)
+        onnx.save(model, str(folder / part.file))
     shape = part.input.at((REFERENCE_SIZE, REFERENCE_SIZE))
     compiled = compile_static(folder / part.file, shape, bfloat16=part.name in bfloat16)
     coverage = measure(part.sites, *openvino_layers(compiled))
     return part.file, replace(coverage, activation_bytes=peak_activations(compiled))
 
 
-def prove_engines(bundle: OnnxBundle, bfloat16: Collection[str] = ()) -> dict[str, float]:
-    """Relative error of every compiled part against ONNX Runtime on a smooth image; UserError where too large.
+def prove_engines(bundle: OnnxBundle, folder: Path, bfloat16: Collection[str] = ()) -> dict[str, float]:
+    """Relative error of the engines in `folder` to the bundle in ONNX Runtime, on a smooth image; UserError where
+    it is too large.
 
     The chain is run once, so that each part sees a tensor of its own kind. A wrong kernel shows here.
     """
@@ -55,7 +63,7 @@ def prove_engines(bundle: OnnxBundle, bfloat16: Collection[str] = ()) -> dict[st
         if part.name == "vae_encoder" and isinstance(part.input.shape[2], int):
             x = np.resize(x, part.input.shape)  # a bundle of one fixed size
         path = bundle.open(part)
-        compiled = compile_static(path, x.shape, bfloat16=part.name in bfloat16)
+        compiled = compile_static(folder / part.file, x.shape, bfloat16=part.name in bfloat16)
         found = compiled([x])[0]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

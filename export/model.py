@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import sha256
+from passionsr_trt.engines.memory import free_memory
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -136,11 +138,21 @@ def _alpha_bar(path: Path, timestep: int) -> float:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back."""
+    """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back.
+
+    UserError where they do not fit into the memory that is free.
+    """
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
+            needed = sum(4 * prod(file.get_slice(key).get_shape()) for key in keys)
+        if needed > (free := free_memory()):
+            raise UserError(
+                f"{path}: {needed / 2**30:.1f} GiB of weights in float32",
+                f"{free / 2**30:.1f} GiB of memory are free",
+                "end other programs, or take a machine with more",
+            )
         for start in range(0, len(keys), KEYS_AT_ONCE):
             with safe_open(path, framework="pt") as file:
                 for key in keys[start : start + KEYS_AT_ONCE]:

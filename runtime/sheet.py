@@ -18,13 +18,17 @@ def difference(first: Image.Image, second: Image.Image) -> Image.Image:
 def comparison_sheet(panels: list[tuple[str, Image.Image]], caption: str, crop: int = 0) -> Image.Image:
     """Panels in a row with their names; `crop` keeps the central square of that many pixels, enlarged ×2."""
     panels = [*panels, (f"difference x{DIFFERENCE_GAIN}", difference(panels[-2][1], panels[-1][1]))]
-    images = [centre(image, crop) if crop else image for _name, image in panels]
-    width, height = images[0].size
-    sheet = Image.new("RGB", (len(images) * (width + GAP) - GAP, height + 2 * HEADER), "white")
+    return labelled_row([(name, centre(image, crop) if crop else image) for name, image in panels], caption)
+
+
+def labelled_row(panels: list[tuple[str, Image.Image]], caption: str) -> Image.Image:
+    """Panels of one size side by side, each under its name, all under a caption."""
+    width, height = panels[0][1].size
+    sheet = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + 2 * HEADER), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(16)
     draw.text((4, 2), caption, "black", font)
-    for index, ((name, _panel), image) in enumerate(zip(panels, images, strict=True)):
+    for index, (name, image) in enumerate(panels):
         left = index * (width + GAP)
         draw.text((left + 4, HEADER), name, "black", font)
         sheet.paste(image, (left, 2 * HEADER))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from passionsr_trt.engines.errors import UsageError, UserError
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.chain import Chain, Limits
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import pad_to_multiple, to_array, to_image, upscale
 from passionsr_trt.runtime.tiling import UNIT, choose_tile, run_tiled
@@ -41,47 +41,40 @@ class Options:
 
     def tile_for(self, height: int, width: int, chain: Chain) -> int:
         """The tile's side for an image of height × width pixels; 0: untiled. UserError where nothing will do."""
+
+        def need(side: int) -> int:
+            tile = (min(side or height, height), min(side or width, width))
+            return 0 if chain.memory is None else chain.memory.predict(tile, (height, width))
+
+        choices = self._choices(height, width, chain.limits)
+        for sides in choices:
+            if fitting := [side for side in sides if self.memory is None or need(side) <= self.memory]:
+                return choose_tile(height, width, fitting, self.overlap)
+        least = min(need(side) for sides in choices for side in sides) / 2**30
+        raise UserError(
+            f"an image of {height}×{width} pixels takes {least:.1f} GiB at least",
+            f"{(self.memory or 0) / 2**30:.1f} GiB may be taken",
+            "smaller engines or pictures need less; --memory lifts the limit",
+        )
+
+    def _choices(self, height: int, width: int, limits: Limits | None) -> list[Sequence[int]]:
+        """Sides to choose from, best first: what computes least of those that fit into memory is taken."""
         if self.tile is not None:
-            return self._within_memory([self.tile], height, width, chain)
-        if chain.limits is None:
-            large = height * width > UNTILED_PIXELS
-            return self._within_memory(AUTO_SIDES if large else [0], height, width, chain, SMALL_SIDES)
-        (low_height, low_width), (high_height, high_width) = chain.limits
+            return [[self.tile]]
+        if limits is None:
+            untiled = [[0]] if height * width <= UNTILED_PIXELS else []
+            return [*untiled, AUTO_SIDES, *([side] for side in SMALL_SIDES if self.overlap <= side - 64)]
+        (low_height, low_width), (high_height, high_width) = limits
         if height <= high_height and width <= high_width:
-            sides: Sequence[int] = [0]
-        else:
-            sides = range(max(low_height, low_width), min(high_height, high_width) + 1, 64)
+            return [[0]]
+        sides = range(max(low_height, low_width), min(high_height, high_width) + 1, 64)
         if not sides:
             raise UserError(
                 f"an image of {height}×{width} pixels needs square tiles",
                 f"the engines take {low_height}×{low_width} to {high_height}×{high_width}",
                 "build with equal sides, such as --size 512x512",
             )
-        return self._within_memory(sides, height, width, chain)
-
-    def _within_memory(
-        self, sides: Sequence[int], height: int, width: int, chain: Chain, smaller: Sequence[int] = ()
-    ) -> int:
-        """Of the sides that fit into memory the one that computes least, else the first smaller one that fits."""
-
-        def need(side: int) -> int:
-            tile = (min(side or height, height), min(side or width, width))
-            return 0 if chain.memory is None else chain.memory.predict(tile, (height, width))
-
-        def fits(side: int) -> bool:
-            return self.memory is None or need(side) <= self.memory
-
-        if fitting := list(filter(fits, sides)):
-            return choose_tile(height, width, fitting, self.overlap)
-        for side in smaller:
-            if self.overlap <= side - 64 and fits(side):
-                return side
-        least = min(map(need, [*sides, *smaller])) / 2**30
-        raise UserError(
-            f"an image of {height}×{width} pixels takes {least:.1f} GiB at least",
-            f"{(self.memory or 0) / 2**30:.1f} GiB are free",
-            "smaller engines or a smaller picture need less; --memory lifts the limit",
-        )
+        return [sides]
 
 
 @dataclass(frozen=True)

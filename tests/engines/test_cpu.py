@@ -65,7 +65,7 @@ def test_wrong_kernels_are_found_before_engines_are_delivered(
 
     monkeypatch.setattr(openvino_builder, "compile_static", wrong)
     with pytest.raises(UserError, match="its kernels are wrong"):
-        openvino_builder.prove_engines(OnnxBundle.load(small.onnx_int8))
+        openvino_builder.prove_engines(OnnxBundle.load(small.onnx_int8), small.engines_int8)
 
 
 def test_running_out_of_memory_is_called_that() -> None:

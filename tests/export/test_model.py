@@ -91,3 +91,11 @@ def test_the_digest_follows_the_content_not_the_place(small_model: Path, tmp_pat
 def test_alpha_bar_is_stable_diffusions(small_model: Path) -> None:
     # √ᾱ = 0.068265 at t = 999 of SD 2.1
     assert OneStepModel.load(small_model).alpha_bar ** 0.5 == pytest.approx(0.068265, rel=1e-4)
+
+
+def test_weights_that_do_not_fit_are_named_before_they_are_read(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("passionsr_trt.export.model.free_memory", lambda: 2**10)
+    with pytest.raises(UserError, match=r"of weights in float32; 0\.0 GiB of memory are free"):
+        OneStepModel.load(small_model)

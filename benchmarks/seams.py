@@ -1,0 +1,67 @@
+"""Do tiles show? One picture untiled and in tiles: the seam energy, and a picture of where they meet.
+
+    python benchmarks/seams.py demo/photos/hr/astronaut.png --engines demo/out/engines/int8 -o out/seams.png
+
+The picture is scaled so that the result has 1024×1024 pixels, four times the area of a tile. Seam energy: gradient
+energy across the tiles' borders over that of the untiled result at the same lines; 1: no seam (runtime/tiling.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from passionsr_trt.engines.cli import whole
+from passionsr_trt.engines.manifest import check_writable
+from passionsr_trt.runtime.chain import load_engines
+from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
+from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
+from passionsr_trt.runtime.tiling import run_tiled, seam_energy, tile_starts
+from PIL import Image
+
+SIDE, DETAIL = 1024, 128
+
+
+def panel(result: Image.Image, untiled: Image.Image, tile: int, overlap: int) -> Image.Image:
+    """Where four tiles meet, enlarged; below it the whole difference to the untiled result."""
+    middle = tile_starts(SIDE, tile, overlap)[1] + overlap // 2
+    box = tuple(middle + side * DETAIL // 2 for side in (-1, -1, 1, 1))
+    sheet = Image.new("RGB", (2 * DETAIL, 4 * DETAIL + GAP), "white")
+    sheet.paste(result.crop(box).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.NEAREST), (0, 0))
+    whole_difference = difference(untiled, result).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.BOX)
+    sheet.paste(whole_difference, (0, 2 * DETAIL + GAP))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--engines", type=Path, required=True)
+    parser.add_argument("--tile", type=whole(128), default=512)
+    parser.add_argument("--overlaps", type=whole(0), nargs="+", default=[0, 32, 64, 128])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a .png file")
+    arguments = parser.parse_args()
+    check_writable(arguments.output.parent)
+    chain = load_engines(arguments.engines)
+    source = read_picture(arguments.image).rgb.resize((SIDE // chain.model.upscale,) * 2, Image.Resampling.BICUBIC)
+    image = to_array(upscale(source, chain.model.upscale))[None]
+    whole_result = chain.run(image)[0]
+    untiled = to_image(whole_result)
+    panels = [("untiled", panel(untiled, untiled, arguments.tile, arguments.overlaps[-1]))]
+    for overlap in arguments.overlaps:
+        result = run_tiled(chain, image, arguments.tile, overlap)[0]
+        energy = seam_energy(result, whole_result, arguments.tile, overlap)
+        error = np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64)))
+        print(f"overlap {overlap:3}: seam energy {energy:.3f}, {20 * np.log10(2 / error):.1f} dB to untiled")
+        panels.append(
+            (f"overlap {overlap}: {energy:.2f}", panel(to_image(result), untiled, arguments.tile, overlap))
+        )
+    caption = (
+        f"where tiles of {arguments.tile} meet, enlarged twice; below: difference to untiled x{DIFFERENCE_GAIN}"
+    )
+    labelled_row(panels, caption).save(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Graphs rewritten for OpenVINO's kernels: the same numbers, in ONNX Runtime and in OpenVINO."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from passionsr_trt.engines.openvino_graph import codes_before_enlargement, norms_by_channel
+from passionsr_trt.engines.openvino_model import compile_static
+from passionsr_trt.runtime.main import main
+
+from tests.conftest import Built
+
+CHANNELS, GROUPS = 32, 8
+RANDOM = np.random.default_rng(0)
+
+
+def model_of(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], output: str) -> onnx.ModelProto:
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", CHANNELS, "height", "width"])
+        for name in ("x", output)
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def group_norm(scale: float = 1.0, epsilon: float = 1e-6) -> onnx.ModelProto:
+    """x → group norm as PyTorch exports it → y."""
+    constants = {
+        "groups": np.array([0, GROUPS, -1]),
+        "scale": np.full(GROUPS, scale, np.float32),
+        "shift": np.zeros(GROUPS, np.float32),
+        "gain": RANDOM.standard_normal((CHANNELS, 1, 1)).astype(np.float32),
+        "offset": RANDOM.standard_normal((CHANNELS, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["x", "groups"], ["flat"]),
+        helper.make_node("InstanceNormalization", ["flat", "scale", "shift"], ["normal"], "norm", epsilon=epsilon),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["normal", "shape"], ["whole"]),
+        helper.make_node("Mul", ["whole", "gain"], ["gained"]),
+        helper.make_node("Add", ["gained", "offset"], ["y"]),
+    ]
+    return model_of(nodes, constants, "y")
+
+
+def enlargement(mode: str = "nearest", between: bool = False) -> onnx.ModelProto:
+    """x → twice as large → Q → DQ → y, with a Relu in between or not."""
+    constants = {"sizes": np.array([1, 1, 2, 2], np.float32), "step": np.float32(0.02), "zero": np.int8(0)}
+    nodes = [helper.make_node("Resize", ["x", "", "sizes"], ["large"], mode=mode)]
+    if between:
+        nodes.append(helper.make_node("Relu", ["large"], ["kept"]))
+    nodes += [
+        helper.make_node("QuantizeLinear", ["kept" if between else "large", "step", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["y"]),
+    ]
+    return model_of(nodes, {name: np.asarray(value) for name, value in constants.items()}, "y")
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    onnx.checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {"x": x})[0]
+    return result
+
+
+def run_openvino(model: onnx.ModelProto, x: np.ndarray, folder: Path) -> np.ndarray:
+    onnx.save(model, str(folder / "model.onnx"))
+    result: np.ndarray = compile_static(folder / "model.onnx", x.shape)([x])[0]
+    return result
+
+
+def far(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(("mean", "limit"), [(0.0, 1e-5), (10.0, 3e-4)], ids=["centred", "10 sigma off"])
+def test_a_norm_by_channel_is_the_norm(tmp_path: Path, mean: float, limit: float) -> None:
+    spread = RANDOM.uniform(0.1, 3, (CHANNELS, 1, 1))
+    x = ((RANDOM.standard_normal((2, CHANNELS, 48, 80)) + mean) * spread).astype(np.float32)
+    model = group_norm()
+    expected = run(model, x)
+    assert norms_by_channel(model) == 1
+    assert "InstanceNormalization" not in {node.op_type for node in model.graph.node}
+    assert far(run(model, x), expected) < limit
+    assert far(run_openvino(model, x, tmp_path), expected) < limit
+
+
+def test_a_flat_tensor_stays_finite(tmp_path: Path) -> None:
+    x = np.broadcast_to(np.linspace(-3, 3, CHANNELS, dtype=np.float32)[:, None, None], (1, CHANNELS, 64, 64))
+    x = np.ascontiguousarray(x)
+    model = group_norm()
+    expected = run(model, x)
+    norms_by_channel(model)
+    assert far(run_openvino(model, x, tmp_path), expected) < 1e-3
+
+
+def test_norms_of_another_form_are_left_alone() -> None:
+    other = group_norm(scale=2.0)
+    before = other.SerializeToString()
+    assert norms_by_channel(other) == 0
+    assert other.SerializeToString() == before
+
+
+def test_codes_are_enlarged_instead_of_values(tmp_path: Path) -> None:
+    x = RANDOM.standard_normal((1, CHANNELS, 9, 7)).astype(np.float32)
+    model = enlargement()
+    expected = run(model, x)
+    assert codes_before_enlargement(model) == 1
+    assert [node.op_type for node in model.graph.node] == ["QuantizeLinear", "Resize", "DequantizeLinear"]
+    assert np.array_equal(run(model, x), expected)
+    assert far(run_openvino(model, x, tmp_path), expected) < 1e-6
+
+
+@pytest.mark.parametrize("other", [{"mode": "linear"}, {"between": True}], ids=str)
+def test_only_nearest_enlargements_right_before_a_quantizer_change(other: dict[str, Any]) -> None:
+    assert codes_before_enlargement(enlargement(**other)) == 0
+
+
+def kinds(folder: Path, part: str) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(str(folder / f"{part}.onnx")).graph.node)
+
+
+def test_engines_are_rewritten_where_they_run_in_float32(small: Built, tmp_path: Path) -> None:
+    assert kinds(small.onnx_int8, "vae_decoder")["InstanceNormalization"]
+    for folder in (small.engines_int8, small.engines_fp32):
+        for part in ("vae_encoder", "vae_decoder"):
+            assert not kinds(folder, part)["InstanceNormalization"]
+            assert kinds(folder, part)["ReduceL2"]
+    assert kinds(small.engines_int8, "unet") == kinds(small.onnx_int8, "unet"), "it may run in bfloat16"
+    assert main(["build-engines", str(small.onnx_int8), "-o", str(tmp_path / "e"), "--float32"]) == 0
+    assert not kinds(tmp_path / "e", "unet")["InstanceNormalization"]
