@@ -96,8 +96,8 @@ def _by_channel(
     shared = {*numbers, x, groups, output}
     yield node("ReduceMean", [x, "by_channel/pixels"], "mean", keepdims=1)
     yield node("ReduceL2", [x, "by_channel/columns"], "length", keepdims=1)
-    yield node("Mul", ["length", "length"], "squares")
-    yield node("ReduceMean", ["squares", "by_channel/rows"], "row_squares", keepdims=1)
+    yield node("Mul", ["length", "length"], "length_squared")
+    yield node("ReduceMean", ["length_squared", "by_channel/rows"], "row_squares", keepdims=1)
     yield node("Shape", [x], "width", start=3, end=4)
     yield node("Cast", ["width"], "columns", to=onnx.TensorProto.FLOAT)
     yield node("Div", ["row_squares", "columns"], "square")
