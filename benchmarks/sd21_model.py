@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="channels times this; below 1 a smaller model")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.output.exists():
+        parser.error(f"{arguments.output} is there already")
     torch.manual_seed(0)
     parts = {}
     for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
