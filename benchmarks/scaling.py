@@ -52,6 +52,8 @@ def figures(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for side, threads in cases:
         for label, engines in (("INT8", arguments.engines), ("FP32", arguments.baseline)):
+            if label == "FP32" and side > arguments.baseline_up_to:
+                continue
             path = arguments.output / f"{label}-{side}-{threads}.json"
             words = [sys.executable, __file__, "--one", engines, side, threads, path]
             peak = peak_mib([str(word) for word in words])
@@ -122,6 +124,7 @@ def main() -> None:
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument("--baseline", type=Path, required=True)
     parser.add_argument("--sizes", type=whole(64), nargs="+", default=[512, 1024, 2048], help="sides, pixels out")
+    parser.add_argument("--baseline-up-to", type=whole(64), default=2048, help="largest side of the float engines")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     check_writable(arguments.output)

@@ -41,8 +41,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="tile side in output pixels, 0: never; by itself 512 to 640, whichever computes least, above 1 "
-        "megapixel or what the engines take, and less where memory is short",
+        help="tile side in output pixels, 0: never; by itself 512 to 640, whichever computes least, above 896×896 "
+        "pixels or what the engines take, and less where memory is short",
     )
     parser.add_argument(
         "--memory", type=gibibytes, help="GiB that may be taken (OpenVINO); by itself what is free at the start"
