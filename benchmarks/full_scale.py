@@ -137,7 +137,7 @@ def main() -> None:
         folder / "side_by_side",
     ]
     pairs = [word for text in rivals for word in ("--rival", text)]
-    baseline = ["--baseline", folder / "engines" / "fp32"]
+    baseline = ["--baseline", folder / "engines" / "fp32", "--baseline-up-to", 1024]
     for command in ([*words, *pairs], [HERE / "scaling.py", *engines, *baseline, "-o", folder / "scaling"]):
         subprocess.run([sys.executable, *map(str, command)], check=True)
 

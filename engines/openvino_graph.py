@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+REVISION = 1  # to be raised where the graphs below change: engines of another revision are rebuilt
+
 
 class Graph:
     """Producers and consumers of a graph's tensors, and its constants."""
