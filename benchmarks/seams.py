@@ -1,6 +1,6 @@
 """Do tiles show? One picture untiled and in tiles: the seam energy, and a picture of where they meet.
 
-    python benchmarks/seams.py demo/photos/hr/astronaut.png --engines demo/out/engines/int8 -o out/seams.png
+    python benchmarks/seams.py demo/photos/hr/astronaut.png --engines demo/out/engines/int8 -o benchmarks/seams.jpg
 
 The picture is scaled so that the result has 1024×1024 pixels, four times the area of a tile. Seam energy: gradient
 energy across the tiles' borders over that of the untiled result at the same lines; 1: no seam (runtime/tiling.py).
@@ -17,16 +17,15 @@ from passionsr_trt.engines.manifest import check_writable
 from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
 from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
-from passionsr_trt.runtime.tiling import run_tiled, seam_energy, tile_starts
+from passionsr_trt.runtime.tiling import run_tiled, seam_energy
 from PIL import Image
 
 SIDE, DETAIL = 1024, 128
 
 
-def panel(result: Image.Image, untiled: Image.Image, tile: int, overlap: int) -> Image.Image:
-    """Where four tiles meet, enlarged; below it the whole difference to the untiled result."""
-    middle = tile_starts(SIDE, tile, overlap)[1] + overlap // 2
-    box = tuple(middle + side * DETAIL // 2 for side in (-1, -1, 1, 1))
+def panel(result: Image.Image, untiled: Image.Image, tile: int) -> Image.Image:
+    """Where the first tile ends, enlarged; below it the whole difference to the untiled result."""
+    box = tuple(tile + side * DETAIL // 2 for side in (-1, -1, 1, 1))
     sheet = Image.new("RGB", (2 * DETAIL, 4 * DETAIL + GAP), "white")
     sheet.paste(result.crop(box).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.NEAREST), (0, 0))
     whole_difference = difference(untiled, result).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.BOX)
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument("--tile", type=whole(128), default=512)
     parser.add_argument("--overlaps", type=whole(0), nargs="+", default=[0, 32, 64, 128])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a .png file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a .png or .jpg file")
     arguments = parser.parse_args()
     check_writable(arguments.output.parent)
     chain = load_engines(arguments.engines)
@@ -48,15 +47,13 @@ def main() -> None:
     image = to_array(upscale(source, chain.model.upscale))[None]
     whole_result = chain.run(image)[0]
     untiled = to_image(whole_result)
-    panels = [("untiled", panel(untiled, untiled, arguments.tile, arguments.overlaps[-1]))]
+    panels = [("untiled", panel(untiled, untiled, arguments.tile))]
     for overlap in arguments.overlaps:
         result = run_tiled(chain, image, arguments.tile, overlap)[0]
         energy = seam_energy(result, whole_result, arguments.tile, overlap)
         error = np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64)))
         print(f"overlap {overlap:3}: seam energy {energy:.3f}, {20 * np.log10(2 / error):.1f} dB to untiled")
-        panels.append(
-            (f"overlap {overlap}: {energy:.2f}", panel(to_image(result), untiled, arguments.tile, overlap))
-        )
+        panels.append((f"overlap {overlap}: {energy:.2f}", panel(to_image(result), untiled, arguments.tile)))
     caption = (
         f"where tiles of {arguments.tile} meet, enlarged twice; below: difference to untiled x{DIFFERENCE_GAIN}"
     )
