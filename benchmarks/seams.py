@@ -25,9 +25,11 @@ SIDE, DETAIL = 1024, 128
 
 def panel(result: Image.Image, untiled: Image.Image, tile: int) -> Image.Image:
     """Where the first tile ends, enlarged; below it the whole difference to the untiled result."""
-    box = tuple(tile + side * DETAIL // 2 for side in (-1, -1, 1, 1))
+    first, last = tile - DETAIL // 2, tile + DETAIL // 2
     sheet = Image.new("RGB", (2 * DETAIL, 4 * DETAIL + GAP), "white")
-    sheet.paste(result.crop(box).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.NEAREST), (0, 0))
+    sheet.paste(
+        result.crop((first, first, last, last)).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.NEAREST), (0, 0)
+    )
     whole_difference = difference(untiled, result).resize((2 * DETAIL, 2 * DETAIL), Image.Resampling.BOX)
     sheet.paste(whole_difference, (0, 2 * DETAIL + GAP))
     return sheet
