@@ -71,8 +71,9 @@ def load_base(base: Path, config: Path) -> tuple[Any, Any]:
             raise UserError(f"{base}: its VAE is {kind}", "expected AutoencoderKL")
         return load_unet(base / "unet"), vae
     import diffusers
+    from diffusers.utils import logging
 
-    diffusers.logging.set_verbosity_error()  # it warns of an empty list of exceptions to float32
+    logging.set_verbosity_error()  # it warns of an empty list of exceptions to float32
     state = read_checkpoint(base)
     if not isinstance(state, dict):
         raise UserError(f"{base}: no state dict", "expected Stable Diffusion's weights by name")
