@@ -22,9 +22,9 @@ def weight_files(model: onnx.ModelProto) -> set[str]:
     }
 
 
-def part_bytes(path: Path) -> int:
-    """Bytes of a graph's file and of the weights beside it."""
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+def part_files(path: Path) -> list[Path]:
+    """A graph's file and the weights beside it."""
+    return list(path.parent.glob(f"{path.name}*"))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import onnxruntime
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure, openvino_layers
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.graph_files import part_files
 from passionsr_trt.engines.memory import peak_activations
 from passionsr_trt.engines.openvino_graph import codes_before_enlargement, norms_by_channel
 from passionsr_trt.engines.openvino_model import compile_static
@@ -36,7 +37,7 @@ def build_part(
     bfloat16: parts that may run in it where they are not INT8; the others are rewritten (openvino_graph.py).
     """
     source = bundle.open(part)
-    for path in source.parent.glob(f"{source.name}*"):
+    for path in part_files(source):
         shutil.copy2(path, folder / path.name)
     if part.name not in bfloat16:
         model = onnx.load(str(source), load_external_data=False)

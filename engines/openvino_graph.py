@@ -9,44 +9,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
+from passionsr_trt.engines.onnx_graph import Graph
 
 REVISION = 1  # to be raised where the graphs below change: engines of another revision are rebuilt
-
-
-class Graph:
-    """Producers and consumers of a graph's tensors, and its constants."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.graph = model.graph
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producers = {output: node for node in model.graph.node for output in node.output}
-        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in model.graph.node:
-            for name in node.input:
-                self.consumers[name].append(node)
-
-    def value(self, name: str) -> np.ndarray | None:
-        """A constant within the file, else None."""
-        tensor = self.constants.get(name)
-        return None if tensor is None or tensor.external_data else numpy_helper.to_array(tensor)
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        """Its name, added once."""
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(value, name)
-            self.graph.initializer.append(self.constants[name])
-        return name
-
-    def only_consumer(self, name: str, kind: str) -> onnx.NodeProto | None:
-        found = self.consumers[name]
-        return found[0] if len(found) == 1 and found[0].op_type == kind else None
 
 
 def norms_by_channel(model: onnx.ModelProto) -> int:
@@ -57,6 +28,8 @@ def norms_by_channel(model: onnx.ModelProto) -> int:
         flatten = graph.producers.get(norm.input[0])
         restore = graph.only_consumer(norm.output[0], "Reshape")
         if flatten is None or flatten.op_type != "Reshape" or restore is None:
+            continue
+        if graph.only_consumer(flatten.output[0], norm.op_type) is None:
             continue
         shape, scale, shift = (graph.value(name) for name in (flatten.input[1], *norm.input[1:]))
         if shape is None or list(shape) != [0, len(scale) if scale is not None else 0, -1]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor
+from onnx import helper
+from passionsr_trt.engines.onnx_graph import Graph
 
 MOST_LARGER = 64.0  # than it was may a channel become before its gain: Half ends at 65504
 
@@ -23,30 +23,16 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
 
     folder: where weights outside the graph lie.
     """
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {node.output[0]: node for node in graph.node if node.output}
-
-    def value(name: str) -> np.ndarray:
-        tensor = onnx.TensorProto()
-        tensor.CopyFrom(constants[name])
-        if tensor.external_data:
-            load_external_data_for_tensor(tensor, str(folder))
-        return numpy_helper.to_array(tensor)
-
-    def constant(name: str, array: np.ndarray) -> str:
-        graph.initializer.append(numpy_helper.from_array(array, name))
-        return name
-
+    graph = Graph(model, folder)
     changed = 0
     nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
+    for node in model.graph.node:
         nodes.append(node)
-        weights = producers.get(node.input[1]) if node.op_type == "Conv" else None
-        if weights is None or weights.op_type != "DequantizeLinear" or weights.input[1] not in constants:
+        weights = graph.producers.get(node.input[1]) if node.op_type == "Conv" else None
+        if weights is None or weights.op_type != "DequantizeLinear":
             continue
-        scales = value(weights.input[1])
-        if scales.dtype != np.float16 or scales.ndim != 1:
+        scales = graph.value(weights.input[1])
+        if scales is None or scales.dtype != np.float16 or scales.ndim != 1:
             continue
         kept = np.exp2(np.round(np.log2(scales.astype(np.float64)).mean())).astype(np.float16)
         gains = scales / kept
@@ -54,18 +40,18 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
         if not exact or kept > MOST_LARGER * scales.min():
             continue
         name, output = node.name, node.output[0]
-        weights.input[1] = constant(f"{name}/weight_scale", kept)
-        weights.input[2] = constant(f"{name}/weight_zero", np.zeros((), np.int8))
+        weights.input[1] = graph.constant(f"{name}/weight_scale", kept)
+        weights.input[2] = graph.constant(f"{name}/weight_zero", np.zeros((), np.int8))
         del weights.attribute[:]  # the axis
         node.output[0] = f"{name}/unscaled"
-        gain = constant(f"{name}/gain", gains.reshape(1, -1, 1, 1))
+        gain = graph.constant(f"{name}/gain", gains.reshape(1, -1, 1, 1))
         bias = node.input.pop() if len(node.input) == 3 else ""
         scaled = f"{name}/scaled" if bias else output
         nodes.append(helper.make_node("Mul", [node.output[0], gain], [scaled], name=f"{name}/scale"))
         if bias:
-            added = constant(f"{name}/added", value(bias).reshape(1, -1, 1, 1))
+            added = graph.constant(f"{name}/added", graph.value(bias).reshape(1, -1, 1, 1))
             nodes.append(helper.make_node("Add", [scaled, added], [output], name=f"{name}/add_bias"))
         changed += 1
-    del graph.node[:]
-    graph.node.extend(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     return changed

@@ -10,7 +10,9 @@ import platform
 from collections.abc import Collection
 from pathlib import Path
 
+import psutil
 from passionsr_trt.engines.gpu import gpus, jetson_model
+from passionsr_trt.engines.memory import free_memory
 from passionsr_trt.engines.tensorrt_builder import has_driver
 from passionsr_trt.runtime.benchmark import cpu_name
 
@@ -37,9 +39,8 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
     """Print one line a finding, what can be done here, and what to install; 0 when engines can be run here."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(f"  CPU       {cpu_name()}, {os.cpu_count()} cores{cpu_features()}")
-    memory = memory_gib()
-    if memory:
-        print(f"  memory    {memory[0]:.1f} GiB, {memory[1]:.1f} GiB free")
+    total = psutil.virtual_memory().total
+    print(f"  memory    {total / 2**30:.1f} GiB, {free_memory() / 2**30:.1f} GiB free")
     jetson, found_gpus = jetson_model(), gpus()
     if jetson:
         print(f"  Jetson    {jetson}{jetpack()}")
@@ -124,16 +125,6 @@ def cpu_features() -> str:
     }
     shown = [label for flag, label in names.items() if flag in flags]
     return f" ({', '.join(shown)})" if shown else ""
-
-
-def memory_gib() -> tuple[float, float] | None:
-    """Total and free memory of the machine in GiB, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    values = {line.split(":")[0]: int(line.split()[1]) / 2**20 for line in lines if line.endswith("kB")}
-    return values["MemTotal"], values["MemAvailable"]
 
 
 def jetpack() -> str:

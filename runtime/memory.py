@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, EngineBundle
-from passionsr_trt.engines.graph_files import part_bytes
+from passionsr_trt.engines.graph_files import part_files
 
 BASE = 250e6  # Python, OpenVINO, its compiler's leavings
 WEIGHTS = 1.1  # OpenVINO's own copies, in its layouts
@@ -31,7 +31,8 @@ class MemoryModel:
         activations = [figures.get("activation_bytes", 0) for figures in bundle.coverage.values()]
         if not all(activations):
             return None
-        return cls(sum(part_bytes(bundle.folder / part.file) for part in bundle.parts), sum(activations))
+        files = (file for part in bundle.parts for file in part_files(bundle.folder / part.file))
+        return cls(sum(file.stat().st_size for file in files), sum(activations))
 
     def predict(self, tile: tuple[int, int], picture: tuple[int, int]) -> int:
         """Peak bytes for a picture of (height, width) output pixels in tiles of (height, width)."""

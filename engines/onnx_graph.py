@@ -1,0 +1,48 @@
+"""An ONNX graph as its rewriting sees it: who makes and who takes a tensor, and constants by value."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
+
+
+class Graph:
+    """Producers and consumers of a graph's tensors, and its constants. They are those of when it was made."""
+
+    def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
+        """folder: where weights outside the graph lie; without it they count as unknown."""
+        self.graph, self.folder = model.graph, folder
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.producers = {output: node for node in model.graph.node for output in node.output}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+
+    def value(self, name: str) -> np.ndarray | None:
+        """A constant, None where it is none or lies outside the graph and nobody said where."""
+        tensor = self.constants.get(name)
+        if tensor is None or (tensor.external_data and self.folder is None):
+            return None
+        if tensor.external_data:
+            outside, tensor = tensor, onnx.TensorProto()
+            tensor.CopyFrom(outside)  # the graph keeps pointing outside
+            load_external_data_for_tensor(tensor, str(self.folder))
+        return numpy_helper.to_array(tensor)
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """Its name, added once."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(value, name)
+            self.graph.initializer.append(self.constants[name])
+        return name
+
+    def only_consumer(self, name: str, kind: str) -> onnx.NodeProto | None:
+        """The node that alone takes a tensor, where it is of this kind."""
+        found = self.consumers[name]
+        return found[0] if len(found) == 1 and found[0].op_type == kind else None
