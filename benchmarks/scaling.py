@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py --engines demo/out/engines/int8 --baseline demo/out/engines/fp32 -o out/scaling
 
-Every figure comes from a process of its own, the engines in turn: warm at the tile's size, then the median of runs
-that take ten seconds together. Peak memory is that process's, colour fix and all.
+Every figure comes from a process of its own, the engines in turn: once to warm up, then the median of runs that
+take ten seconds together. Peak memory is that process's, colour fix and all.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ def upscale(engines: Path, side: int, threads: int, result: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (side // 64, side // 64, 3), np.uint8)
     small = (side // chain.model.upscale,) * 2
     picture = Image.fromarray(noise).resize(small, Image.Resampling.BICUBIC)
-    tile = Options().tile_for(side, side, chain)
-    chain.run(np.zeros((1, 3, tile or side, tile or side), np.float32))  # compiles
+    super_resolve(chain, picture, Options())  # compiles
+    tiles = Options().tiles_for((side, side), chain)
     seconds: list[float] = []
     end = time.monotonic() + LEAST_SECONDS
     while not seconds or time.monotonic() < end:
         seconds.append(sum(super_resolve(chain, picture, Options()).seconds.values()))
-    result.write_text(json.dumps({"seconds": float(np.median(seconds)), "runs": len(seconds), "tile": tile}))
+    result.write_text(
+        json.dumps({"seconds": float(np.median(seconds)), "runs": len(seconds), "tiles": str(tiles or "untiled")})
+    )
 
 
 def figures(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of label, side, threads, seconds, peak_mib, tile: all sizes with all threads, one size with fewer."""
+    """Rows of label, side, threads, seconds, peak_mib, tiles: all sizes with all threads, one size with fewer."""
     most = os.cpu_count() or 1
     fewer = [2**power for power in range(most.bit_length()) if 2**power < most]
     cases = [(side, most) for side in arguments.sizes] + [(arguments.sizes[0], count) for count in fewer]
@@ -66,10 +68,9 @@ def figures(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             }
             path.unlink()
             rows.append(row)
-            tiles = f"tiles of {row['tile']}" if row["tile"] else "untiled"
             print(
                 f"{label} {side:5}² {threads:3} threads {row['seconds']:8.2f} s, {rate(row):6.2f} s a megapixel, "
-                f"{peak / 1024:5.2f} GiB at its peak, {tiles}, {row['runs']} runs",
+                f"{peak / 1024:5.2f} GiB at its peak, {row['tiles']}, {row['runs']} runs",
                 flush=True,
             )
     return rows

@@ -17,7 +17,7 @@ from passionsr_trt.engines.manifest import check_writable
 from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
 from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
-from passionsr_trt.runtime.tiling import run_tiled, seam_energy
+from passionsr_trt.runtime.tiling import Tiles, run_tiled, seam_energy
 from PIL import Image
 
 SIDE, DETAIL = 1024, 128
@@ -50,9 +50,10 @@ def main() -> None:
     whole_result = chain.run(image)[0]
     untiled = to_image(whole_result)
     panels = [("untiled", panel(untiled, untiled, arguments.tile))]
+    square = (arguments.tile, arguments.tile)
     for overlap in arguments.overlaps:
-        result = run_tiled(chain, image, arguments.tile, overlap)[0]
-        energy = seam_energy(result, whole_result, arguments.tile, overlap)
+        result = run_tiled(chain, image, Tiles(square, square, overlap))[0]
+        energy = seam_energy(result, whole_result, square, overlap)
         error = np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64)))
         print(f"overlap {overlap:3}: seam energy {energy:.3f}, {20 * np.log10(2 / error):.1f} dB to untiled")
         panels.append((f"overlap {overlap}: {energy:.2f}", panel(to_image(result), untiled, arguments.tile)))

@@ -41,8 +41,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="tile side in output pixels, 0: never; by itself 512 to 640, whichever computes least, above 896×896 "
-        "pixels or what the engines take, and less where memory is short",
+        help="side of square tiles in output pixels, 0: never; by itself above 896×896 pixels or what the engines "
+        "take, shaped to compute least, at most 640×640 pixels large and less where memory is short",
     )
     parser.add_argument(
         "--memory", type=gibibytes, help="GiB that may be taken (OpenVINO); by itself what is free at the start"
@@ -131,8 +131,8 @@ def upscale_all(
                 continue
             for note in picture.notes:
                 tqdm.write(f"{source}: {note}", file=sys.stderr)
-            if result.tile and options.tile is None:
-                tqdm.write(f"{source}: done in tiles of {result.tile} pixels", file=sys.stderr)
+            if result.tiles and options.tile is None:
+                tqdm.write(f"{source}: done in {result.tiles}", file=sys.stderr)
             seconds = sum(result.seconds.values())
             progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
             saving.append(writer.submit(save_image, result.image, pairs[source], picture))

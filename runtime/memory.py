@@ -1,13 +1,14 @@
 """What a picture will take, known before it is begun: engines' weights, a tile's activations, the picture itself.
 
-    peak = BASE + WEIGHTS · weights + activations at 512² · tile pixels / 512² + PICTURE · picture pixels
+    peak = BASE + WEIGHTS · weights + Σ activations at 512² · tile pixels / 512² + PICTURE · picture pixels
 
-Activations are read from the compiled engines (engines/memory.py) and grow with the tile's area, since attention
-is fused. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
+Each part's activations are read from the compiled engine (engines/memory.py) and grow with the tile's area, since
+attention is fused. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, EngineBundle
@@ -20,22 +21,23 @@ PICTURE = 60.0  # bytes a pixel: source and result in float32, the one being rea
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """weights: bytes of all engines. activations: bytes of all parts' at 512×512, which OpenVINO keeps apart."""
+    """Bytes: of all engines' weights, and of each part's activations at 512×512, which OpenVINO keeps apart."""
 
     weights: int
-    activations: int
+    activations: dict[str, int]
 
     @classmethod
     def of(cls, bundle: EngineBundle) -> MemoryModel | None:
         """None where the build did not note the activations."""
-        activations = [figures.get("activation_bytes", 0) for figures in bundle.coverage.values()]
-        if not all(activations):
+        activations = {name: figures.get("activation_bytes", 0) for name, figures in bundle.coverage.items()}
+        if not all(activations.values()):
             return None
         files = (file for part in bundle.parts for file in part_files(bundle.folder / part.file))
-        return cls(sum(file.stat().st_size for file in files), sum(activations))
+        return cls(sum(file.stat().st_size for file in files), activations)
 
-    def predict(self, tile: tuple[int, int], picture: tuple[int, int]) -> int:
-        """Peak bytes for a picture of (height, width) output pixels in tiles of (height, width)."""
-        area = tile[0] * tile[1] / REFERENCE_SIZE**2
-        base = BASE + WEIGHTS * self.weights + PICTURE * picture[0] * picture[1]
-        return round(base + self.activations * area)
+    def predict(self, picture: tuple[int, int], vae: tuple[int, int], unet: tuple[int, int]) -> int:
+        """Peak bytes for a picture and tiles of (height, width) output pixels."""
+        total = BASE + WEIGHTS * self.weights + PICTURE * math.prod(picture)
+        for name, activations in self.activations.items():
+            total += activations * math.prod(unet if name == "unet" else vae) / REFERENCE_SIZE**2
+        return round(total)

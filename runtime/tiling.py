@@ -7,13 +7,33 @@ Group norms see a tile's statistics, not the image's: tiles trade fidelity to th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from passionsr_trt.engines.bundle import PART_NAMES
 from passionsr_trt.runtime.chain import Chain, sample_posterior
 
 UNIT = 8  # pixels a latent position stands for: tiles start and end on whole ones
+Size = tuple[int, int]  # height, width
 RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Height and width of the VAE's tiles and of the UNet's, and how far they overlap, in output pixels.
+
+    All are multiples of 8, the UNet's of 64.
+    """
+
+    vae: Size
+    unet: Size
+    overlap: int
+
+    def __str__(self) -> str:
+        """`tiles of 728×464 pixels (UNet 576×576)`."""
+        vae, unet = (f"{height}×{width}" for height, width in (self.vae, self.unet))
+        return f"tiles of {vae} pixels" + (f" (UNet {unet})" if unet != vae else "")
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -37,26 +57,23 @@ def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-def run_tiled(chain: Chain, image: np.ndarray, tile: int, overlap: int, seed: int = 0) -> np.ndarray:
-    """The chain on `image` [1,3,H,W] (sides multiples of 64, as is `tile`; 0: untiled). overlap: pixels."""
-    height, width = image.shape[2:]
-    if not tile or (height <= tile and width <= tile):
-        return chain.run(image, seed)
+def run_tiled(chain: Chain, image: np.ndarray, tiles: Tiles, seed: int = 0) -> np.ndarray:
+    """The chain on `image` [1,3,H,W], sides multiples of 64."""
     chain.seconds.clear()
-    side, shared = tile // UNIT, overlap // UNIT
-    encoded = map_tiles(partial(chain.run_part, "vae_encoder"), image, side, shared, UNIT)
-    latent = sample_posterior(encoded, chain.model, seed)
-    clean = map_tiles(partial(chain.run_part, "unet"), latent, side, shared, 1)
-    return map_tiles(partial(chain.run_part, "vae_decoder"), clean, side, shared, 1)
+    encode, denoise, decode = (partial(chain.run_part, name) for name in PART_NAMES)
+    overlap = tiles.overlap // UNIT
+    vae, unet = ((height // UNIT, width // UNIT) for height, width in (tiles.vae, tiles.unet))
+    latent = sample_posterior(map_tiles(encode, image, vae, overlap, UNIT), chain.model, seed)
+    return map_tiles(decode, map_tiles(denoise, latent, unet, overlap, 1), vae, overlap, 1)
 
 
-def map_tiles(run: RunMany, x: np.ndarray, tile: int, overlap: int, unit: int) -> np.ndarray:
+def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int) -> np.ndarray:
     """`run` on tiles of x [1,C,H,W], blended at the scale of what it gives. tile, overlap: units of x's pixels."""
     height, width = x.shape[2] // unit, x.shape[3] // unit
     areas = [
-        (slice(top, min(top + tile, height)), slice(left, min(left + tile, width)))
-        for top in tile_starts(height, tile, overlap)
-        for left in tile_starts(width, tile, overlap)
+        (slice(top, min(top + tile[0], height)), slice(left, min(left + tile[1], width)))
+        for top in tile_starts(height, tile[0], overlap)
+        for left in tile_starts(width, tile[1], overlap)
     ]
     pieces = (
         np.ascontiguousarray(
@@ -79,24 +96,12 @@ def map_tiles(run: RunMany, x: np.ndarray, tile: int, overlap: int, unit: int) -
     return total
 
 
-def choose_tile(height: int, width: int, sides: Iterable[int], overlap: int) -> int:
-    """The side for which the fewest pixels are computed in all; of equals the smallest. A side of 0: untiled."""
-
-    def computed(side: int) -> int:
-        if not side:
-            return height * width
-        rows, columns = (len(tile_starts(length, side, overlap)) for length in (height, width))
-        return rows * columns * min(side, height) * min(side, width)
-
-    return min(sorted(sides), key=computed)
-
-
-def seam_energy(picture: np.ndarray, untiled: np.ndarray, tile: int, overlap: int) -> float:
+def seam_energy(picture: np.ndarray, untiled: np.ndarray, tile: Size, overlap: int) -> float:
     """Gradient energy of `picture` [3,H,W] across the tiles' borders over that of `untiled`; 1: no seam."""
     lines = []
-    for axis in (1, 2):
-        starts = tile_starts(picture.shape[axis], tile, overlap)
-        lines += [(axis, line) for line in {*starts[1:], *(start + tile for start in starts[:-1])}]
+    for axis, side in enumerate(tile, start=1):
+        starts = tile_starts(picture.shape[axis], side, overlap)
+        lines += [(axis, line) for line in {*starts[1:], *(start + side for start in starts[:-1])}]
 
     def energy(values: np.ndarray) -> float:
         steps = [np.take(values, line, axis) - np.take(values, line - 1, axis) for axis, line in lines]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,14 @@ from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.runtime.chain import Chain, Limits
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import pad_to_multiple, to_array, to_image, upscale
-from passionsr_trt.runtime.tiling import UNIT, choose_tile, run_tiled
+from passionsr_trt.runtime.tile_choice import tilings
+from passionsr_trt.runtime.tiling import UNIT, Size, Tiles, run_tiled
 from PIL import Image
 
 # above this many output pixels an image is tiled unless the user says otherwise: attention grows with their
 # square, and at Stable Diffusion's size tiles are faster from here on
 UNTILED_PIXELS = 896 * 896
-AUTO_SIDES = range(512, 641, 64)
-SMALL_SIDES = range(448, 127, -64)  # for little memory: group norms see less of the picture
+LARGEST_OVERLAP = 448  # pixels, where tiles are chosen by themselves
 
 
 @dataclass(frozen=True)
@@ -36,56 +37,56 @@ class Options:
     def __post_init__(self) -> None:
         if self.tile and (self.tile % 64 or self.tile < 128):
             raise UsageError(f"--tile {self.tile}", "expected a multiple of 64, at least 128, or 0")
-        side = self.tile or AUTO_SIDES[0]
-        if not 0 <= self.overlap <= side - 64 or self.overlap % UNIT:
-            raise UsageError(f"--overlap {self.overlap}", f"expected a multiple of {UNIT}, 0 to {side - 64}")
+        largest = self.tile - 64 if self.tile else LARGEST_OVERLAP
+        if not 0 <= self.overlap <= largest or self.overlap % UNIT:
+            raise UsageError(f"--overlap {self.overlap}", f"expected a multiple of {UNIT}, 0 to {largest}")
 
-    def tile_for(self, height: int, width: int, chain: Chain) -> int:
-        """The tile's side for an image of height × width pixels; 0: untiled. UserError where nothing will do."""
+    def tiles_for(self, size: Size, chain: Chain) -> Tiles | None:
+        """Tiles for an image of `size` output pixels, None: untiled. UserError where no tiles fit into memory."""
 
-        def need(side: int) -> int:
-            tile = (min(side or height, height), min(side or width, width))
-            return 0 if chain.memory is None else chain.memory.predict(tile, (height, width))
+        def need(tiles: Tiles | None) -> int:
+            vae, unet = (size, size) if tiles is None else (smaller(tiles.vae, size), smaller(tiles.unet, size))
+            return 0 if chain.memory is None else chain.memory.predict(size, vae, unet)
 
-        choices = self._choices(height, width, chain.limits)
-        for sides in choices:
-            if fitting := [side for side in sides if self.memory is None or need(side) <= self.memory]:
-                return choose_tile(height, width, fitting, self.overlap)
-        least = min(need(side) for sides in choices for side in sides) / 2**30
+        choices = list(self._choices(size, chain.limits))
+        for tiles in choices:
+            if self.memory is None or need(tiles) <= self.memory:
+                return tiles
         raise UserError(
-            f"an image of {height}×{width} pixels takes {least:.1f} GiB at least",
+            f"an image of {size[0]}×{size[1]} pixels takes {need(choices[-1]) / 2**30:.1f} GiB at least",
             f"{(self.memory or 0) / 2**30:.1f} GiB may be taken",
             "smaller engines or pictures need less; --memory lifts the limit",
         )
 
-    def _choices(self, height: int, width: int, limits: Limits | None) -> list[Sequence[int]]:
-        """Sides to choose from, best first: what computes least of those that fit into memory is taken."""
+    def _choices(self, size: Size, limits: Limits | None) -> Iterator[Tiles | None]:
+        """What may be tried, best first."""
         if self.tile is not None:
-            return [[self.tile]]
+            square = (self.tile, self.tile)
+            yield Tiles(square, square, self.overlap) if self.tile and max(size) > self.tile else None
+            return
         if limits is None:
-            untiled = [[0]] if height * width <= UNTILED_PIXELS else []
-            return [*untiled, AUTO_SIDES, *([side] for side in SMALL_SIDES if self.overlap <= side - 64)]
-        (low_height, low_width), (high_height, high_width) = limits
-        if height <= high_height and width <= high_width:
-            return [[0]]
-        sides = range(max(low_height, low_width), min(high_height, high_width) + 1, 64)
-        if not sides:
-            raise UserError(
-                f"an image of {height}×{width} pixels needs square tiles",
-                f"the engines take {low_height}×{low_width} to {high_height}×{high_width}",
-                "build with equal sides, such as --size 512x512",
-            )
-        return [sides]
+            whole = math.prod(size) <= UNTILED_PIXELS
+        else:
+            whole = smaller(size, limits[1]) == size
+        if whole:
+            yield None
+        if limits is None or not whole:
+            yield from tilings(size, self.overlap, limits)
+
+
+def smaller(first: Size, second: Size) -> Size:
+    """The smaller height and the smaller width."""
+    return min(first[0], second[0]), min(first[1], second[1])
 
 
 @dataclass(frozen=True)
 class SRResult:
-    """The picture, the bicubic enlargement it started from, and seconds per part."""
+    """The picture, the bicubic enlargement it started from, seconds per part, tiles (None: untiled)."""
 
     image: Image.Image
     bicubic: Image.Image
     seconds: dict[str, float]
-    tile: int
+    tiles: Tiles | None
 
 
 def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResult:
@@ -94,9 +95,9 @@ def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResul
     source = to_array(bicubic)
     least = (0, 0) if chain.limits is None else chain.limits[0]
     padded = pad_to_multiple(source, chain.model.multiple, least)[None]
-    tile = options.tile_for(padded.shape[2], padded.shape[3], chain)
-    result = run_tiled(chain, padded, tile, options.overlap, options.seed)
+    tiles = options.tiles_for(padded.shape[2:], chain)
+    result = chain.run(padded, options.seed) if tiles is None else run_tiled(chain, padded, tiles, options.seed)
     result = result[0, :, : source.shape[1], : source.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
     picture = to_image(align(result, source, options.align))
-    return SRResult(picture, bicubic, dict(chain.seconds), tile)
+    return SRResult(picture, bicubic, dict(chain.seconds), tiles)

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle import EngineBundle
+from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.memory import free_memory
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.main import main
 from passionsr_trt.runtime.memory import MemoryModel
+from passionsr_trt.runtime.tile_choice import tilings
+from passionsr_trt.runtime.tiling import Tiles
 from passionsr_trt.runtime.upscaler import Options
 from PIL import Image
 
@@ -46,20 +49,25 @@ def test_the_prediction_is_what_a_process_takes(demo: Built, chain: Chain) -> No
     for side in (256, 768):
         command = [sys.executable, "-c", PEAK, str(demo.engines_int8), str(side)]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        predicted.append(chain.memory.predict((side, side), (side, side)))
+        predicted.append(chain.memory.predict(*[(side, side)] * 3))
     assert predicted[1] == pytest.approx(peaks[1], rel=0.2)
     assert predicted[1] - predicted[0] == pytest.approx(peaks[1] - peaks[0], rel=0.2)
 
 
 def test_tiles_shrink_until_they_fit(chain: Chain) -> None:
     assert chain.memory is not None
-    for side in (512, 2048):
-        enough = chain.memory.predict((384, 384), (side, side))
-        assert Options(memory=enough).tile_for(side, side, chain) == 384
-        assert Options(memory=enough - 1).tile_for(side, side, chain) == 320
-    assert Options(memory=2**40).tile_for(512, 512, chain) == 0
-    assert Options(memory=2**40).tile_for(2048, 2048, chain) == 576
-    assert Options(memory=1, tile=256).tile_for(512, 512, replace(chain, memory=None)) == 256
+    for size in ((1024, 960), (2048, 1024)):
+        choices = list(tilings(size, 64, None))
+        needs = [chain.memory.predict(size, tiles.vae, tiles.unet) for tiles in choices]
+        assert needs == sorted(needs, reverse=True) and needs[-1] < needs[0]
+        for need in needs:
+            assert Options(memory=need).tiles_for(size, chain) == choices[needs.index(need)]
+        with pytest.raises(UserError, match=f"takes {needs[-1] / 2**30:.1f} GiB at least"):
+            Options(memory=needs[-1] - 1).tiles_for(size, chain)
+    assert Options(memory=2**40).tiles_for((512, 512), chain) is None
+    assert Options(memory=1, tile=256).tiles_for((512, 512), replace(chain, memory=None)) == Tiles(
+        (256, 256), (256, 256), 64
+    )
 
 
 @pytest.mark.parametrize("more", [[], ["--tile", "512"]])

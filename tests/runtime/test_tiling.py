@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,8 @@ from passionsr_trt.engines.bundle import ModelInfo
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, upscale
-from passionsr_trt.runtime.tiling import choose_tile, map_tiles, run_tiled, seam_energy, tile_starts
+from passionsr_trt.runtime.tile_choice import WIDE, tilings
+from passionsr_trt.runtime.tiling import Tiles, map_tiles, run_tiled, seam_energy, tile_starts
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from PIL import Image
 
@@ -22,8 +24,10 @@ RNG = np.random.default_rng(0)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(2, 9), st.integers(2, 9), st.integers(2, 4), st.integers(0, 15))
-def test_tiles_of_an_identity_give_the_image_back(rows: int, columns: int, side: int, overlap: int) -> None:
+@given(st.integers(2, 9), st.integers(2, 9), st.tuples(st.integers(2, 4), st.integers(2, 4)), st.integers(0, 15))
+def test_tiles_of_an_identity_give_the_image_back(
+    rows: int, columns: int, tile: tuple[int, int], overlap: int
+) -> None:
     image = RNG.random((1, 3, rows * 64, columns * 64), np.float32)
     shapes = set()
 
@@ -31,10 +35,10 @@ def test_tiles_of_an_identity_give_the_image_back(rows: int, columns: int, side:
         shapes.add(piece.shape[2:])
         return piece
 
-    result = map_tiles(partial(map, run), image, side * 8, overlap, 8)
+    result = map_tiles(partial(map, run), image, (tile[0] * 8, tile[1] * 8), overlap, 8)
     np.testing.assert_allclose(result, image, atol=1e-5)
-    assert len(shapes) == 1, "every tile has one shape, so one compiled engine"
-    assert all(height <= max(side * 64, image.shape[2]) for height, _width in shapes)
+    shape = min(tile[0], rows) * 64, min(tile[1], columns) * 64
+    assert shapes == {shape}, "every tile has one shape, so one compiled engine"
 
 
 def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
@@ -43,7 +47,7 @@ def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
     def run(piece: np.ndarray) -> np.ndarray:
         return piece + next(tones)
 
-    result = map_tiles(partial(map, run), np.zeros((1, 3, 512, 256), np.float32), 256, 128, 1)[0, 0, :, 0]
+    result = map_tiles(partial(map, run), np.zeros((1, 3, 512, 256), np.float32), (256, 256), 128, 1)[0, 0, :, 0]
     assert result[0] == 0 and result[-1] == 2
     assert np.abs(np.diff(result)).max() < np.pi / 2 / 128 * 1.1
 
@@ -53,10 +57,47 @@ def test_the_last_tile_ends_at_the_edge() -> None:
     assert tile_starts(512, 512, 128) == [0]
 
 
-def test_the_side_that_computes_least_is_chosen() -> None:
-    assert choose_tile(2048, 2048, range(512, 641, 64), 64) == 576, "4×4 tiles, against 5×5 of 512"
-    assert choose_tile(1088, 512, range(512, 641, 64), 64) == 576
-    assert choose_tile(4096, 4096, [512], 64) == 512
+def computed(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> int:
+    """Pixels computed in all."""
+    tile = min(tile[0], size[0]), min(tile[1], size[1])
+    counts = (len(tile_starts(length, side, overlap)) for length, side in zip(size, tile, strict=True))
+    return math.prod(counts) * math.prod(tile)
+
+
+def test_the_tiles_that_compute_least_are_chosen() -> None:
+    first = next(tilings((2048, 2048), 64, None))
+    assert first == Tiles((728, 464), (576, 576), 64), "15 and 16 tiles, against 25 of 512×512"
+    assert str(first) == "tiles of 728×464 pixels (UNet 576×576)"
+    assert next(tilings((1024, 1024), 64, None)) == Tiles((1024, 384), (1024, 384), 64)
+    only = ((512, 448), (512, 448))
+    assert list(tilings((4096, 4096), 64, only)) == [Tiles((512, 448), (512, 448), 64)]
+    some = ((256, 256), (640, 640))
+    assert list(tilings((2048, 1024), 64, some)) == [Tiles((576, 384), (576, 384), 64)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 128), st.integers(1, 128), st.integers(0, 56))
+def test_tiles_of_any_picture_keep_within_their_bounds(rows: int, columns: int, eighths: int) -> None:
+    size, overlap = (64 * rows, 64 * columns), 8 * eighths
+    choices = list(tilings(size, overlap, None))
+    for tiles, side in zip(choices, (640, 512, 448, 384, 320, 256, 192, 128), strict=False):
+        for tile, unit in ((tiles.vae, 8), (tiles.unet, 64)):
+            for length, whole in zip(tile, size, strict=True):
+                assert length % unit == 0
+                assert length == whole or length > overlap
+            assert math.prod(tile) <= side**2
+            assert max(tile) <= 1.6 * side
+    unet = choices[0].unet
+    assert computed(size, unet, overlap) <= computed(size, (640, 640), overlap)
+    vae = choices[0].vae
+    if vae[1] <= WIDE:
+        assert computed(size, vae, overlap) <= 1.13 * computed(size, (640, 640), overlap)
+
+
+def test_engines_too_small_for_the_overlap_are_named() -> None:
+    picture = Image.fromarray(np.zeros((300, 300, 3), np.uint8))
+    with pytest.raises(UserError, match="--overlap 256: too much for engines of 256×256"):
+        super_resolve(sizes_alone(((256, 256), (256, 256))), picture, Options(overlap=256))
 
 
 class Part:
@@ -82,22 +123,18 @@ def sizes_alone(limits: tuple[tuple[int, int], tuple[int, int]] | None = None) -
 def test_parts_in_tiles_meet_where_untiled_ones_do(size: tuple[int, int]) -> None:
     chain = sizes_alone()
     image = RNG.random((1, 3, *size), np.float32)
-    np.testing.assert_allclose(run_tiled(chain, image, 256, 64), chain.run(image), atol=1e-5)
+    np.testing.assert_allclose(
+        run_tiled(chain, image, Tiles((232, 168), (192, 256), 64)), chain.run(image), atol=1e-5
+    )
     assert set(chain.seconds) == {"vae_encoder", "unet", "vae_decoder"}
 
 
-@pytest.mark.parametrize("size", [(1, 1), (70, 40), (513, 512), (2000, 90)])
+@pytest.mark.parametrize("size", [(1, 1), (70, 40), (513, 448), (2000, 90), (90, 2000)])
 def test_engines_of_one_size_take_any_image(size: tuple[int, int]) -> None:
     picture = Image.fromarray(RNG.integers(0, 255, (*size, 3), np.uint8))
-    result = super_resolve(sizes_alone(((512, 512), (512, 512))), picture, Options(align="none"))
+    result = super_resolve(sizes_alone(((512, 448), (512, 448))), picture, Options(align="none"))
     assert result.image.size == picture.size
-    assert result.tile == (0 if max(size) <= 512 else 512)
-
-
-def test_sides_that_allow_no_square_tile_are_named() -> None:
-    picture = Image.fromarray(np.zeros((300, 700, 3), np.uint8))
-    with pytest.raises(UserError, match="needs square tiles"):
-        super_resolve(sizes_alone(((512, 512), (512, 512 - 64))), picture, Options())
+    assert result.tiles == (None if max(size) <= 448 else Tiles((512, 448), (512, 448), 64))
 
 
 def test_no_seam_shows_between_tiles(demo: Built) -> None:
@@ -105,7 +142,11 @@ def test_no_seam_shows_between_tiles(demo: Built) -> None:
     image = to_array(upscale(source, 4))[None]
     chain = load_engines(demo.engines_int8)
     untiled = chain.run(image)[0]
-    blended, cut = (run_tiled(chain, image, 512, overlap)[0] for overlap in (64, 0))
-    assert seam_energy(untiled, untiled, 512, 64) == 1
-    assert seam_energy(blended, untiled, 512, 64) < 1.1
-    assert seam_energy(cut, untiled, 512, 0) > 1.1, "the measure sees a seam where there is one"
+
+    def energy(tiles: Tiles) -> float:
+        return seam_energy(run_tiled(chain, image, tiles)[0], untiled, tiles.vae, tiles.overlap)
+
+    assert seam_energy(untiled, untiled, (512, 512), 64) == 1
+    assert energy(Tiles((512, 512), (512, 512), 64)) < 1.1
+    assert energy(next(tilings((1024, 1024), 64, None))) < 1.1, "the default's own tiles"
+    assert energy(Tiles((512, 512), (512, 512), 0)) > 1.1, "the measure sees a seam where there is one"

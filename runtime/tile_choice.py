@@ -1,0 +1,76 @@
+"""Which tiles a picture is cut into: those that compute least, of what memory and engines allow.
+
+Sides need not be round: four of 560 pixels cover 2048 at an overlap of 64, where four of 576 compute 64 twice. And
+tiles need not be square: on a CPU the VAE's convolutions are slower by the pixel on rows of more than 512 pixels,
+whatever the height.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.runtime.chain import Limits
+from passionsr_trt.runtime.tiling import UNIT, Size, Tiles, tile_starts
+
+SIDES = (640, 512, 448, 384, 320, 256, 192, 128)  # of squares: tiles of at most their areas, less for less memory
+LEAST, MOST = 0.6, 1.6  # a tile's sides over its square's
+UNET_UNIT = 64  # output pixels: the latent is halved three times
+# rows of 520 to 1024 pixels against 512 at Stable Diffusion's size, OpenVINO on an AMD Zen 4: 1.10 to 1.18
+# (benchmarks/tile_shapes.py)
+WIDE, WIDE_COST = 512, 1.13
+
+
+def tilings(size: Size, overlap: int, limits: Limits | None) -> Iterator[Tiles]:
+    """What a picture of `size` may be cut into, best first, each smaller than the one before.
+
+    limits: engines that take some sizes only (GPU): every part has the same tiles, of multiples of 64.
+    UserError where tiles cannot overlap so far.
+    """
+    if limits is not None:
+        low, high = limits
+        if overlap > min(high) - UNET_UNIT:
+            raise UserError(
+                f"--overlap {overlap}: too much for engines of {high[0]}×{high[1]} pixels at most",
+                f"expected at most {min(high) - UNET_UNIT}",
+            )
+        tile = least_work(size, overlap, UNET_UNIT, low, high, math.inf)
+        yield Tiles(tile, tile, overlap)
+        return
+    for side in SIDES:
+        if overlap > side - UNET_UNIT:
+            break
+        least, most = round(LEAST * side), round(MOST * side)
+        vae, unet = (
+            least_work(size, overlap, unit, (least, least), (most, most), side**2, wide_cost)
+            for unit, wide_cost in ((UNIT, WIDE_COST), (UNET_UNIT, 1.0))
+        )
+        yield Tiles(vae, unet, overlap)
+
+
+def least_work(
+    size: Size, overlap: int, unit: int, low: Size, high: Size, area: float, wide_cost: float = 1.0
+) -> Size:
+    """The tile of at most `area` pixels, sides from low to high, that covers `size` with the least work."""
+    sides = (covering(*axis, overlap, unit) for axis in zip(size, low, high, strict=True))
+
+    def work(tile: Size) -> tuple[float, int]:
+        rows, columns = (len(tile_starts(*axis, overlap)) for axis in zip(size, tile, strict=True))
+        pixels = tile[0] * tile[1]
+        return rows * columns * pixels * (wide_cost if tile[1] > WIDE else 1.0), pixels
+
+    tiles = list(product(*sides))
+    return min([tile for tile in tiles if tile[0] * tile[1] <= area] or [min(tiles, key=math.prod)], key=work)
+
+
+def covering(length: int, low: int, high: int, overlap: int, unit: int) -> list[int]:
+    """For every number of tiles the least side that covers `length`, as far as it is within low and high."""
+    most_tiles = (length - overlap) // (max(low, overlap + unit) - overlap)
+    found = []
+    for tiles in range(1, max(most_tiles, 1) + 1):
+        side = math.ceil((length + (tiles - 1) * overlap) / tiles / unit) * unit
+        if side <= high:
+            found.append(side)
+    return found or [high // unit * unit]
