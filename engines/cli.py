@@ -69,8 +69,8 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--float32",
         action="store_true",
-        help="openvino: all that is not INT8 in float32, slower; by itself the UNet's rest runs in bfloat16 "
-        "where the CPU has it",
+        help="openvino: all that is not INT8 in float32, slower; by itself the UNet's rest and the "
+        "VAE's attention run in bfloat16 where the CPU has it",
     )
     parser.add_argument("--expect-digest", metavar="SHA256", help="refuse any other ONNX bundle than this one")
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and why; build nothing")

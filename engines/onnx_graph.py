@@ -42,6 +42,12 @@ class Graph:
             self.graph.initializer.append(self.constants[name])
         return name
 
+    def replace(self, replaced: dict[str, list[onnx.NodeProto]]) -> None:
+        """Put nodes in the place of the one that gives a tensor, by that tensor's name."""
+        nodes = [new for node in self.graph.node for new in replaced.get(node.output[0], [node])]
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+
     def only_consumer(self, name: str, kind: str) -> onnx.NodeProto | None:
         """The node that alone takes a tensor, where it is of this kind."""
         found = self.consumers[name]

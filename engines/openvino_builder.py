@@ -16,10 +16,11 @@ import onnx
 import onnxruntime
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, OnnxBundle, PartInfo
 from passionsr_trt.engines.coverage import Coverage, measure, openvino_layers
+from passionsr_trt.engines.cpu import has_bfloat16
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.graph_files import part_files
 from passionsr_trt.engines.memory import peak_activations
-from passionsr_trt.engines.openvino_graph import codes_before_enlargement, norms_by_channel
+from passionsr_trt.engines.openvino_graph import attention_in_bfloat16, codes_before_enlargement, norms_by_channel
 from passionsr_trt.engines.openvino_model import compile_static
 from PIL import Image
 
@@ -34,7 +35,8 @@ def build_part(
 ) -> tuple[str, Coverage]:
     """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
-    bfloat16: parts that may run in it where they are not INT8; the others are rewritten (openvino_graph.py).
+    bfloat16: parts that may run in it where they are not INT8; the others are rewritten (openvino_graph.py), and
+    their attention takes bfloat16 if there are any such parts and the CPU has it.
     """
     source = bundle.open(part)
     for path in part_files(source):
@@ -43,6 +45,8 @@ def build_part(
         model = onnx.load(str(source), load_external_data=False)
         norms_by_channel(model)
         codes_before_enlargement(model)
+        if bfloat16 and has_bfloat16():
+            attention_in_bfloat16(model)
         onnx.save(model, str(folder / part.file))
     shape = part.input.at((REFERENCE_SIZE, REFERENCE_SIZE))
     compiled = compile_static(folder / part.file, shape, bfloat16=part.name in bfloat16)

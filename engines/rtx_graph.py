@@ -24,10 +24,8 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
     folder: where weights outside the graph lie.
     """
     graph = Graph(model, folder)
-    changed = 0
-    nodes: list[onnx.NodeProto] = []
+    replaced: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        nodes.append(node)
         weights = graph.producers.get(node.input[1]) if node.op_type == "Conv" else None
         if weights is None or weights.op_type != "DequantizeLinear":
             continue
@@ -47,11 +45,10 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
         gain = graph.constant(f"{name}/gain", gains.reshape(1, -1, 1, 1))
         bias = node.input.pop() if len(node.input) == 3 else ""
         scaled = f"{name}/scaled" if bias else output
-        nodes.append(helper.make_node("Mul", [node.output[0], gain], [scaled], name=f"{name}/scale"))
+        nodes = [node, helper.make_node("Mul", [node.output[0], gain], [scaled], name=f"{name}/scale")]
         if bias:
             added = graph.constant(f"{name}/added", graph.value(bias).reshape(1, -1, 1, 1))
             nodes.append(helper.make_node("Add", [scaled, added], [output], name=f"{name}/add_bias"))
-        changed += 1
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return changed
+        replaced[node.output[0]] = nodes
+    graph.replace(replaced)
+    return len(replaced)

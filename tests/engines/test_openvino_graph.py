@@ -11,7 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from passionsr_trt.engines.openvino_graph import codes_before_enlargement, norms_by_channel
+from passionsr_trt.engines.cpu import has_bfloat16
+from passionsr_trt.engines.openvino_graph import (
+    attention_in_bfloat16,
+    codes_before_enlargement,
+    norms_by_channel,
+)
 from passionsr_trt.engines.openvino_model import compile_static
 from passionsr_trt.runtime.main import main
 
@@ -124,6 +129,39 @@ def test_only_nearest_enlargements_right_before_a_quantizer_change(other: dict[s
     assert codes_before_enlargement(enlargement(**other)) == 0
 
 
+def attention(masked: bool = False) -> onnx.ModelProto:
+    """x [1,C,H,W] → attention over its pixels, one head, x as keys and values, turned as queries → y."""
+    turn = np.linalg.qr(RANDOM.standard_normal((CHANNELS, CHANNELS)))[0] / np.sqrt(CHANNELS)
+    constants = {"flat": np.array([0, CHANNELS, -1]), "turn": turn.astype(np.float32)}
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["keys"]),
+        helper.make_node("Transpose", ["keys"], ["values"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["values", "turn"], ["queries"]),
+        helper.make_node("MatMul", ["queries", "keys"], ["scores"]),
+        *([helper.make_node("Relu", ["scores"], ["masked"])] if masked else []),
+        helper.make_node("Softmax", ["masked" if masked else "scores"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "values"], ["mixed"]),
+        helper.make_node("Transpose", ["mixed"], ["back"], perm=[0, 2, 1]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Reshape", ["back", "shape"], ["y"]),
+    ]
+    return model_of(nodes, constants, "y")
+
+
+@pytest.mark.parametrize(("spread", "limit"), [(1.0, 0.005), (8.0, 0.02)])
+def test_attention_in_bfloat16_is_nearly_the_same(tmp_path: Path, spread: float, limit: float) -> None:
+    x = RANDOM.standard_normal((1, CHANNELS, 32, 32)).astype(np.float32) * np.float32(np.sqrt(spread))
+    model = attention()
+    expected = run_openvino(model, x, tmp_path)
+    assert far(expected, run(model, x)) < 1e-5
+    assert attention_in_bfloat16(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    found = run_openvino(model, x, tmp_path)
+    if has_bfloat16():
+        assert 1e-5 < far(found, expected) < limit
+    assert attention_in_bfloat16(attention(masked=True)) == 0, "of another form"
+
+
 def kinds(folder: Path, part: str) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(str(folder / f"{part}.onnx")).graph.node)
 
@@ -134,6 +172,9 @@ def test_engines_are_rewritten_where_they_run_in_float32(small: Built, tmp_path:
         for part in ("vae_encoder", "vae_decoder"):
             assert not kinds(folder, part)["InstanceNormalization"]
             assert kinds(folder, part)["ReduceL2"]
+            casts = kinds(folder, part)["Cast"] - kinds(folder, part)["ReduceL2"]  # each norm has one
+            assert casts == (4 if folder == small.engines_int8 and has_bfloat16() else 0)
     assert kinds(small.engines_int8, "unet") == kinds(small.onnx_int8, "unet"), "it may run in bfloat16"
     assert main(["build-engines", str(small.onnx_int8), "-o", str(tmp_path / "e"), "--float32"]) == 0
     assert not kinds(tmp_path / "e", "unet")["InstanceNormalization"]
+    assert kinds(tmp_path / "e", "vae_decoder")["Cast"] == kinds(tmp_path / "e", "vae_decoder")["ReduceL2"]
