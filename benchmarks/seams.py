@@ -17,6 +17,7 @@ from passionsr_trt.engines.manifest import check_writable
 from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
 from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
+from passionsr_trt.runtime.tile_choice import tilings
 from passionsr_trt.runtime.tiling import Tiles, run_tiled, seam_energy
 from PIL import Image
 
@@ -51,12 +52,15 @@ def main() -> None:
     untiled = to_image(whole_result)
     panels = [("untiled", panel(untiled, untiled, arguments.tile))]
     square = (arguments.tile, arguments.tile)
-    for overlap in arguments.overlaps:
-        result = run_tiled(chain, image, Tiles(square, square, overlap))[0]
-        energy = seam_energy(result, whole_result, square, overlap)
-        error = np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64)))
-        print(f"overlap {overlap:3}: seam energy {energy:.3f}, {20 * np.log10(2 / error):.1f} dB to untiled")
-        panels.append((f"overlap {overlap}: {energy:.2f}", panel(to_image(result), untiled, arguments.tile)))
+    own = next(tilings((SIDE, SIDE), 64, None))
+    for tiles in [*(Tiles(square, square, overlap) for overlap in arguments.overlaps), own]:
+        result = run_tiled(chain, image, tiles)[0]
+        energy = seam_energy(result, whole_result, tiles.vae, tiles.overlap)
+        decibels = 20 * np.log10(2 / np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64))))
+        label = f"overlap {tiles.overlap:3}" if tiles is not own else f"by itself, {own}"
+        print(f"{label}: seam energy {energy:.3f}, {decibels:.1f} dB to untiled")
+        if tiles is not own:
+            panels.append((f"{label}: {energy:.2f}", panel(to_image(result), untiled, arguments.tile)))
     caption = (
         f"where tiles of {arguments.tile} meet, enlarged twice; below: difference to untiled x{DIFFERENCE_GAIN}"
     )
