@@ -13,7 +13,7 @@ from itertools import product
 
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.runtime.chain import Limits
-from passionsr_trt.runtime.tiling import UNIT, Size, Tiles, tile_starts
+from passionsr_trt.runtime.tiling import UNIT, Size, Tiles
 
 SIDES = (640, 512, 448, 384, 320, 256, 192, 128)  # of squares: tiles of at most their areas, less for less memory
 LEAST, MOST = 0.6, 1.6  # a tile's sides over its square's
@@ -36,41 +36,45 @@ def tilings(size: Size, overlap: int, limits: Limits | None) -> Iterator[Tiles]:
                 f"--overlap {overlap}: too much for engines of {high[0]}×{high[1]} pixels at most",
                 f"expected at most {min(high) - UNET_UNIT}",
             )
-        tile = least_work(size, overlap, UNET_UNIT, low, high, math.inf)
+        tile = least_work(size, overlap, UNET_UNIT, low, high, high)
         yield Tiles(tile, tile, overlap)
         return
     for side in SIDES:
         if overlap > side - UNET_UNIT:
             break
-        least, most = round(LEAST * side), round(MOST * side)
+        low, middle, high = ((round(factor * side),) * 2 for factor in (LEAST, 1, MOST))
         vae, unet = (
-            least_work(size, overlap, unit, (least, least), (most, most), side**2, wide_cost)
+            least_work(size, overlap, unit, low, middle, high, wide_cost)
             for unit, wide_cost in ((UNIT, WIDE_COST), (UNET_UNIT, 1.0))
         )
         yield Tiles(vae, unet, overlap)
 
 
 def least_work(
-    size: Size, overlap: int, unit: int, low: Size, high: Size, area: float, wide_cost: float = 1.0
+    size: Size, overlap: int, unit: int, low: Size, middle: Size, high: Size, wide_cost: float = 1.0
 ) -> Size:
-    """The tile of at most `area` pixels, sides from low to high, that covers `size` with the least work."""
-    sides = (covering(*axis, overlap, unit) for axis in zip(size, low, high, strict=True))
+    """The tile with sides from low to high, of at most `middle`'s area, that covers `size` with the least work."""
+    axes = zip(size, low, middle, high, strict=True)
 
     def work(tile: Size) -> tuple[float, int]:
-        rows, columns = (len(tile_starts(*axis, overlap)) for axis in zip(size, tile, strict=True))
-        pixels = tile[0] * tile[1]
-        return rows * columns * pixels * (wide_cost if tile[1] > WIDE else 1.0), pixels
+        left = ((max(length - side, 0), side) for length, side in zip(size, tile, strict=True))
+        tiles = math.prod(1 + math.ceil(length / max(side - overlap, 1)) for length, side in left)
+        pixels = math.prod(tile)
+        return tiles * pixels * (wide_cost if tile[1] > WIDE else 1.0), pixels
 
-    tiles = list(product(*sides))
-    return min([tile for tile in tiles if tile[0] * tile[1] <= area] or [min(tiles, key=math.prod)], key=work)
+    tiles = product(*(covering(*axis, overlap, unit) for axis in axes))
+    return min((tile for tile in tiles if math.prod(tile) <= math.prod(middle)), key=work)
 
 
-def covering(length: int, low: int, high: int, overlap: int, unit: int) -> list[int]:
-    """For every number of tiles the least side that covers `length`, as far as it is within low and high."""
-    most_tiles = (length - overlap) // (max(low, overlap + unit) - overlap)
-    found = []
-    for tiles in range(1, max(most_tiles, 1) + 1):
+def covering(length: int, low: int, middle: int, high: int, overlap: int, unit: int) -> set[int]:
+    """For every number of tiles the least side that covers `length`, as far as it is within low and high.
+
+    `middle` as well where all are larger.
+    """
+    low = max(low, overlap + unit)
+    found = set()
+    for tiles in range(1, max(length - overlap, unit) // (low - overlap) + 2):
         side = math.ceil((length + (tiles - 1) * overlap) / tiles / unit) * unit
-        if side <= high:
-            found.append(side)
-    return found or [high // unit * unit]
+        if side <= high and (side >= low or tiles == 1):
+            found.add(side)
+    return found if any(side <= middle for side in found) else {*found, middle}

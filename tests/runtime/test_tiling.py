@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle import ModelInfo
 from passionsr_trt.engines.errors import UserError
@@ -75,8 +75,10 @@ def test_the_tiles_that_compute_least_are_chosen() -> None:
     assert list(tilings((2048, 1024), 64, some)) == [Tiles((576, 384), (576, 384), 64)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=300)
 @given(st.integers(1, 128), st.integers(1, 128), st.integers(0, 56))
+@example(1, 128, 8)  # no larger than the overlap
+@example(6, 7, 0)
 def test_tiles_of_any_picture_keep_within_their_bounds(rows: int, columns: int, eighths: int) -> None:
     size, overlap = (64 * rows, 64 * columns), 8 * eighths
     choices = list(tilings(size, overlap, None))
