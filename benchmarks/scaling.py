@@ -35,8 +35,7 @@ def upscale(engines: Path, side: int, threads: int, result: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (side // 64, side // 64, 3), np.uint8)
     small = (side // chain.model.upscale,) * 2
     picture = Image.fromarray(noise).resize(small, Image.Resampling.BICUBIC)
-    super_resolve(chain, picture, Options())  # compiles
-    tiles = Options().tiles_for((side, side), chain)
+    tiles = super_resolve(chain, picture, Options()).tiles  # compiles
     seconds: list[float] = []
     end = time.monotonic() + LEAST_SECONDS
     while not seconds or time.monotonic() < end:

@@ -48,12 +48,11 @@ class Options:
             vae, unet = (size, size) if tiles is None else (smaller(tiles.vae, size), smaller(tiles.unet, size))
             return 0 if chain.memory is None else chain.memory.predict(size, vae, unet)
 
-        choices = list(self._choices(size, chain.limits))
-        for tiles in choices:
+        for tiles in self._choices(size, chain.limits):
             if self.memory is None or need(tiles) <= self.memory:
                 return tiles
         raise UserError(
-            f"an image of {size[0]}×{size[1]} pixels takes {need(choices[-1]) / 2**30:.1f} GiB at least",
+            f"an image of {size[0]}×{size[1]} pixels takes {need(tiles) / 2**30:.1f} GiB at least",
             f"{(self.memory or 0) / 2**30:.1f} GiB may be taken",
             "smaller engines or pictures need less; --memory lifts the limit",
         )
