@@ -27,11 +27,11 @@ class TensorInfo:
     shape: list[Any]
     dtype: str
 
-    def at(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """The shape for an image of `size` (height, width): `height/8` → height/8."""
+    def at(self, size: tuple[int, int], batch: int = 1) -> tuple[int, ...]:
+        """The shape for images of `size` (height, width): `height/8` → height/8."""
         height, width = size
         values = {"height": height, "width": width, "height/8": height // 8, "width/8": width // 8}
-        return tuple(values[entry] if isinstance(entry, str) else entry for entry in self.shape)
+        return tuple({"batch": batch, **values}.get(entry, entry) for entry in self.shape)
 
 
 @dataclass(frozen=True)

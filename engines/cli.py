@@ -45,6 +45,13 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
         "--max-size", type=parse_size, metavar="HxW", help="TensorRT: largest image; --size where not given"
     )
     parser.add_argument(
+        "--batch",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="TensorRT: up to N tiles at once, tuned for N; more memory, and a single image may be slower",
+    )
+    parser.add_argument(
         "--workspace", type=whole(0), default=0, metavar="MIB", help="TensorRT: scratch limit, 0: none"
     )
     parser.add_argument(
@@ -156,6 +163,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
             arguments.size,
             arguments.min_size,
             arguments.max_size,
+            arguments.batch,
             tuple(arguments.compute_capability),
             arguments.workspace,
             arguments.optimization_level,

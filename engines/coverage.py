@@ -39,6 +39,7 @@ class Coverage:
     """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
 
     conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
+    bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
     attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
     activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
     """
@@ -80,12 +81,13 @@ def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[s
         raise UserError(f"{lost[0]}: not found in the engine's layers", f"expected all {len(quantized)} sites")
     total = sum(site.macs for site in sites)
     running = [site for site in quantized if int8[site.name]]
+    sized = all(layer.bytes_moved for layer in layers if layer.int8)
     return Coverage(
         sites_int8=len(running),
         sites_quantized=len(quantized),
         macs_share=sum(site.macs for site in running) / total if total else 0.0,
         kernels=dict(kinds.most_common()),
-        bytes_moved=sum(layer.bytes_moved for layer in layers),
+        bytes_moved=sum(layer.bytes_moved for layer in layers) if sized else 0,
         float_sites=[site.name for site in quantized if not int8[site.name]],
         attention_fused=sum(layer.attention for layer in layers),
         attention=len({name for layer in layers for name in layer.names if "softmax" in name}),

@@ -64,22 +64,24 @@ def kernel(
     """`constants`: weights; `origins`: the ONNX nodes that the kernel does the work of.
 
     int8: a Conv or MatMul with an Int8 input besides its weights (int8 weights alone are weight-only).
-    MACs of a fused attention: both its products.
+    MACs of a fused attention: both its products. Of sizes that are not fixed MACs and bytes are unknown: 0.
     """
+    tensors = (*inputs, *constants, *outputs)
+    fixed = all(side >= 0 for tensor in tensors for side in tensor.shape)
     attention = any("softmax" in origin for origin in origins) and any("matmul" in origin for origin in origins)
     weights = [tensor for tensor in constants if tensor.elements > max(tensor.shape, default=0)]  # not biases
     computes = kind.lower() in COMPUTE or (kind == FUSED and bool(weights))
     macs = 0
-    if attention:
+    if fixed and attention:
         macs = _attention_macs(inputs, outputs)
-    elif computes and inputs and outputs:
+    elif fixed and computes and inputs and outputs:
         macs = _product_macs(inputs[0], weights, outputs[0])
     return Layer(
         name=name,
         kind=kind,
         int8=computes and any(tensor.dtype == "Int8" for tensor in inputs),
         names=tuple(origins),
-        bytes_moved=int(sum(tensor.bytes for tensor in (*inputs, *constants, *outputs))),
+        bytes_moved=int(sum(tensor.bytes for tensor in tensors)) if fixed else 0,
         macs=macs,
         precision=inputs[0].dtype if inputs else "",
         attention=attention,

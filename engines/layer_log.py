@@ -2,6 +2,8 @@
 
 Name: N, LayerType: T, Inputs: [ { Name: …, Dimensions: [1,64,512,512], …, Datatype: Int8, … }, … ],
 Constants: […], Outputs: […], TacticName: …, StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]
+
+A side that is not fixed is -1.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ _HEAD = re.compile(r"Name: (?P<name>[^,]*), LayerType: (?P<kind>\w+), (?P<rest>.
 _SECTION = re.compile(
     r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))"
 )
-_TENSOR = re.compile(r"\{ Name: .*?Dimensions: \[([\d,]*)\].*?Datatype: (\w+)")
+_TENSOR = re.compile(r"\{ Name: .*?Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
 
 
 def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from passionsr_trt.engines.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: ONNX bundles of any batch
 MANIFEST = "manifest.json"
 
 

@@ -80,5 +80,5 @@ def _fix_shape(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
         dimension.dim_value = size
     del model.graph.value_info[:]
     for output in model.graph.output:
-        for axis in (2, 3):
+        for axis in (0, 2, 3):
             output.type.tensor_type.shape.dim[axis].Clear()

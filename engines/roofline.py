@@ -55,7 +55,9 @@ def part_layers(bundle: EngineBundle, part: PartInfo) -> list[Layer]:
         raise UserError(f"{bundle.folder}: engines for OpenVINO", "expected TensorRT or TensorRT-RTX engines")
     layers = load_layers(bundle.open(part).with_name(f"{part.name}.layers.json"))
     if not any(layer.macs and layer.bytes_moved for layer in layers):
-        raise UserError(f"{part.name}: its kernels' sizes are not known", "", "build for one --size")
+        raise UserError(
+            f"{part.name}: its kernels' sizes are not known", "", "build for one --size, without --batch"
+        )
     return layers
 
 

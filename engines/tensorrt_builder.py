@@ -40,6 +40,7 @@ RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 class TensorRTPlan:
     """size: image height and width that the engine is tuned for (and fixed to, where min = opt = max).
 
+    batch: as many at once, and any fewer; tuned for that many.
     capabilities: compute capabilities to compile for (TensorRT-RTX only; empty: the GPU at hand).
     workspace_mib: scratch limit, 0 for none. optimization_level: 0 to 5, None for the builder's own.
     timing_cache: a file that is read, and added to, by TensorRT. version_compatible: the engine carries host code.
@@ -49,6 +50,7 @@ class TensorRTPlan:
     size: tuple[int, int] = (REFERENCE_SIZE, REFERENCE_SIZE)
     min_size: tuple[int, int] | None = None
     max_size: tuple[int, int] | None = None
+    batch: int = 1
     capabilities: tuple[str, ...] = ()
     workspace_mib: int = 0
     optimization_level: int | None = None
@@ -62,6 +64,7 @@ class TensorRTPlan:
             "size": list(self.size),
             "min_size": list(self.min_size or self.size),
             "max_size": list(self.max_size or self.size),
+            "batch": self.batch,
             "compute_capabilities": list(self.capabilities),
             "workspace_mib": self.workspace_mib,
             "optimization_level": self.optimization_level,
@@ -136,6 +139,12 @@ class TensorRTBuilder:
             )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
+        if part.input.at(self.plan.size, self.plan.batch)[0] != self.plan.batch:
+            raise UserError(
+                f"--batch {self.plan.batch}: the graph takes {part.input.shape[0]}",
+                "expected one of any batch",
+                "export without --size",
+            )
         log_path = folder / f"{part.name}.log"
         logger = make_logger(self.trt, log_path)
         try:
@@ -163,7 +172,7 @@ class TensorRTBuilder:
         if engine is None:
             raise UserError(f"{part.name}: the engine cannot be loaded again", "expected the GPU it was built on")
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        context.set_input_shape(part.input.name, part.input.at(self.plan.size))
+        context.set_input_shape(part.input.name, part.input.at(self.plan.size, self.plan.batch))
         inspector = engine.create_engine_inspector()
         inspector.execution_context = context
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -183,8 +192,12 @@ class TensorRTBuilder:
         if any(isinstance(size, str) for size in part.input.shape):
             profile = builder.create_optimization_profile()
             plan = self.plan
-            sizes = (plan.min_size or plan.size, plan.size, plan.max_size or plan.size)
-            profile.set_shape(part.input.name, *(part.input.at(size) for size in sizes))
+            sizes = (
+                (plan.min_size or plan.size, 1),
+                (plan.size, plan.batch),
+                (plan.max_size or plan.size, plan.batch),
+            )
+            profile.set_shape(part.input.name, *(part.input.at(*size) for size in sizes))
             config.add_optimization_profile(profile)
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:

@@ -77,10 +77,10 @@ def export_bundle(
 
 
 def _proof_image(plan: ExportPlan) -> Tensor:
-    """A smooth seeded image: the size the graph takes, or 64×64 where it takes any."""
-    height, width = (PROOF_SIZE, PROOF_SIZE) if plan.dynamic else plan.size
+    """A smooth seeded image of the size that the graph takes, or two of 64×64 where it takes any."""
+    batch, height, width = (2, PROOF_SIZE, PROOF_SIZE) if plan.dynamic else (1, *plan.size)
     generator = torch.Generator().manual_seed(2)
-    coarse = torch.rand(plan.batch, 3, height // 8, width // 8, generator=generator) * 2 - 1
+    coarse = torch.rand(batch, 3, height // 8, width // 8, generator=generator) * 2 - 1
     return torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
 
 
@@ -135,10 +135,10 @@ def site_infos(part: nn.Module, name: str, x: Tensor) -> list[SiteInfo]:
 
 def _part_info(name: str, path: Path, model: OneStepModel, plan: ExportPlan, sites: list[SiteInfo]) -> PartInfo:
     source, result = IO_NAMES[name]
-    height, width = ("height", "width") if plan.dynamic else plan.size
+    batch, height, width = ("batch", "height", "width") if plan.dynamic else (1, *plan.size)
     small = (f"{height}/8", f"{width}/8") if plan.dynamic else (plan.size[0] // 8, plan.size[1] // 8)
-    pixels = TensorInfo(source, [plan.batch, 3, height, width], "float32")
-    latent = [plan.batch, model.latent_channels, *small]
+    pixels = TensorInfo(source, [batch, 3, height, width], "float32")
+    latent = [batch, model.latent_channels, *small]
     encoded = list(latent)
     if name == "vae_encoder":
         if model.one_step.posterior == "sample":

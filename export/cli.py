@@ -88,7 +88,10 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="of what is not quantized: fp32 for OpenVINO, fp16 for TensorRT",
     )
     parser.add_argument(
-        "--size", type=parse_size, metavar="HxW", help="fix the image size; without one, any multiple of 64"
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="fix the image size, and the batch to 1; by itself any multiples of 64, any batch",
     )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.set_defaults(run=run_export)
@@ -126,14 +129,14 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
     present = load_intact(OnnxBundle, arguments.output)
     if present is None:
         return False
-    sizes = list(arguments.size) if arguments.size else ["height", "width"]
+    shape = [1, 3, *arguments.size] if arguments.size else ["batch", 3, "height", "width"]
     same = (
         present.model.digest,
         present.calibration_key,
         present.precision,
-        present.parts[0].input.shape[2:],
+        present.parts[0].input.shape,
     )
-    return same == (digest, key, arguments.precision, sizes)
+    return same == (digest, key, arguments.precision, shape)
 
 
 def check_model(folder: Path) -> None:

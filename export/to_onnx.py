@@ -35,20 +35,22 @@ IO_NAMES = {
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """dynamic: H and W of the tensors are symbols; else fixed at `size` pixels. precision: of what stays float."""
+    """dynamic: batch, H and W of the tensors are symbols; else 1 and `size` pixels.
+
+    precision: of what stays float.
+    """
 
     size: tuple[int, int] = (512, 512)
     dynamic: bool = True
     precision: str = "fp32"
-    batch: int = 1
 
 
 def example_input(part_name: str, channels: int, plan: ExportPlan) -> Tensor:
     """A zero tensor of the part's input shape, float32."""
     height, width = plan.size
     if part_name == "vae_encoder":
-        return torch.zeros(plan.batch, 3, height, width)
-    return torch.zeros(plan.batch, channels, height // 8, width // 8)
+        return torch.zeros(1, 3, height, width)
+    return torch.zeros(1, channels, height // 8, width // 8)
 
 
 @torch.no_grad()
@@ -62,13 +64,14 @@ def export_part(
     twin = _export_twin(part, part_name, plan.precision, consume)
     sample = example_input(part_name, channels, plan)
     if plan.dynamic:
-        sample = sample[:, :, : max(16, sample.shape[2] // 4), : max(16, sample.shape[3] // 4)]
+        # two of them: torch takes a side of 1 for a constant
+        sample = sample[:, :, : max(16, sample.shape[2] // 4), : max(16, sample.shape[3] // 4)].repeat(2, 1, 1, 1)
     input_name, output_name = IO_NAMES[part_name]
     shapes = None
     if plan.dynamic:
         step = 64 if part_name == "vae_encoder" else 8
         height, width = torch.export.Dim("h", min=1, max=1024), torch.export.Dim("w", min=1, max=1024)
-        shapes = ({2: step * height, 3: step * width},)
+        shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: step * height, 3: step * width},)
     with quiet_exporter():
         program = torch.onnx.export(
             twin,
@@ -184,7 +187,7 @@ def _name_axes(model: onnx.ModelProto, part_name: str) -> None:
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         unit = "" if value.name.startswith("image") else "/8"
-        for axis, name in ((2, f"height{unit}"), (3, f"width{unit}")):
+        for axis, name in ((0, "batch"), (2, f"height{unit}"), (3, f"width{unit}")):
             if not dims[axis].dim_value:
                 dims[axis].dim_param = name
 

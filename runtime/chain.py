@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle, PartInfo
@@ -32,7 +32,8 @@ class Engine(Protocol):
 class Chain:
     """The three parts of one model. `seconds` holds the last run's time per part.
 
-    limits: what sizes the engines take, None for any. memory: what they will need, None where nobody knows.
+    limits: what sizes the engines take, None for any. batch: how many at once, None for any.
+    memory: what they will need, None where nobody knows.
     """
 
     model: ModelInfo
@@ -40,6 +41,7 @@ class Chain:
     label: str
     seconds: dict[str, float] = field(default_factory=dict)
     limits: Limits | None = None
+    batch: int | None = None
     memory: MemoryModel | None = None
 
     @classmethod
@@ -57,8 +59,8 @@ class Chain:
             )
             for part in bundle.parts
         }
-        limits, memory = fixed_size(bundle.parts), MemoryModel.of(bundle)
-        return cls(bundle.model, engines, f"OpenVINO {bundle.label}", limits=limits, memory=memory)
+        label, memory = f"OpenVINO {bundle.label}", MemoryModel.of(bundle)
+        return cls(bundle.model, engines, label, memory=memory, **fixed(bundle.parts))
 
     @classmethod
     def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
@@ -70,7 +72,7 @@ class Chain:
         }
         label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
         place = "" if provider == "cpu" else f" {provider}"
-        return cls(bundle.model, engines, f"ONNX Runtime{place} {label}", limits=fixed_size(bundle.parts))
+        return cls(bundle.model, engines, f"ONNX Runtime{place} {label}", **fixed(bundle.parts))
 
     def run(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
         """image [B,3,H,W] in [-1,1], sides multiples of 64 → [B,3,H,W], not clamped.
@@ -107,10 +109,11 @@ class Chain:
         return result
 
 
-def fixed_size(parts: list[PartInfo]) -> Limits | None:
-    """The one image size of graphs that were exported for one; None where they take any."""
-    size = next(part.input.shape[2:] for part in parts if part.name == "vae_encoder")
-    return None if any(isinstance(side, str) for side in size) else ((size[0], size[1]), (size[0], size[1]))
+def fixed(parts: list[PartInfo]) -> dict[str, Any]:
+    """`limits` and `batch` of graphs that were exported for one size, or one batch; None where they take any."""
+    batch, _colours, *size = next(part.input.shape for part in parts if part.name == "vae_encoder")
+    limits = None if any(isinstance(side, str) for side in size) else ((size[0], size[1]), (size[0], size[1]))
+    return {"limits": limits, "batch": None if isinstance(batch, str) else batch}
 
 
 def sample_posterior(encoded: np.ndarray, model: ModelInfo, seed: int) -> np.ndarray:

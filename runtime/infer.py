@@ -50,6 +50,12 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap", type=whole(0), default=64, help="overlap of tiles in output pixels; more is slower"
     )
+    parser.add_argument(
+        "--batch",
+        type=whole(1),
+        help="tiles at once; by itself as many as GPU engines were built for, else 1: more take memory and gain "
+        "nothing on a CPU",
+    )
     parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
@@ -86,7 +92,7 @@ def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path
 
 def run_infer(arguments: argparse.Namespace) -> int:
     memory = free_memory() if arguments.memory is None else arguments.memory
-    options = Options(arguments.align, arguments.tile, arguments.overlap, arguments.seed, memory)
+    options = Options(arguments.align, arguments.tile, arguments.overlap, arguments.seed, memory, arguments.batch)
     pairs = plan_outputs(list_images(arguments.images), arguments)
     for source, target in pairs.items():
         if source.resolve() == target.resolve():
@@ -103,6 +109,12 @@ def run_infer(arguments: argparse.Namespace) -> int:
     chain = load_engines(arguments.engines, arguments.threads, arguments.provider, not arguments.no_cuda_graph)
     failed = 0
     with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
+        if chain.batch is not None and (arguments.batch or 1) > chain.batch:
+            raise UsageError(
+                f"--batch {arguments.batch}: the engines take {chain.batch} at once",
+                "expected no more",
+                "`build-engines --batch` makes others",
+            )
         for error in upscale_all(chain, pairs, options, progress):
             progress.update()
             if error is not None:

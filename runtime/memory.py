@@ -1,6 +1,6 @@
 """What a picture will take, known before it is begun: engines' weights, a tile's activations, the picture itself.
 
-    peak = BASE + WEIGHTS · weights + Σ activations at 512² · tile pixels / 512² + PICTURE · picture pixels
+    peak = BASE + WEIGHTS · weights + Σ activations at 512² · tiles' pixels / 512² + PICTURE · picture pixels
 
 Each part's activations are read from the compiled engine (engines/memory.py) and grow with the tile's area, since
 attention is fused. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
@@ -35,9 +35,11 @@ class MemoryModel:
         files = (file for part in bundle.parts for file in part_files(bundle.folder / part.file))
         return cls(sum(file.stat().st_size for file in files), activations)
 
-    def predict(self, picture: tuple[int, int], vae: tuple[int, int], unet: tuple[int, int]) -> int:
-        """Peak bytes for a picture and tiles of (height, width) output pixels."""
+    def predict(
+        self, picture: tuple[int, int], vae: tuple[int, int], unet: tuple[int, int], batch: int = 1
+    ) -> int:
+        """Peak bytes for a picture and tiles of (height, width) output pixels, so many at once."""
         total = BASE + WEIGHTS * self.weights + PICTURE * math.prod(picture)
         for name, activations in self.activations.items():
-            total += activations * math.prod(unet if name == "unet" else vae) / REFERENCE_SIZE**2
+            total += activations * batch * math.prod(unet if name == "unet" else vae) / REFERENCE_SIZE**2
         return round(total)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from passionsr_trt.engines.bundle import PART_NAMES
@@ -23,17 +24,19 @@ RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 class Tiles:
     """Height and width of the VAE's tiles and of the UNet's, and how far they overlap, in output pixels.
 
-    All are multiples of 8, the UNet's of 64.
+    All are multiples of 8, the UNet's of 64. batch: an engine is given so many at once, at most.
     """
 
     vae: Size
     unet: Size
     overlap: int
+    batch: int = 1
 
     def __str__(self) -> str:
         """`tiles of 728×464 pixels (UNet 576×576)`."""
         vae, unet = (f"{height}×{width}" for height, width in (self.vae, self.unet))
-        return f"tiles of {vae} pixels" + (f" (UNet {unet})" if unet != vae else "")
+        at_once = f", up to {self.batch} at once" if self.batch > 1 else ""
+        return f"tiles of {vae} pixels" + (f" (UNet {unet})" if unet != vae else "") + at_once
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -61,28 +64,33 @@ def run_tiled(chain: Chain, image: np.ndarray, tiles: Tiles, seed: int = 0) -> n
     """The chain on `image` [1,3,H,W], sides multiples of 64."""
     chain.seconds.clear()
     encode, denoise, decode = (partial(chain.run_part, name) for name in PART_NAMES)
-    overlap = tiles.overlap // UNIT
+    blend = partial(map_tiles, overlap=tiles.overlap // UNIT, batch=tiles.batch)
     vae, unet = ((height // UNIT, width // UNIT) for height, width in (tiles.vae, tiles.unet))
-    latent = sample_posterior(map_tiles(encode, image, vae, overlap, UNIT), chain.model, seed)
-    return map_tiles(decode, map_tiles(denoise, latent, unet, overlap, 1), vae, overlap, 1)
+    latent = sample_posterior(blend(encode, image, vae, unit=UNIT), chain.model, seed)
+    return blend(decode, blend(denoise, latent, unet), vae)
 
 
-def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int) -> np.ndarray:
-    """`run` on tiles of x [1,C,H,W], blended at the scale of what it gives. tile, overlap: units of x's pixels."""
+def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int = 1, batch: int = 1) -> np.ndarray:
+    """`run` on tiles of x [1,C,H,W], blended at the scale of what it gives. tile, overlap: units of x's pixels.
+
+    It is given up to `batch` tiles at once, [B,C,h,w], in batches as even as can be.
+    """
     height, width = x.shape[2] // unit, x.shape[3] // unit
     areas = [
         (slice(top, min(top + tile[0], height)), slice(left, min(left + tile[1], width)))
         for top in tile_starts(height, tile[0], overlap)
         for left in tile_starts(width, tile[1], overlap)
     ]
-    pieces = (
-        np.ascontiguousarray(
-            x[:, :, rows.start * unit : rows.stop * unit, columns.start * unit : columns.stop * unit]
-        )
-        for rows, columns in areas
-    )
+
+    def piece(rows: slice, columns: slice) -> np.ndarray:
+        return x[:, :, rows.start * unit : rows.stop * unit, columns.start * unit : columns.stop * unit]
+
+    runs = -(-len(areas) // batch)
+    ends = [len(areas) * index // runs for index in range(runs + 1)]
+    batches = (np.concatenate([piece(*area) for area in areas[slice(*pair)]]) for pair in pairwise(ends))
+    results = (result[index : index + 1] for result in run(batches) for index in range(len(result)))
     total = weights = np.zeros(0, np.float32)
-    for (rows, columns), result in zip(areas, run(pieces), strict=True):
+    for (rows, columns), result in zip(areas, results, strict=True):
         scale = result.shape[2] // (rows.stop - rows.start)
         if not total.size:
             total = np.zeros((1, result.shape[1], height * scale, width * scale), np.float32)

@@ -83,6 +83,7 @@ class TensorRTChain(Chain):
             {part: PartOnDevice(self, part) for part in PART_NAMES},
             f"{name} {bundle.label}",
             limits=(smallest, largest),
+            batch=bundle.target.get("batch", 1),
         )
         try:
             with self.device.current():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from passionsr_trt.engines.errors import UsageError, UserError
@@ -25,7 +25,8 @@ LARGEST_OVERLAP = 448  # pixels, where tiles are chosen by themselves
 class Options:
     """align: colour fix. tile: side in output pixels, a multiple of 64; 0: never, None: by size and memory.
 
-    memory: bytes that the whole process may take; None: any number.
+    memory: bytes that the whole process may take; None: any number. batch: tiles at once; None: as many as the
+    engines were built for, 1 where they take any number.
     """
 
     align: str = "adain"
@@ -33,6 +34,7 @@ class Options:
     overlap: int = 64
     seed: int = 0
     memory: int | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.tile and (self.tile % 64 or self.tile < 128):
@@ -46,9 +48,13 @@ class Options:
 
         def need(tiles: Tiles | None) -> int:
             vae, unet = (size, size) if tiles is None else (smaller(tiles.vae, size), smaller(tiles.unet, size))
-            return 0 if chain.memory is None else chain.memory.predict(size, vae, unet)
+            batch = 1 if tiles is None else tiles.batch
+            return 0 if chain.memory is None else chain.memory.predict(size, vae, unet, batch)
 
+        most = chain.batch or self.batch or 1
+        batch = min(self.batch or most, most)
         for tiles in self._choices(size, chain.limits):
+            tiles = None if tiles is None else replace(tiles, batch=batch)
             if self.memory is None or need(tiles) <= self.memory:
                 return tiles
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from passionsr_trt.engines.bundle import EngineBundle
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.gpu import Gpu, parse_gpus
 from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
@@ -58,10 +59,19 @@ def test_what_rtx_lacks_is_refused_before_the_build(plan: dict[str, object], mes
         TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), **plan))  # type: ignore[arg-type]
 
 
-def test_the_real_builder_takes_every_other_flag(small: Built, tmp_path: Path) -> None:
+def test_the_real_builder_takes_every_other_flag(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["build-engines", str(small.onnx_int8), "-o", str(tmp_path), "--backend", "tensorrt-rtx"]
     words += ["--compute-capability", "8.9", "--optimization-level", "1", "--workspace", "512"]
-    assert main([*words, "--size", "128x128", "--require-int8", "1.0"]) == 0
+    words += ["--size", "128x128", "--min-size", "64x64", "--batch", "3"]
+    assert main([*words, "--require-int8", "1.0"]) == 0
+    bundle = EngineBundle.load(tmp_path)
+    assert bundle.target["batch"] == 3
+    assert not any(figures["bytes_moved"] for figures in bundle.coverage.values()), "sizes are not fixed"
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path)]) == 1
+    assert "build for one --size" in capsys.readouterr().err
 
 
 def test_a_graph_that_is_no_graph_is_named(small: Built, tmp_path: Path) -> None:

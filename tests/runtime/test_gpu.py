@@ -58,10 +58,10 @@ def test_the_library_has_every_call_that_the_runtime_makes(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def engines(small: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model's RTX engines, for 64×64 to 128×128."""
+    """The small model's RTX engines, for 64×64 to 128×128, up to two at once."""
     folder = tmp_path_factory.mktemp("rtx") / "engines"
     words = ["build-engines", str(small.onnx_int8), "-o", str(folder), "--backend", "tensorrt-rtx"]
-    sizes = ["--size", "128x128", "--min-size", "64x64", "--max-size", "128x128"]
+    sizes = ["--size", "128x128", "--min-size", "64x64", "--max-size", "128x128", "--batch", "2"]
     assert main([*words, *sizes, *([] if has_driver() else ["--compute-capability", "8.9"])]) == 0
     return folder
 
@@ -104,6 +104,8 @@ def test_the_chain_on_the_gpu_gives_what_onnx_runtime_gives(engines: Path, small
         # two executors of one quantized graph part by about a quantization step
         assert np.linalg.norm(result - wanted) / np.linalg.norm(wanted) < 0.05
     assert set(chain.seconds) == {"vae_encoder", "unet", "vae_decoder"} and min(chain.seconds.values()) > 0
+    pair = np.concatenate(images[:2])
+    assert np.linalg.norm(chain.run(pair) - expected.run(pair)) / np.linalg.norm(expected.run(pair)) < 0.05
     single = chain.engines["unet"].run(expected.stages(images[0])["latent"])
     assert np.isfinite(single).all()
     chain.close()

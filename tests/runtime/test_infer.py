@@ -64,9 +64,26 @@ def test_resume_skips_what_is_there(
 def test_colour_fix_formats_and_tiles_work_together(small: Built, photo: Path, tmp_path: Path) -> None:
     for index, (align, kind) in enumerate((("adain", "jpg"), ("wavelet", "webp"), ("none", "png"))):
         out = tmp_path / str(index)
-        options = ("--align", align, "--format", kind, "--tile", "128", "--overlap", "32")
+        options = ("--align", align, "--format", kind, "--tile", "128", "--overlap", "32", "--batch", "2")
         assert infer(small.engines_int8, out, photo, options=options) == 0
         assert pixels(out / f"chelsea.{kind}").shape == (150, 224, 3)
+
+
+def test_a_graph_of_one_size_tiles_what_is_larger_and_takes_one_at_a_time(
+    small_model: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx, engines = tmp_path / "onnx", tmp_path / "engines"
+    assert main(["export", str(small_model), "--float", "--size", "128x128", "-o", str(onnx)]) == 0
+    assert main(["build-engines", str(onnx), "-o", str(engines)]) == 0
+    assert infer(engines, tmp_path / "out", photo) == 0
+    assert pixels(tmp_path / "out" / "chelsea.png").shape == (150, 224, 3)
+    assert "tiles of 128×128 pixels" in capsys.readouterr().err
+    assert infer(engines, tmp_path / "out", photo, options=("--batch", "2")) == 2
+    assert "--batch 2: the engines take 1 at once" in capsys.readouterr().err
+    words = ["build-engines", str(onnx), "-o", str(tmp_path / "rtx"), "--backend", "tensorrt-rtx"]
+    words += ["--compute-capability", "8.9", "--size", "128x128", "--batch", "2"]
+    assert main(words) == 1
+    assert "--batch 2: the graph takes 1; expected one of any batch" in capsys.readouterr().err
 
 
 def test_a_damaged_engine_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,21 +25,29 @@ RNG = np.random.default_rng(0)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(2, 9), st.integers(2, 9), st.tuples(st.integers(2, 4), st.integers(2, 4)), st.integers(0, 15))
+@given(
+    st.integers(2, 9),
+    st.integers(2, 9),
+    st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    st.integers(0, 15),
+    st.integers(1, 7),
+)
 def test_tiles_of_an_identity_give_the_image_back(
-    rows: int, columns: int, tile: tuple[int, int], overlap: int
+    rows: int, columns: int, tile: tuple[int, int], overlap: int, batch: int
 ) -> None:
     image = RNG.random((1, 3, rows * 64, columns * 64), np.float32)
-    shapes = set()
+    shapes, batches = set(), []
 
-    def run(piece: np.ndarray) -> np.ndarray:
-        shapes.add(piece.shape[2:])
-        return piece
+    def run(pieces: np.ndarray) -> np.ndarray:
+        shapes.add(pieces.shape[2:])
+        batches.append(len(pieces))
+        return pieces
 
-    result = map_tiles(partial(map, run), image, (tile[0] * 8, tile[1] * 8), overlap, 8)
+    result = map_tiles(partial(map, run), image, (tile[0] * 8, tile[1] * 8), overlap, 8, batch)
     np.testing.assert_allclose(result, image, atol=1e-5)
     shape = min(tile[0], rows) * 64, min(tile[1], columns) * 64
     assert shapes == {shape}, "every tile has one shape, so one compiled engine"
+    assert max(batches) - min(batches) <= 1 and len(batches) == -(-sum(batches) // batch)
 
 
 def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
@@ -137,6 +146,16 @@ def test_engines_of_one_size_take_any_image(size: tuple[int, int]) -> None:
     result = super_resolve(sizes_alone(((512, 448), (512, 448))), picture, Options(align="none"))
     assert result.image.size == picture.size
     assert result.tiles == (None if max(size) <= 448 else Tiles((512, 448), (512, 448), 64))
+
+
+@pytest.mark.parametrize("built", ["engines_fp32", "engines_int8"])
+def test_tiles_at_once_are_what_they_are_alone(small: Built, built: str) -> None:
+    chain = load_engines(getattr(small, built))
+    image = to_array(upscale(read_picture(DEMO / "photos" / "hr" / "astronaut.png").rgb, 1))[None, :, :320, :256]
+    tiles = Tiles((192, 128), (192, 128), 64)
+    alone, at_once = (run_tiled(chain, image, replace(tiles, batch=batch)) for batch in (1, 4))
+    error = np.linalg.norm(at_once - alone) / np.linalg.norm(alone)
+    assert error < (1e-5 if built == "engines_fp32" else 0.02)
 
 
 def test_no_seam_shows_between_tiles(demo: Built) -> None:
