@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from passionsr_trt.engines.bundle import PART_NAMES
 from passionsr_trt.engines.cli import parse_size, whole
 from passionsr_trt.runtime.chain import load_engines
 
@@ -29,12 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument("--shapes", type=parse_shape, nargs="+", default=[parse_shape(text) for text in SHAPES])
+    parser.add_argument("--parts", choices=PART_NAMES, nargs="+", default=PART_NAMES)
     parser.add_argument("--rounds", type=whole(1), default=3)
     parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads, 0: all")
     arguments = parser.parse_args()
     chain = load_engines(arguments.engines, arguments.threads)
     random = np.random.default_rng(0)
-    for part, (channels, unit) in {"vae_encoder": (3, 1), "unet": (4, 8), "vae_decoder": (4, 8)}.items():
+    for part in arguments.parts:
+        channels, unit = (3, 1) if part == "vae_encoder" else (chain.model.latent_channels, 8)
         inputs = [
             random.normal(scale=0.5, size=(batch, channels, height // unit, width // unit)).astype(np.float32)
             for batch, height, width in arguments.shapes

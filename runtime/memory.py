@@ -8,7 +8,6 @@ attention is fused. The constants were measured on the demo model and at Stable 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from passionsr_trt.engines.bundle import REFERENCE_SIZE, EngineBundle
@@ -35,11 +34,9 @@ class MemoryModel:
         files = (file for part in bundle.parts for file in part_files(bundle.folder / part.file))
         return cls(sum(file.stat().st_size for file in files), activations)
 
-    def predict(
-        self, picture: tuple[int, int], vae: tuple[int, int], unet: tuple[int, int], batch: int = 1
-    ) -> int:
-        """Peak bytes for a picture and tiles of (height, width) output pixels, so many at once."""
-        total = BASE + WEIGHTS * self.weights + PICTURE * math.prod(picture)
+    def predict(self, picture: int, vae: int, unet: int) -> int:
+        """Peak bytes from output pixels: the picture's, and what the VAE's and the UNet's engines get at once."""
+        total = BASE + WEIGHTS * self.weights + PICTURE * picture
         for name, activations in self.activations.items():
-            total += activations * batch * math.prod(unet if name == "unet" else vae) / REFERENCE_SIZE**2
+            total += activations * (unet if name == "unet" else vae) / REFERENCE_SIZE**2
         return round(total)

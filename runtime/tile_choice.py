@@ -18,9 +18,9 @@ from passionsr_trt.runtime.tiling import UNIT, Size, Tiles
 SIDES = (640, 512, 448, 384, 320, 256, 192, 128)  # of squares: tiles of at most their areas, less for less memory
 LEAST, MOST = 0.6, 1.6  # a tile's sides over its square's
 UNET_UNIT = 64  # output pixels: the latent is halved three times
-# rows of 576 and 1024 pixels against 512 at Stable Diffusion's size, OpenVINO on an AMD Zen 4: 1.09 to 1.18
+# rows of 576 and 1024 pixels against 512 at Stable Diffusion's size, OpenVINO on an AMD Zen 4: 1.15 to 1.24
 # (benchmarks/tile_shapes.py)
-WIDE, WIDE_COST = 512, 1.13
+WIDE, WIDE_COST = 512, 1.18
 
 
 def tilings(size: Size, overlap: int, limits: Limits | None) -> Iterator[Tiles]:

@@ -6,10 +6,12 @@ Group norms see a tile's statistics, not the image's: tiles trade fidelity to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from passionsr_trt.engines.bundle import PART_NAMES
@@ -17,6 +19,7 @@ from passionsr_trt.runtime.chain import Chain, sample_posterior
 
 UNIT = 8  # pixels a latent position stands for: tiles start and end on whole ones
 Size = tuple[int, int]  # height, width
+T = TypeVar("T")
 RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
@@ -32,6 +35,12 @@ class Tiles:
     overlap: int
     batch: int = 1
 
+    def at_once(self, size: Size, tile: Size) -> int:
+        """Pixels of the largest batch of such tiles of an image of `size`."""
+        counts = (len(tile_starts(length, side, self.overlap)) for length, side in zip(size, tile, strict=True))
+        largest = max(len(batch) for batch in even(range(math.prod(counts)), self.batch))
+        return largest * math.prod(map(min, size, tile))
+
     def __str__(self) -> str:
         """`tiles of 728×464 pixels (UNet 576×576)`."""
         vae, unet = (f"{height}×{width}" for height, width in (self.vae, self.unet))
@@ -45,6 +54,13 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
         return [0]
     step = tile - overlap
     return [*range(0, length - tile, step), length - tile]
+
+
+def even(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """Items in as few groups of at most `most` as can be, in order, their lengths equal but for one."""
+    groups = -(-len(items) // most)
+    ends = [len(items) * index // groups for index in range(groups + 1)]
+    return [items[start:end] for start, end in pairwise(ends)]
 
 
 def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
@@ -85,9 +101,7 @@ def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int =
     def piece(rows: slice, columns: slice) -> np.ndarray:
         return x[:, :, rows.start * unit : rows.stop * unit, columns.start * unit : columns.stop * unit]
 
-    runs = -(-len(areas) // batch)
-    ends = [len(areas) * index // runs for index in range(runs + 1)]
-    batches = (np.concatenate([piece(*area) for area in areas[slice(*pair)]]) for pair in pairwise(ends))
+    batches = (np.concatenate([piece(*area) for area in group]) for group in even(areas, batch))
     results = (result[index : index + 1] for result in run(batches) for index in range(len(result)))
     total = weights = np.zeros(0, np.float32)
     for (rows, columns), result in zip(areas, results, strict=True):

@@ -47,9 +47,13 @@ class Options:
         """Tiles for an image of `size` output pixels, None: untiled. UserError where no tiles fit into memory."""
 
         def need(tiles: Tiles | None) -> int:
-            vae, unet = (size, size) if tiles is None else (smaller(tiles.vae, size), smaller(tiles.unet, size))
-            batch = 1 if tiles is None else tiles.batch
-            return 0 if chain.memory is None else chain.memory.predict(size, vae, unet, batch)
+            if chain.memory is None:
+                return 0
+            whole = math.prod(size)
+            vae, unet = (
+                (whole, whole) if tiles is None else (tiles.at_once(size, of) for of in (tiles.vae, tiles.unet))
+            )
+            return chain.memory.predict(whole, vae, unet)
 
         most = chain.batch or self.batch or 1
         batch = min(self.batch or most, most)
@@ -72,16 +76,11 @@ class Options:
         if limits is None:
             whole = math.prod(size) <= UNTILED_PIXELS
         else:
-            whole = smaller(size, limits[1]) == size
+            whole = all(length <= most for length, most in zip(size, limits[1], strict=True))
         if whole:
             yield None
         if limits is None or not whole:
             yield from tilings(size, self.overlap, limits)
-
-
-def smaller(first: Size, second: Size) -> Size:
-    """The smaller height and the smaller width."""
-    return min(first[0], second[0]), min(first[1], second[1])
 
 
 @dataclass(frozen=True)

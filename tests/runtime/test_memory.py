@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -29,9 +30,10 @@ import numpy as np
 from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from PIL import Image
-side = int(sys.argv[2])
+side, tile, batch = map(int, sys.argv[2:])
 chain = load_engines(Path(sys.argv[1]), 2)
-super_resolve(chain, Image.fromarray(np.zeros((side // 4, side // 4, 3), np.uint8)), Options(tile=0))
+options = Options(tile=tile, batch=batch)
+super_resolve(chain, Image.fromarray(np.zeros((side // 4, side // 4, 3), np.uint8)), options)
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024)
 """
@@ -46,19 +48,25 @@ def chain(demo: Built) -> Chain:
 def test_the_prediction_is_what_a_process_takes(demo: Built, chain: Chain) -> None:
     assert chain.memory is not None
     peaks, predicted = [], []
-    for side in (256, 768):
-        command = [sys.executable, "-c", PEAK, str(demo.engines_int8), str(side)]
+    for side, tile, batch in ((256, 0, 1), (768, 0, 1), (768, 384, 4)):  # 9 tiles: 3 at once
+        command = [sys.executable, "-c", PEAK, str(demo.engines_int8), *map(str, (side, tile, batch))]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        predicted.append(chain.memory.predict(*[(side, side)] * 3))
-    assert predicted[1] == pytest.approx(peaks[1], rel=0.2)
-    assert predicted[1] - predicted[0] == pytest.approx(peaks[1] - peaks[0], rel=0.2)
+        tiles = Tiles((tile, tile), (tile, tile), 64, batch) if tile else None
+        at_once = tiles.at_once((side, side), tiles.vae) if tiles else side**2
+        predicted.append(chain.memory.predict(side**2, at_once, at_once))
+    assert at_once == 3 * 384**2
+    for index in (1, 2):
+        assert predicted[index] == pytest.approx(peaks[index], rel=0.2)
+        assert predicted[index] - predicted[0] == pytest.approx(peaks[index] - peaks[0], rel=0.2)
 
 
 def test_tiles_shrink_until_they_fit(chain: Chain) -> None:
     assert chain.memory is not None
     for size in ((1024, 960), (2048, 1024)):
         choices = list(tilings(size, 64, None))
-        needs = [chain.memory.predict(size, tiles.vae, tiles.unet) for tiles in choices]
+        needs = [
+            chain.memory.predict(math.prod(size), math.prod(tiles.vae), math.prod(tiles.unet)) for tiles in choices
+        ]
         assert needs == sorted(needs, reverse=True) and needs[-1] < needs[0]
         for need in needs:
             assert Options(memory=need).tiles_for(size, chain) == choices[needs.index(need)]

@@ -14,7 +14,7 @@ from passionsr_trt.engines.bundle import ModelInfo
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, upscale
-from passionsr_trt.runtime.tile_choice import WIDE, tilings
+from passionsr_trt.runtime.tile_choice import WIDE, WIDE_COST, tilings
 from passionsr_trt.runtime.tiling import Tiles, map_tiles, run_tiled, seam_energy, tile_starts
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from PIL import Image
@@ -102,7 +102,7 @@ def test_tiles_of_any_picture_keep_within_their_bounds(rows: int, columns: int, 
     assert computed(size, unet, overlap) <= computed(size, (640, 640), overlap)
     vae = choices[0].vae
     if vae[1] <= WIDE:
-        assert computed(size, vae, overlap) <= 1.13 * computed(size, (640, 640), overlap)
+        assert computed(size, vae, overlap) <= WIDE_COST * computed(size, (640, 640), overlap)
 
 
 def test_engines_too_small_for_the_overlap_are_named() -> None:
