@@ -57,7 +57,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def even(items: Sequence[T], most: int) -> list[Sequence[T]]:
-    """Items in as few groups of at most `most` as can be, in order, their lengths equal but for one."""
+    """Items in as few groups of at most `most` as can be, in order, one longer than another by one at most."""
     groups = -(-len(items) // most)
     ends = [len(items) * index // groups for index in range(groups + 1)]
     return [items[start:end] for start, end in pairwise(ends)]
