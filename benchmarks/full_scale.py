@@ -107,8 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="low-resolution pictures to calibrate with")
     parser.add_argument("--peers-python")
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--width", type=float, default=1.0, help="channels times this, 0.2 for a try")
+    parser.add_argument("--runs", type=int, default=5, help="rounds of each pair")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     folder = arguments.output

@@ -82,6 +82,12 @@ class OnnxBundle:
     def part(self, name: str) -> PartInfo:
         return find_part(self.parts, name)
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one image size (height, width) that the graphs were exported for, with a batch of 1; None: any."""
+        height, width = self.part("vae_encoder").input.shape[2:]
+        return None if isinstance(height, str) else (height, width)
+
     def open(self, part: PartInfo) -> Path:
         """The checked path of a part's ONNX file (and of its external data, which lies beside it)."""
         return open_part(self.folder, "onnx-bundle", part)

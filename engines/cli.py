@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.build import BuildPart, build_engines, building, engine_key, why_build
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle import REFERENCE_SIZE, EngineBundle, OnnxBundle
 from passionsr_trt.engines.coverage import Coverage
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.manifest import MANIFEST, check_digest, check_target
@@ -34,9 +34,8 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=parse_size,
-        default=(512, 512),
         metavar="HxW",
-        help="TensorRT: image size to tune for; 512x512 where not given",
+        help="TensorRT: image size to tune for; the graph's or 512x512 where not given",
     )
     parser.add_argument(
         "--min-size", type=parse_size, metavar="HxW", help="TensorRT: smallest image; --size where not given"
@@ -145,6 +144,8 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
     if arguments.backend == "openvino":
         if arguments.compute_capability:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
+        if arguments.batch > 1:
+            raise UsageError("--batch is for TensorRT", "", "OpenVINO's engines take any: `infer --batch`")
         from passionsr_trt.engines import openvino_builder
         from passionsr_trt.engines.cpu import BFLOAT16_PARTS
         from passionsr_trt.engines.openvino_graph import REVISION
@@ -160,7 +161,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
 
         plan = TensorRTPlan(
             arguments.backend,
-            arguments.size,
+            arguments.size or bundle.fixed_size or (REFERENCE_SIZE, REFERENCE_SIZE),
             arguments.min_size,
             arguments.max_size,
             arguments.batch,
@@ -171,6 +172,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
             arguments.version_compatible,
             arguments.hardware_compatible,
         )
+        plan.check(bundle)
         build_part, target, prove = TensorRTBuilder(plan), plan.target(), None
     if arguments.dry_run:
         print_plan(bundle, arguments, target)

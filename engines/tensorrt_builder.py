@@ -58,6 +58,18 @@ class TensorRTPlan:
     version_compatible: bool = False
     hardware_compatible: bool = False
 
+    def check(self, bundle: OnnxBundle) -> None:
+        """UserError where the graphs do not take these sizes or this batch."""
+        entry = bundle.part("vae_encoder").input
+        for size in (self.min_size or self.size, self.size, self.max_size or self.size):
+            asked = (self.batch, entry.shape[1], *size)
+            if entry.at(size, self.batch) != asked:
+                raise UserError(
+                    f"{bundle.folder}: graphs of shape {entry.shape}, asked for {list(asked)}",
+                    "expected what they take",
+                    "export again without --size for any",
+                )
+
     def target(self) -> dict[str, Any]:
         """What the engine was built for, as the manifest records it."""
         return {
@@ -112,8 +124,9 @@ class TensorRTBuilder:
         self.trt = load_tensorrt(plan.backend)
         smallest, largest = plan.min_size or plan.size, plan.max_size or plan.size
         if any(not low <= size <= high for low, size, high in zip(smallest, plan.size, largest, strict=True)):
+            sizes = ("×".join(map(str, size)) for size in (smallest, plan.size, largest))
             raise UsageError(
-                f"sizes {smallest}, {plan.size}, {largest}", "expected --min-size ≤ --size ≤ --max-size"
+                "--min-size {}, --size {}, --max-size {}".format(*sizes), "expected each at least the one before"
             )
         self.features = features(plan.backend, self.trt.__version__, jetson_model() is not None)
         if plan.capabilities:
@@ -139,12 +152,6 @@ class TensorRTBuilder:
             )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
-        if part.input.at(self.plan.size, self.plan.batch)[0] != self.plan.batch:
-            raise UserError(
-                f"--batch {self.plan.batch}: the graph takes {part.input.shape[0]}",
-                "expected one of any batch",
-                "export without --size",
-            )
         log_path = folder / f"{part.name}.log"
         logger = make_logger(self.trt, log_path)
         try:

@@ -41,20 +41,23 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="side of square tiles in output pixels, 0: never; by itself above 896×896 pixels or what the engines "
-        "take, shaped to compute least, at most 640×640 pixels large and less where memory is short",
+        help="side of square tiles in output pixels, a multiple of 64, 0: never; by itself above 896×896 pixels "
+        "or what engines take, shaped to compute least, at most 640×640 pixels large and less where memory is short",
     )
     parser.add_argument(
         "--memory", type=gibibytes, help="GiB that may be taken (OpenVINO); by itself what is free at the start"
     )
     parser.add_argument(
-        "--overlap", type=whole(0), default=64, help="overlap of tiles in output pixels; more is slower"
+        "--overlap",
+        type=whole(0),
+        default=64,
+        help="overlap of tiles in output pixels, a multiple of 8; more is slower",
     )
     parser.add_argument(
         "--batch",
         type=whole(1),
-        help="tiles at once; by itself as many as GPU engines were built for, else 1: more take memory and gain "
-        "nothing on a CPU",
+        help="tiles at once, fewer where memory is short or some would be left over; by itself as many as GPU "
+        "engines were built for, else 1: more take memory and gain nothing on a CPU",
     )
     parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
@@ -113,7 +116,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"--batch {arguments.batch}: the engines take {chain.batch} at once",
                 "expected no more",
-                "`build-engines --batch` makes others",
+                "export again without --size; for GPUs build with --batch as well",
             )
         for error in upscale_all(chain, pairs, options, progress):
             progress.update()

@@ -7,11 +7,9 @@ Group norms see a tile's statistics, not the image's: tiles trade fidelity to th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from passionsr_trt.engines.bundle import PART_NAMES
@@ -19,7 +17,6 @@ from passionsr_trt.runtime.chain import Chain, sample_posterior
 
 UNIT = 8  # pixels a latent position stands for: tiles start and end on whole ones
 Size = tuple[int, int]  # height, width
-T = TypeVar("T")
 RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
@@ -36,10 +33,9 @@ class Tiles:
     batch: int = 1
 
     def at_once(self, size: Size, tile: Size) -> int:
-        """Pixels of the largest batch of such tiles of an image of `size`."""
+        """Pixels of a batch of such tiles of an image of `size`."""
         counts = (len(tile_starts(length, side, self.overlap)) for length, side in zip(size, tile, strict=True))
-        largest = max(len(batch) for batch in even(range(math.prod(counts)), self.batch))
-        return largest * math.prod(map(min, size, tile))
+        return even(math.prod(counts), self.batch) * math.prod(map(min, size, tile))
 
     def __str__(self) -> str:
         """`tiles of 728×464 pixels (UNet 576×576)`."""
@@ -56,11 +52,12 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, step), length - tile]
 
 
-def even(items: Sequence[T], most: int) -> list[Sequence[T]]:
-    """Items in as few groups of at most `most` as can be, in order, one longer than another by one at most."""
-    groups = -(-len(items) // most)
-    ends = [len(items) * index // groups for index in range(groups + 1)]
-    return [items[start:end] for start, end in pairwise(ends)]
+def even(count: int, most: int) -> int:
+    """The largest batch, at most `most`, that `count` tiles part into without a rest.
+
+    A rest would be a shape of its own: another engine to compile and to keep in memory.
+    """
+    return max(size for size in range(1, min(count, most) + 1) if count % size == 0)
 
 
 def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
@@ -89,7 +86,7 @@ def run_tiled(chain: Chain, image: np.ndarray, tiles: Tiles, seed: int = 0) -> n
 def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int = 1, batch: int = 1) -> np.ndarray:
     """`run` on tiles of x [1,C,H,W], blended at the scale of what it gives. tile, overlap: units of x's pixels.
 
-    It is given up to `batch` tiles at once, [B,C,h,w], in batches as even as can be.
+    It is given up to `batch` tiles at once, [B,C,h,w], in batches of one size.
     """
     height, width = x.shape[2] // unit, x.shape[3] // unit
     areas = [
@@ -101,7 +98,9 @@ def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int =
     def piece(rows: slice, columns: slice) -> np.ndarray:
         return x[:, :, rows.start * unit : rows.stop * unit, columns.start * unit : columns.stop * unit]
 
-    batches = (np.concatenate([piece(*area) for area in group]) for group in even(areas, batch))
+    size = even(len(areas), batch)
+    starts = range(0, len(areas), size)
+    batches = (np.concatenate([piece(*area) for area in areas[start : start + size]]) for start in starts)
     results = (result[index : index + 1] for result in run(batches) for index in range(len(result)))
     total = weights = np.zeros(0, np.float32)
     for (rows, columns), result in zip(areas, results, strict=True):

@@ -56,22 +56,31 @@ class Options:
             return chain.memory.predict(whole, vae, unet)
 
         most = chain.batch or self.batch or 1
-        batch = min(self.batch or most, most)
         for tiles in self._choices(size, chain.limits):
-            tiles = None if tiles is None else replace(tiles, batch=batch)
-            if self.memory is None or need(tiles) <= self.memory:
-                return tiles
+            for batch in range(min(self.batch or most, most), 0, -1):
+                tiles = None if tiles is None else replace(tiles, batch=batch)
+                if self.memory is None or need(tiles) <= self.memory:
+                    return tiles
         raise UserError(
-            f"an image of {size[0]}×{size[1]} pixels takes {need(tiles) / 2**30:.1f} GiB at least",
-            f"{(self.memory or 0) / 2**30:.1f} GiB may be taken",
-            "smaller engines or pictures need less; --memory lifts the limit",
+            f"an image of {size[0]}×{size[1]} pixels takes {need(tiles) / 2**30:.2f} GiB at least",
+            f"{(self.memory or 0) / 2**30:.2f} GiB may be taken",
+            "smaller engines, pictures, --tile or --overlap need less; --memory lifts the limit",
         )
 
     def _choices(self, size: Size, limits: Limits | None) -> Iterator[Tiles | None]:
         """What may be tried, best first."""
         if self.tile is not None:
             square = (self.tile, self.tile)
-            yield Tiles(square, square, self.overlap) if self.tile and max(size) > self.tile else None
+            cut = bool(self.tile) and max(size) > self.tile
+            low, high = limits or (size, size)
+            given = (min(self.tile, length) for length in size) if cut else size
+            if limits and not all(a <= side <= b for a, side, b in zip(low, given, high, strict=True)):
+                raise UserError(
+                    f"--tile {self.tile}: the engines take {low[0]}×{low[1]} to {high[0]}×{high[1]} pixels",
+                    "expected tiles of that",
+                    "without --tile they are",
+                )
+            yield Tiles(square, square, self.overlap) if cut else None
             return
         if limits is None:
             whole = math.prod(size) <= UNTILED_PIXELS

@@ -81,9 +81,14 @@ def test_a_graph_of_one_size_tiles_what_is_larger_and_takes_one_at_a_time(
     assert infer(engines, tmp_path / "out", photo, options=("--batch", "2")) == 2
     assert "--batch 2: the engines take 1 at once" in capsys.readouterr().err
     words = ["build-engines", str(onnx), "-o", str(tmp_path / "rtx"), "--backend", "tensorrt-rtx"]
-    words += ["--compute-capability", "8.9", "--size", "128x128", "--batch", "2"]
-    assert main(words) == 1
-    assert "--batch 2: the graph takes 1; expected one of any batch" in capsys.readouterr().err
+    words += ["--compute-capability", "8.9", "--dry-run"]
+    for asked in (["--batch", "2"], ["--size", "256x256"], ["--max-size", "256x256"]):
+        assert main([*words, *asked]) == 1
+        assert "export again without --size" in capsys.readouterr().err
+    assert main(words) == 0
+    assert "size: [128, 128]" in capsys.readouterr().out
+    assert infer(engines, tmp_path / "out", photo, options=("--tile", "192")) == 1
+    assert "--tile 192: the engines take 128×128 to 128×128 pixels" in capsys.readouterr().err
 
 
 def test_a_damaged_engine_is_refused(

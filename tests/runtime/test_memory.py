@@ -70,8 +70,12 @@ def test_tiles_shrink_until_they_fit(chain: Chain) -> None:
         assert needs == sorted(needs, reverse=True) and needs[-1] < needs[0]
         for need in needs:
             assert Options(memory=need).tiles_for(size, chain) == choices[needs.index(need)]
-        with pytest.raises(UserError, match=f"takes {needs[-1] / 2**30:.1f} GiB at least"):
+        with pytest.raises(UserError, match=f"takes {needs[-1] / 2**30:.2f} GiB at least"):
             Options(memory=needs[-1] - 1).tiles_for(size, chain)
+    wanted = Options(memory=needs[0] + 1, batch=8).tiles_for(size, chain)
+    assert wanted is not None and (wanted.vae, wanted.unet) == (choices[0].vae, choices[0].unet), (
+        "batches shrink first"
+    )
     assert Options(memory=2**40).tiles_for((512, 512), chain) is None
     assert Options(memory=1, tile=256).tiles_for((512, 512), replace(chain, memory=None)) == Tiles(
         (256, 256), (256, 256), 64
@@ -86,7 +90,7 @@ def test_what_cannot_fit_is_said_before_it_is_begun(
     assert main([*command, "--memory", "0.2", *more]) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
-    assert "GiB at least" in lines[0] and "0.2 GiB" in lines[0] and "--memory" in lines[0]
+    assert "GiB at least" in lines[0] and "0.20 GiB" in lines[0] and "--memory" in lines[0]
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -47,7 +47,8 @@ def test_tiles_of_an_identity_give_the_image_back(
     np.testing.assert_allclose(result, image, atol=1e-5)
     shape = min(tile[0], rows) * 64, min(tile[1], columns) * 64
     assert shapes == {shape}, "every tile has one shape, so one compiled engine"
-    assert max(batches) - min(batches) <= 1 and len(batches) == -(-sum(batches) // batch)
+    assert len(set(batches)) == 1 and batches[0] <= batch
+    assert all(sum(batches) % size for size in range(batches[0] + 1, min(batch, sum(batches)) + 1)), "the largest"
 
 
 def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
