@@ -42,7 +42,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "--tile",
         type=whole(0),
         help="side of square tiles in output pixels, a multiple of 64, 0: never; by itself above 896×896 pixels "
-        "or what engines take, shaped to compute least, at most 640×640 pixels large and less where memory is short",
+        "or what engines take, shaped to compute least, at most 640×640 pixels, less where memory is short",
     )
     parser.add_argument(
         "--memory", type=gibibytes, help="GiB that may be taken (OpenVINO); by itself what is free at the start"
