@@ -30,7 +30,7 @@ from passionsr_trt.engines.manifest import sha256
 from passionsr_trt.runtime.benchmark import conditions, measure
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import read_picture
-from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
+from passionsr_trt.runtime.openvino_engine import OpenVINOEngine, OpenVINOOptions
 from quality_images import TestSet
 from quality_methods import Method, methods
 from quality_report import write_report
@@ -132,7 +132,7 @@ def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path
 
 def chain_of(files: dict[str, Path], work: Workspace, label: str) -> Chain:
     model = OnnxBundle.load(work.float_bundle).model
-    return Chain(model, {name: OpenVINOEngine(path, None, THREADS) for name, path in files.items()}, label)
+    return Chain(model, {name: OpenVINOEngine(path, None, OpenVINOOptions(THREADS)) for name, path in files.items()}, label)
 
 
 def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSet) -> None:

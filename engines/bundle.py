@@ -6,6 +6,7 @@ file checks its SHA-256. The same `ModelInfo` digest ties float and INT8 bundles
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -126,6 +127,10 @@ class EngineBundle:
     def open(self, part: PartInfo) -> Path:
         return open_part(self.folder, "engine-bundle", part)
 
+    def digest(self, part: PartInfo) -> str:
+        """Of a part's files, as listed."""
+        return part_digest(self.folder, "engine-bundle", part)
+
     def save(self, folder: Path) -> None:
         save_bundle(self, folder, "engine-bundle")
 
@@ -152,11 +157,23 @@ def find_part(parts: Sequence[PartInfo], name: str) -> PartInfo:
 def open_part(folder: Path, kind: str, part: PartInfo) -> Path:
     """Check the part's file and every file that begins with its name (weights, external data)."""
     manifest = read_manifest(folder, kind)
-    stem = Path(part.file).stem
-    for name in manifest["files"]:
-        if Path(name).name.startswith(f"{stem}."):
+    for name in _files_of(part, manifest):
+        if name != part.file:
             checked_file(folder, manifest, name)
     return checked_file(folder, manifest, part.file)
+
+
+def part_digest(folder: Path, kind: str, part: PartInfo) -> str:
+    """SHA-256 over those that the manifest lists for the part's files."""
+    manifest = read_manifest(folder, kind)
+    listed = [manifest["files"][name]["sha256"] for name in sorted(_files_of(part, manifest))]
+    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+
+
+def _files_of(part: PartInfo, manifest: dict[str, Any]) -> list[str]:
+    """Every listed file that begins with the part's name: graph, weights beside it."""
+    stem = Path(part.file).stem
+    return [name for name in manifest["files"] if Path(name).name.startswith(f"{stem}.")]
 
 
 def load_intact(cls: type[B], folder: Path) -> B | None:

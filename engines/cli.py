@@ -149,13 +149,13 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
         from passionsr_trt.engines import openvino_builder
         from passionsr_trt.engines.cpu import BFLOAT16_PARTS
         from passionsr_trt.engines.openvino_graph import REVISION
-        from passionsr_trt.engines.openvino_model import check_cpu
+        from passionsr_trt.engines.openvino_model import code_limit
 
-        check_cpu(bundle.spec)
+        limit = code_limit(bundle.spec)
         parts = () if bundle.spec is None or arguments.float32 else BFLOAT16_PARTS
-        build_part: BuildPart = partial(openvino_builder.build_part, bfloat16=parts)
-        prove = partial(openvino_builder.prove_engines, bfloat16=parts)
-        target = {"device": "CPU", "bfloat16": list(parts), "graph_revision": REVISION}
+        build_part: BuildPart = partial(openvino_builder.build_part, bfloat16=parts, limit=limit)
+        prove = partial(openvino_builder.prove_engines, bfloat16=parts, limit=limit)
+        target = {"device": "CPU", "bfloat16": list(parts), "graph_revision": REVISION, "weight_code_limit": limit}
     else:
         from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
 

@@ -9,48 +9,88 @@ faults seen in OpenVINO 2026.4.1 that both leave no message:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 import openvino as ov
 from passionsr_trt.engines.cpu import COMPILE_OPTIONS, has_bfloat16, openvino_int8_exact
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.graph_files import on_disk, weight_files
+from passionsr_trt.engines.half_range import limited_copy
+
+HALF_RANGE = 63  # weight codes within it are exact without VNNI
 
 
-def check_cpu(spec: dict[str, Any] | None) -> None:
-    """Refuse full-range INT8 weights on a CPU whose INT8 kernels saturate."""
-    if spec is None:
-        return
-    limit = int(spec["weight_code_limit"])
-    if not openvino_int8_exact(limit):
-        raise UserError(
-            f"this CPU's INT8 kernels saturate with weight codes up to ±{limit} (no VNNI)",
-            "expected exact INT8",
-            'use the float engines, or calibrate with "weight_code_limit": 63 in the spec',
-        )
+def code_limit(spec: dict[str, Any] | None, built: int | None = None) -> int | None:
+    """The range that this CPU needs weight codes brought into, None where they are exact as they are.
 
-
-def compile_static(path: Path, shape: Sequence[int], threads: int = 0, bfloat16: bool = False, **more: Any) -> Any:
-    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W]; `more`: OpenVINO properties.
-
-    bfloat16: what is not INT8 may run in it, where the CPU has it.
+    spec: the bundle's, None for a float one; built: the range that engines were brought into already.
+    UserError where even ±63 is not exact.
     """
-    options: dict[str, Any] = {**COMPILE_OPTIONS, **more}
-    if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
+    if spec is None:
+        return None
+    limit = built or min(int(spec["weight_code_limit"]), 2 ** (int(spec["bits_weights"]) - 1) - 1)
+    if openvino_int8_exact(limit):
+        return None
+    if limit > HALF_RANGE and openvino_int8_exact(HALF_RANGE):
+        return HALF_RANGE
+    raise UserError(
+        f"this CPU's INT8 kernels are not exact with weight codes up to ±{limit}",
+        "expected exact INT8",
+        "use the float engines",
+    )
+
+
+def compile_static(
+    path: Path,
+    shape: Sequence[int],
+    threads: int = 0,
+    bfloat16: bool = False,
+    limit: int | None = None,
+    properties: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W].
+
+    bfloat16: what is not INT8 may run in it, where the CPU has it. limit: weight codes are brought within ±limit
+    first. properties: more of OpenVINO's.
+    """
+    if limit is not None:
+        with limited_copy(path, limit) as copy:
+            return compile_static(copy, shape, threads, bfloat16, properties=properties)
     core = ov.Core()
     try:
         model = _read_fixed(core, path, shape)
-        if bfloat16 and has_bfloat16():
-            with suppress(RuntimeError):  # a CPU that has it, held to an older instruction set
-                return core.compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "bf16"})
-        return core.compile_model(model, "CPU", options)
+        options = {**_options(threads, bfloat16), **properties}
+        try:
+            return core.compile_model(model, "CPU", options)
+        except RuntimeError:
+            if options["INFERENCE_PRECISION_HINT"] == "f32":
+                raise
+        # a CPU that has bfloat16, held to an older instruction set
+        return core.compile_model(model, "CPU", {**options, **_options(threads, False)})
     except (RuntimeError, ValueError) as error:
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
+
+
+def import_compiled(content: np.ndarray, threads: int, bfloat16: bool) -> Any | None:
+    """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it."""
+    with suppress(RuntimeError):
+        return ov.Core().import_model(ov.Tensor(content), "CPU", _options(threads, bfloat16))
+    return None
+
+
+def _options(threads: int, bfloat16: bool) -> dict[str, Any]:
+    options: dict[str, Any] = dict(COMPILE_OPTIONS)
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if bfloat16 and has_bfloat16():
+        options["INFERENCE_PRECISION_HINT"] = "bf16"
+    return options
 
 
 def failure(what: str, error: Exception) -> UserError:

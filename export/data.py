@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import sha256
+from passionsr_trt.engines.pictures import list_images, pad_to_multiple, read_picture, to_array, upscale
 from passionsr_trt.export.model import OneStepModel
-from PIL import Image
 from torch import Tensor
 
 MULTIPLE = 64
@@ -17,13 +17,9 @@ MULTIPLE = 64
 
 def calibration_files(folder: Path, limit: int) -> list[Path]:
     """The first `limit` images of a folder, by name."""
-    suffixes = (".png", ".jpg", ".jpeg", ".webp")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "expected low-resolution calibration images")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)[:limit]
-    if not files:
-        raise UserError(f"{folder}: holds no image", "expected low-resolution calibration images")
-    return files
+    return list_images([folder])[:limit]
 
 
 def data_digest(files: list[Path]) -> str:
@@ -33,14 +29,5 @@ def data_digest(files: list[Path]) -> str:
 
 def load_input(path: Path, model: OneStepModel) -> Tensor:
     """One image → bicubic ×upscale, reflect-padded to 64: [1, 3, H, W] float32 in [-1, 1]."""
-    try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be decoded ({error})", "expected an image") from None
-    factor = model.one_step.upscale
-    rgb = rgb.resize((rgb.width * factor, rgb.height * factor), Image.Resampling.BICUBIC)
-    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3)
-    tensor = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
-    pad = (0, -tensor.shape[3] % MULTIPLE, 0, -tensor.shape[2] % MULTIPLE)
-    return torch.nn.functional.pad(tensor, pad, mode="reflect") if any(pad) else tensor
+    enlarged = to_array(upscale(read_picture(path).rgb, model.one_step.upscale))
+    return torch.from_numpy(pad_to_multiple(enlarged, MULTIPLE))[None]

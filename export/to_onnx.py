@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -208,12 +207,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> bool:
 
 
 def run_reference(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
-    """The first output of an ONNX file under ONNX Runtime's CPU provider."""
-    import onnxruntime
+    """The first output of an ONNX file as it is written (engines/reference.py)."""
+    from passionsr_trt.engines.reference import reference_session
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = os.cpu_count() or 1
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it keeps every weight twice
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feed)[0]
+    return reference_session(path).run(None, feed)[0]

@@ -25,6 +25,9 @@ PROVIDERS = {
 class Engine(Protocol):
     """One part, ready to run: float32 [B, C, H, W] in and out."""
 
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Whatever an input of this shape needs once, so that it is not counted into a run's time."""
+
     def run(self, x: np.ndarray) -> np.ndarray: ...
 
 
@@ -45,20 +48,20 @@ class Chain:
     memory: MemoryModel | None = None
 
     @classmethod
-    def from_engines(cls, bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True) -> Chain:
-        """Check and load engines; the backend's library must be installed, and a GPU there for TensorRT's."""
+    def from_engines(
+        cls, bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True, cache: int = 0
+    ) -> Chain:
+        """Check and load engines; the backend's library must be installed, and a GPU there for TensorRT's.
+
+        cache: bytes that compiled OpenVINO models may take in the user's cache folder, 0: none are kept.
+        """
         if bundle.backend != "openvino":
             from passionsr_trt.runtime.trt_chain import TensorRTChain
 
             return TensorRTChain(bundle, cuda_graph)
-        from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
+        from passionsr_trt.runtime.openvino_engine import load_parts
 
-        engines: dict[str, Engine] = {
-            part.name: OpenVINOEngine(
-                bundle.open(part), bundle.spec, threads, part.name in bundle.target.get("bfloat16", ())
-            )
-            for part in bundle.parts
-        }
+        engines: dict[str, Engine] = dict(load_parts(bundle, threads, cache))
         label, memory = f"OpenVINO {bundle.label}", MemoryModel.of(bundle)
         return cls(bundle.model, engines, label, memory=memory, **fixed(bundle.parts))
 
@@ -84,6 +87,7 @@ class Chain:
     def run_part(self, name: str, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """One part alone on each piece, in order; its seconds add up."""
         for piece in pieces:
+            self.engines[name].prepare(piece.shape)
             start = time.perf_counter()
             result = self.engines[name].run(piece)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -103,6 +107,7 @@ class Chain:
         return tensors
 
     def _timed(self, part: str, x: np.ndarray) -> np.ndarray:
+        self.engines[part].prepare(x.shape)
         start = time.perf_counter()
         result = self.engines[part].run(x)
         self.seconds[part] = time.perf_counter() - start
@@ -134,8 +139,10 @@ def check_same_model(first: ModelInfo, second: ModelInfo, what: str) -> None:
         )
 
 
-def load_engines(folder: Path, threads: int = 0, provider: str | None = None, cuda_graph: bool = True) -> Chain:
+def load_engines(
+    folder: Path, threads: int = 0, provider: str | None = None, cuda_graph: bool = True, cache: int = 0
+) -> Chain:
     """Chain of the engines in `folder`, or with a `provider` of the ONNX bundle there under ONNX Runtime."""
     if provider:
         return Chain.from_onnx(OnnxBundle.load(folder), threads, provider)
-    return Chain.from_engines(EngineBundle.load(folder), threads, cuda_graph)
+    return Chain.from_engines(EngineBundle.load(folder), threads, cuda_graph, cache)

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from passionsr_trt.engines.bundle import ModelInfo
 from passionsr_trt.engines.cli import gibibytes, whole
 from passionsr_trt.engines.errors import UsageError, UserError
 from passionsr_trt.engines.manifest import check_writable
@@ -22,6 +23,7 @@ from passionsr_trt.runtime.images import (
     WRITABLE,
     Picture,
     check_output,
+    header_size,
     list_images,
     read_picture,
     save_image,
@@ -69,6 +71,17 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         help="run an ONNX bundle under ONNX Runtime instead: --engines names a folder made by export",
     )
     parser.add_argument(
+        "--cache-size",
+        type=gibibytes,
+        default="5",
+        metavar="GIB",
+        help="OpenVINO: compiled models kept in the user's cache folder or $PASSIONSR_CACHE, least recently used "
+        "out; Stable Diffusion 2.1 takes about 1 GiB a size of picture",
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="OpenVINO: keep and take no compiled models; a slower start"
+    )
+    parser.add_argument(
         "--no-cuda-graph", action="store_true", help="GPU: launch kernels one by one; slower, for finding faults"
     )
     parser.set_defaults(run=run_infer)
@@ -109,7 +122,13 @@ def run_infer(arguments: argparse.Namespace) -> int:
             return 0
     first = next(iter(pairs.values()))
     check_writable(first.parent)
-    chain = load_engines(arguments.engines, arguments.threads, arguments.provider, not arguments.no_cuda_graph)
+    chain = load_engines(
+        arguments.engines,
+        arguments.threads,
+        arguments.provider,
+        cuda_graph=not arguments.no_cuda_graph,
+        cache=0 if arguments.no_cache else arguments.cache_size,
+    )
     failed = 0
     with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
         if chain.batch is not None and (arguments.batch or 1) > chain.batch:
@@ -118,7 +137,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
                 "expected no more",
                 "export again without --size; for GPUs build with --batch as well",
             )
-        for error in upscale_all(chain, pairs, options, progress):
+        for error in upscale_all(chain, by_size(pairs, chain.model), options, progress):
             progress.update()
             if error is not None:
                 failed += 1
@@ -126,6 +145,17 @@ def run_infer(arguments: argparse.Namespace) -> int:
                 tqdm.write(f"error: {message}", file=sys.stderr)
     print(f"{len(pairs) - failed} of {len(pairs)} images written to {arguments.output}")
     return 1 if failed else 0
+
+
+def by_size(pairs: dict[Path, Path], model: ModelInfo) -> dict[Path, Path]:
+    """The same pictures with those of one padded size together, in order of first appearance: engines are compiled
+    for a size once. What cannot be read keeps its place among its like, and fails when its turn comes.
+    """
+    groups: dict[tuple[int, ...], dict[Path, Path]] = {}
+    for source, target in pairs.items():
+        padded = tuple(-(-side * model.upscale // model.multiple) for side in header_size(source))
+        groups.setdefault(padded, {})[source] = target
+    return {source: target for group in groups.values() for source, target in group.items()}
 
 
 def upscale_all(

@@ -41,11 +41,9 @@ def ssim(first: Image.Image, second: Image.Image) -> float:
 
 @cache
 def _lpips_session() -> Any:
-    import onnxruntime
+    from passionsr_trt.engines.reference import reference_session
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(LPIPS_GRAPH), options, providers=["CPUExecutionProvider"])
+    return reference_session(LPIPS_GRAPH)
 
 
 def lpips(first: Image.Image, second: Image.Image) -> float:

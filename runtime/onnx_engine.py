@@ -7,18 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.reference import reference_session
 from passionsr_trt.runtime.chain import PROVIDERS
 
 
 class OnnxEngine:
     """`run` takes and gives one float32 array."""
 
-    backend = "onnxruntime"
-
     def __init__(self, path: Path, threads: int = 0, provider: str = "cpu") -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
         chosen = [PROVIDERS[provider]]
         if chosen[0] not in onnxruntime.get_available_providers():
             raise UserError(
@@ -28,10 +24,7 @@ class OnnxEngine:
             )
         # TensorRT leaves the nodes that it does not take to CUDA
         chosen += ["CUDAExecutionProvider"] if provider == "tensorrt" else []
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
-        except Exception as error:  # its exception types are private and many
-            raise UserError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+        self._session = reference_session(path, threads, chosen)
         if provider != "cpu" and self._session.get_providers()[0] != chosen[0]:
             raise UserError(
                 f"ONNX Runtime fell back to {self._session.get_providers()[0]}",
@@ -39,6 +32,9 @@ class OnnxEngine:
                 "CUDA's or TensorRT's libraries are missing; see `passionsr-trt doctor`",
             )
         self._input = self._session.get_inputs()[0].name
+
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Nothing: ONNX Runtime takes any shape as it comes."""
 
     def run(self, x: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self._input: np.ascontiguousarray(x)})[0]

@@ -56,6 +56,9 @@ class PartOnDevice:
     def __init__(self, chain: TensorRTChain, name: str) -> None:
         self.chain, self.name = chain, name
 
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Nothing: buffers are made when the first input comes."""
+
     def run(self, x: np.ndarray) -> np.ndarray:
         return self.chain.run_alone(self.name, x)
 

@@ -1,23 +1,31 @@
-"""CPUs whose INT8 saturates: found by the probe, refused with a way out, served by ±63 codes."""
+"""CPUs whose INT8 saturates: found by the probe, and served by ±63 codes."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from passionsr_trt.engines import openvino_builder
-from passionsr_trt.engines.bundle import OnnxBundle
+from passionsr_trt.engines import openvino_builder, openvino_model
+from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
 from passionsr_trt.engines.cpu import openvino_int8_exact
 from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.openvino_model import failure
+from passionsr_trt.engines.openvino_model import code_limit, failure
 from passionsr_trt.runtime.main import main
+from PIL import Image
 
 from tests.conftest import DEMO, Built
 
+COMMAND = ("-m", "passionsr_trt.runtime.main")
+x86 = pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86 only")
 OLD_CPU = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
@@ -25,7 +33,7 @@ def on_an_old_cpu(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], env=OLD_CPU, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86 only")
+@x86
 def test_the_probe_sees_saturation() -> None:
     code = "from passionsr_trt.engines.cpu import openvino_int8_exact as e; print(e(127), e(63))"
     assert on_an_old_cpu("-c", code).stdout.split() == ["False", "True"]
@@ -35,23 +43,64 @@ def test_half_range_codes_are_exact_here() -> None:
     assert openvino_int8_exact(63)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86 only")
-def test_full_range_engines_are_refused_there_and_half_range_ones_are_right(
-    small: Built, small_model: Path, tmp_path: Path
+def psnr(first: Path, second: Path) -> float:
+    with Image.open(first) as a, Image.open(second) as b:
+        difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+@x86
+def test_full_range_bundles_are_brought_into_range_where_the_cpu_saturates(small: Built, tmp_path: Path) -> None:
+    words = ("build-engines", str(small.onnx_int8), "-o", str(tmp_path / "engines"))
+    # build-engines compares with ONNX Runtime, so success means right numbers
+    built = on_an_old_cpu(*COMMAND, *words)
+    assert built.returncode == 0, built.stderr
+    line = next(line for line in built.stdout.splitlines() if "no VNNI" in line)
+    assert "within ±63" in line and '"weight_code_limit": 63' in line
+    assert float(re.search(r"([\d.]+) dB to the bundle", line)[1]) > 24  # type: ignore[index]
+    assert EngineBundle.load(tmp_path / "engines").target["weight_code_limit"] == 63
+    again = on_an_old_cpu(*COMMAND, *words)
+    assert "reused" in again.stdout
+
+
+@x86
+def test_engines_of_another_machine_are_brought_into_range_when_they_are_loaded(
+    small: Built, photo: Path, tmp_path: Path
 ) -> None:
-    command = ("-m", "passionsr_trt.runtime.main")
-    refused = on_an_old_cpu(*command, "build-engines", str(small.onnx_int8), "-o", str(tmp_path / "full"))
-    assert refused.returncode == 1 and "no VNNI" in refused.stderr.splitlines()[-1]
-    assert not (tmp_path / "full").exists()
+    foreign = tmp_path / "engines"
+    shutil.copytree(small.onnx_int8, foreign)  # an OpenVINO engine is a graph
+    (foreign / "manifest.json").unlink()
+    here = EngineBundle.load(small.engines_int8)
+    replace(here, target={**here.target, "weight_code_limit": None, "bfloat16": []}).save(foreign)
+    words = ("infer", str(photo), "--engines", str(foreign), "--align", "none", "--no-cache", "-o")
+    done = on_an_old_cpu(*COMMAND, *words, str(tmp_path / "old.png"))
+    assert done.returncode == 0 and "weight codes are brought within ±63" in done.stderr
+    exact = ("infer", str(photo), "--engines", str(small.onnx_int8), "--align", "none", "--provider", "cpu", "-o")
+    assert main([*exact, str(tmp_path / "exact.png")]) == 0
+    assert psnr(tmp_path / "old.png", tmp_path / "exact.png") > 24
+
+
+@x86
+def test_half_range_bundles_are_built_as_they_are(small_model: Path, tmp_path: Path) -> None:
     spec, cache, onnx = tmp_path / "spec.json", tmp_path / "cache", tmp_path / "onnx"
     spec.write_text(json.dumps({"weight_code_limit": 63}))
     images = ["--images", str(DEMO / "calib" / "lr"), "--limit", "1"]
     assert main(["calibrate", str(small_model), *images, "--spec", str(spec), "--cache", str(cache)]) == 0
     assert main(["export", str(small_model), "--cache", str(cache), "-o", str(onnx)]) == 0
-    # build-engines compares with ONNX Runtime, so success means right numbers
-    built = on_an_old_cpu(*command, "build-engines", str(onnx), "-o", str(tmp_path / "half"))
+    built = on_an_old_cpu(*COMMAND, "build-engines", str(onnx), "-o", str(tmp_path / "half"))
     assert built.returncode == 0, built.stderr
-    assert "relative error" in built.stdout
+    assert "relative error" in built.stdout and "no VNNI" not in built.stdout
+
+
+def test_a_cpu_that_is_exact_in_no_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"weight_code_limit": 127, "bits_weights": 8}
+    monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: False)
+    assert code_limit(None) is None
+    with pytest.raises(UserError, match="use the float engines"):
+        code_limit(spec)
+    monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: limit <= 63)
+    assert code_limit(spec) == 63 and code_limit(spec, built=63) is None
+    assert code_limit({**spec, "bits_weights": 6}) is None, "six bits are in range as they are"
 
 
 def test_wrong_kernels_are_found_before_engines_are_delivered(
@@ -59,7 +108,7 @@ def test_wrong_kernels_are_found_before_engines_are_delivered(
 ) -> None:
     original = openvino_builder.compile_static
 
-    def wrong(path: Path, shape: tuple[int, ...], **more: bool) -> object:
+    def wrong(path: Path, shape: tuple[int, ...], **more: Any) -> object:
         compiled = original(path, shape, **more)
         return lambda inputs: {0: compiled(inputs)[0] * 1.3}
 

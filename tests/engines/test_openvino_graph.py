@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.cpu import has_bfloat16
@@ -18,6 +17,7 @@ from passionsr_trt.engines.openvino_graph import (
     norms_by_channel,
 )
 from passionsr_trt.engines.openvino_model import compile_static
+from passionsr_trt.engines.reference import reference_session
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
@@ -71,8 +71,7 @@ def enlargement(mode: str = "nearest", between: bool = False) -> onnx.ModelProto
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    result: np.ndarray = session.run(None, {"x": x})[0]
+    result: np.ndarray = reference_session(model).run(None, {"x": x})[0]
     return result
 
 

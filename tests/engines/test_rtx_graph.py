@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle import OnnxBundle
 from passionsr_trt.engines.layer_log import parse_layers
+from passionsr_trt.engines.reference import reference_session
 from passionsr_trt.engines.rtx_graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan, make_logger
 
@@ -48,12 +48,7 @@ def two_convolutions(kind: type, spread: float) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(
-        "session.disable_quant_qdq", "1"
-    )  # its int8 kernels are wrong for half scales as small
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": x})[0], np.float32)
+    return np.asarray(reference_session(model).run(None, {"x": x})[0], np.float32)
 
 
 def test_the_result_is_the_same(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
 from passionsr_trt.engines.bundle import OnnxBundle
+from passionsr_trt.engines.reference import reference_session
 from passionsr_trt.export.quantizer import quantize
 from passionsr_trt.export.sites import Mode, Port, SiteConv, SiteLinear, set_mode
 from torch import nn
@@ -121,7 +121,7 @@ def test_codes_and_results_agree_with_pytorch_code_for_code(kind: str, bits: int
     model = program.model_proto
     quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
     model.graph.output.append(onnx.ValueInfoProto(name=quantizer.output[0]))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = reference_session(model)
     result, found_codes = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert np.array_equal(found_codes.astype(np.float32), codes.numpy())
     np.testing.assert_allclose(result, expected.detach().numpy(), rtol=1e-5, atol=1e-4)
