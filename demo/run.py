@@ -31,7 +31,7 @@ def call(*arguments: str | Path) -> None:
 
 
 def fitting_calibration() -> tuple[list[str | Path], Path]:
-    """Options of `calibrate` and the cache for this CPU: full-range weight codes where its INT8 is exact with them."""
+    """Options of `calibrate` and the cache for this CPU: full-range weight codes where they are exact on it."""
     cache = Path("calib_cache")
     if openvino_int8_exact(127):
         return ["--method", "learned"], cache
