@@ -78,7 +78,10 @@ def engine_parts(kind: str, folder: Path, threads: int) -> dict[str, Part]:
         from passionsr_trt.runtime.openvino_engine import OpenVINOEngine, OpenVINOOptions
 
         bundle = EngineBundle.load(folder)
-        engines = {part.name: OpenVINOEngine(bundle.open(part), None, OpenVINOOptions(threads, bfloat16=True)) for part in bundle.parts}
+        engines = {
+            part.name: OpenVINOEngine(bundle.open(part), None, OpenVINOOptions(threads, bfloat16=True))
+            for part in bundle.parts
+        }
         chain = Chain(bundle.model, engines, "OpenVINO BF16")
     return {name: chain.engines[name].run for name in PART_NAMES}
 

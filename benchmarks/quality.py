@@ -132,7 +132,9 @@ def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path
 
 def chain_of(files: dict[str, Path], work: Workspace, label: str) -> Chain:
     model = OnnxBundle.load(work.float_bundle).model
-    return Chain(model, {name: OpenVINOEngine(path, None, OpenVINOOptions(THREADS)) for name, path in files.items()}, label)
+    return Chain(
+        model, {name: OpenVINOEngine(path, None, OpenVINOOptions(THREADS)) for name, path in files.items()}, label
+    )
 
 
 def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSet) -> None:

@@ -47,28 +47,30 @@ def _home() -> Path:
 
 
 def read_cached(name: str, file: str) -> bytes | None:
-    """A file of the cache folder `name`, None where there is none; what cannot be read is said once and missed."""
+    """A file of the cache folder `name`; None where it is not there or cannot be read."""
     try:
         return (cache_folder(name) / file).read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _warn(f"{error.filename or name}: the cache cannot be read ({error.strerror or error})")
+    except OSError:
         return None
 
 
 def write_cached(name: str, file: str, content: bytes) -> bool:
-    """Keep a file in the cache folder `name`; False where that cannot be, which is said once."""
+    """Keep a file in the cache folder `name`; False where that cannot be, which one line on stderr says."""
+    if read_cached(name, file) == content:  # a cache that others filled may be read-only
+        return True
     try:
         folder = cache_folder(name)
+    except OSError as error:
+        _warn(f"no cache folder ({error})")
+        return False
+    try:
         write_atomic(folder / file, content)
-    except (OSError, UserError) as error:
-        fact = error.fact if isinstance(error, UserError) else str(error)
-        _warn(f"{fact}: no cache is kept")
+    except UserError:
+        _warn(f"{folder}: the cache cannot be written")
         return False
     return True
 
 
-@cache  # one line, however many engines
+@cache  # once, however many files
 def _warn(fact: str) -> None:
-    print(f"warning: {fact}; the next start is as slow; ${VARIABLE} names another folder", file=sys.stderr)
+    print(f"warning: {fact}; the next start is no faster; ${VARIABLE} may name another folder", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle, OnnxBundle
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.engines.manifest import check_writable
 from passionsr_trt.runtime.chain import Chain, check_same_model
-from passionsr_trt.runtime.profile_openvino import print_profile, profile_chain
+from passionsr_trt.runtime.profile_openvino import check_profiled, print_profile, profile_chain
 from tqdm import tqdm
 
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
@@ -29,6 +30,8 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     check_same_model(tested.model, baseline.model, str(arguments.baseline))
     if tested.spec is None or baseline.spec is not None:
         raise UserError("--engines must be INT8 and --baseline float", f"got {tested.label} and {baseline.label}")
+    if arguments.profile:
+        check_profiled(tested)
     makers: list[Callable[[], Chain]] = [
         lambda: Chain.from_engines(tested, arguments.threads),
         lambda: Chain.from_engines(baseline, arguments.threads),
@@ -38,12 +41,13 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         check_same_model(tested.model, onnx_bundle.model, str(arguments.onnx))
         makers.append(lambda: Chain.from_onnx(onnx_bundle, arguments.threads, arguments.provider))
     check_writable(arguments.output)
-    chains = [make() for make in makers]
-    times = measure(chains, size, arguments.runs)
-    report = summarize([times], tested=chains[0].label)
-    report["conditions"] = conditions(size, arguments.threads, arguments.runs)
-    if arguments.profile:
-        report["profile"] = profile_chain(chains[0], random_image(size))
+    with ExitStack() as opened:
+        chains = [opened.enter_context(closing(make())) for make in makers]
+        times = measure(chains, size, arguments.runs)
+        report = summarize([times], tested=chains[0].label)
+        report["conditions"] = conditions(size, arguments.threads, arguments.runs)
+        if arguments.profile:
+            report["profile"] = profile_chain(chains[0], random_image(size))
     text = json.dumps(report, indent=1) + "\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "benchmark.json").write_text(text, encoding="utf-8")

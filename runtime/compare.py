@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,45 @@ def run_compare(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.images)
     truths = find_truths(images, arguments.ground_truth)
     check_writable(arguments.output)
-    reference, tested = (
-        Chain.from_onnx(reference_bundle, provider=arguments.provider),
-        Chain.from_engines(engine_bundle),
-    )
+    with (
+        closing(Chain.from_onnx(reference_bundle, provider=arguments.provider)) as reference,
+        closing(Chain.from_engines(engine_bundle)) as tested,
+    ):
+        report, sheets = compare_all(reference_bundle, reference, tested, images, truths, arguments)
+    save_image(overview(sheets), arguments.output / "overview.png")
+    text = json.dumps(report, indent=1) + "\n"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "comparison.json").write_text(text, encoding="utf-8")
+    print_report(report, arguments.output)
+    psnr = report["mean"]["to_float"]["psnr"]
+    if arguments.min_psnr is not None and psnr < arguments.min_psnr:
+        raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {arguments.min_psnr:.2f}")
+    return 1 if len(sheets) < len(images) else 0
+
+
+def compare_all(
+    bundle: OnnxBundle,
+    reference: Chain,
+    tested: Chain,
+    images: list[Path],
+    truths: dict[Path, Path],
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], list[Image.Image]]:
+    """The report, and a strip for the overview of each image that could be compared; its sheet is written."""
     report: dict[str, Any] = {
         "reference": reference.label,
         "tested": tested.label,
         "align": arguments.align,
         "versions": versions(),
-        "parts": compare_parts(reference_bundle, reference, tested, images[: arguments.parts_on]),
+        "parts": compare_parts(bundle, reference, tested, images[: arguments.parts_on]),
         "images": {},
     }
-    sheets, failed = [], 0
+    sheets = []
     options = Options(align=arguments.align)
     for path in tqdm(images, desc="comparing", unit="image"):
         try:
             row, sheet, strip = compare_image(reference, tested, path, truths.get(path), options)
         except UserError as error:
-            failed += 1
             tqdm.write(f"error: {error}")
             continue
         report["images"][path.name] = row
@@ -69,15 +90,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         for key in ("to_float", "float_to_truth", "tested_to_truth", "bicubic_to_truth")
         if any(key in row for row in report["images"].values())
     }
-    save_image(overview(sheets), arguments.output / "overview.png")
-    text = json.dumps(report, indent=1) + "\n"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "comparison.json").write_text(text, encoding="utf-8")
-    print_report(report, arguments.output)
-    psnr = report["mean"]["to_float"]["psnr"]
-    if arguments.min_psnr is not None and psnr < arguments.min_psnr:
-        raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {arguments.min_psnr:.2f}")
-    return 1 if failed else 0
+    return report, sheets
 
 
 def find_truths(images: list[Path], folder: Path | None) -> dict[Path, Path]:

@@ -51,8 +51,8 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
     useless = () if found_gpus and not jetson else ("tensorrt", "cuda")  # a Jetson has JetPack's own
     lacking = check_packages()
     missing = [extra for extra in lacking.values() if extra not in useless]
-    runs_here = cpu_runs() if "openvino" not in lacking else False
-    print_targets(runs_here, bool(found_gpus) or jetson is not None, lacking)
+    cpu = cpu_runs() if "openvino" not in lacking else False
+    runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking)
     if missing:
         extras = ",".join(dict.fromkeys(missing))
         print(f"to add everything that is missing: pip install 'passionsr-trt[{extras}]'")
@@ -85,28 +85,33 @@ def installed(module: str) -> bool:
 def cpu_runs() -> bool:
     """Print how this CPU computes INT8; True where it does so exactly with some range of weight codes."""
     from passionsr_trt.engines.cpu import openvino_int8_exact
+    from passionsr_trt.engines.cpu_speed import int8_speed
 
     if openvino_int8_exact(127):
-        print("  CPU INT8: exact with full-range weights")
+        exact = "exact with weight codes of ±127, the full range"
     elif openvino_int8_exact(63):
-        print('  CPU INT8: saturates (no VNNI); calibrate with "weight_code_limit": 63, or use float engines')
+        way_out = "build-engines brings them into ±63"
+        exact = f"exact with weight codes of ±63 (no VNNI: full-range ones saturate; {way_out})"
     else:
-        print("  CPU INT8: not exact even with ±63 codes; use float engines")
+        print("  CPU INT8: not exact even with weight codes of ±63; use float engines")
         return False
+    speed = ", ".join(f"{kind} {ratio:.1f}×" for kind, ratio in int8_speed().items())
+    print(f"  CPU INT8: {exact}; {speed} as fast as float32")
     return True
 
 
-def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> None:
-    """What can be built and run here; `lacking`: packages that are not installed."""
+def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> bool:
+    """Print what can be built and run here; True where anything can be run. `lacking`: what is not installed."""
     rtx, tensorrt = "tensorrt-rtx-cu12-bindings" not in lacking, "tensorrt" not in lacking and gpu
-    runs = gpu and "pycuda" not in lacking
+    cuda = gpu and "pycuda" not in lacking
     rows = {
         "openvino": (cpu, cpu),
-        "tensorrt-rtx": (rtx, rtx and runs),
-        "tensorrt": (tensorrt, tensorrt and runs),
+        "tensorrt-rtx": (rtx, rtx and cuda),
+        "tensorrt": (tensorrt, tensorrt and cuda),
     }
     for backend, (builds, runs) in rows.items():
         print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")
+    return any(runs for _builds, runs in rows.values())
 
 
 def cpu_features() -> str:

@@ -3,10 +3,14 @@
     export PASSIONSR_FLOAT=out/onnx/fp32 PASSIONSR_IMAGES=photos PASSIONSR_PART=unet
     polygraphy run out/onnx/fp32/unet.onnx --onnxrt --data-loader-script runtime/polygraphy_data.py \
         --save-outputs unet.json
-    polygraphy run out/onnx/int8/unet.onnx --onnxrt --data-loader-script runtime/polygraphy_data.py \
-        --load-outputs unet.json --compare snr
+    python runtime/polygraphy_data.py out/onnx/int8/unet.onnx int8.json    # INT8 as it is written
+    polygraphy run out/onnx/fp32/unet.onnx --onnxrt --data-loader-script runtime/polygraphy_data.py \
+        --load-outputs int8.json --compare snr
     polygraphy run out/engines/trt/unet.engine --trt --data-loader-script runtime/polygraphy_data.py \
         --load-outputs unet.json --compare snr
+
+`--onnxrt` is no reference for INT8 graphs: it fuses Q/DQ into kernels that saturate on CPUs without VNNI. So this
+script runs them itself (engines/reference.py) and keeps what polygraphy's --load-outputs reads.
 
 PASSIONSR_FLOAT: a float ONNX bundle, run under ONNX Runtime as far as the part. PASSIONSR_IMAGES: low-resolution
 images, a file or a folder. PASSIONSR_PART: vae_encoder, unet or vae_decoder. PASSIONSR_LIMIT: images, default 2.
@@ -15,15 +19,19 @@ PASSIONSR_SIZE: for an engine of one size, the square that the enlargement is mi
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle import PART_NAMES, OnnxBundle
 from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.reference import reference_session
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import list_images, pad_to_multiple, read_picture, to_array, upscale
+from passionsr_trt.runtime.main import run
 
 
 def load_data() -> Iterator[dict[str, np.ndarray]]:
@@ -49,3 +57,24 @@ def _setting(name: str) -> str:
     if not value:
         raise UserError(f"{name} is not set", "expected it in the environment", "see the head of this script")
     return value
+
+
+def save_outputs(graph: Path, output: Path) -> None:
+    """Write what `graph` makes of the feeds, as `polygraphy run --save-outputs` does."""
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+    from polygraphy.comparator import Comparator
+
+    runner = OnnxrtRunner(lambda: reference_session(graph), name="reference")
+    Comparator.run([runner], data_loader=list(load_data())).save(str(output))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="run an ONNX graph as it is written; feeds as the loader's")
+    parser.add_argument("graph", type=Path, help="a part's ONNX file, float or INT8")
+    parser.add_argument("output", type=Path, help="JSON file for polygraphy's --load-outputs")
+    parser.set_defaults(run=lambda arguments: save_outputs(arguments.graph, arguments.output) or 0)
+    return run(parser, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

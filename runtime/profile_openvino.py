@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from passionsr_trt.engines.bundle import EngineBundle
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
+
+if TYPE_CHECKING:  # OpenVINO itself may not be installed
+    from passionsr_trt.runtime.openvino_engine import OpenVINOEngine
 
 RUNS = 3
 
 
+def check_profiled(bundle: EngineBundle) -> None:
+    """Refuse engines that have no such counters, before anything is run."""
+    if bundle.backend != "openvino":
+        raise UserError(
+            f"{bundle.folder}: no profile of engines for {bundle.backend}",
+            "expected OpenVINO engines",
+            "leave --profile out",
+        )
+
+
 def profile_chain(chain: Chain, image: np.ndarray) -> dict[str, dict[str, float]]:
-    """Part → kernel kind → milliseconds per run (mean of 3), the most expensive first."""
+    """Part → kernel kind → milliseconds per run (mean of 3), the most expensive first; of OpenVINO engines."""
     inputs = chain.stages(image)
     names = {"vae_encoder": "image", "unet": "latent", "vae_decoder": "clean_latent"}
     profile = {}
     for part, engine in chain.engines.items():
-        if not isinstance(engine, OpenVINOEngine):
-            raise UserError(f"{chain.label}: no profile", "expected OpenVINO engines")
-        request = engine.compile(inputs[names[part]].shape, PERF_COUNT=True).create_infer_request()
+        compiled = cast("OpenVINOEngine", engine).compile(inputs[names[part]].shape, PERF_COUNT=True)
+        request = compiled.create_infer_request()
         totals: defaultdict[str, float] = defaultdict(float)
         for index in range(RUNS + 1):
             request.infer([inputs[names[part]]])

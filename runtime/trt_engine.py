@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import write_atomic
 from passionsr_trt.engines.tensorrt_builder import load_tensorrt
+from passionsr_trt.engines.user_cache import read_cached, write_cached
+
+CACHE = "tensorrt-rtx"  # the folder of compiled kernels in the user's cache folder
 
 
 class TensorRTEngine:
@@ -31,8 +32,8 @@ class TensorRTEngine:
                 "expected an engine for this GPU and version",
                 "build it here with build-engines",
             )
-        self._cache_path: Path | None = None
         self._cache: Any = None
+        self._cache_file = ""
         if backend == "tensorrt-rtx":
             self.context = self._rtx_context(plan, cuda_graph)
         else:
@@ -52,9 +53,9 @@ class TensorRTEngine:
         if cuda_graph:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = config.create_runtime_cache()
-        self._cache_path = runtime_cache(plan, trt.__version__)
-        if self._cache_path.is_file():
-            self._cache.deserialize(self._cache_path.read_bytes())
+        self._cache_file = cache_file(plan, trt.__version__)
+        if (kept := read_cached(CACHE, self._cache_file)) is not None:
+            self._cache.deserialize(kept)
         config.set_runtime_cache(self._cache)
         return self.engine.create_execution_context(config)
 
@@ -82,14 +83,11 @@ class TensorRTEngine:
 
     def close(self) -> None:
         """Keep RTX's compiled kernels, then let go of everything in the order TensorRT wants."""
-        if self._cache is not None and self._cache_path is not None:
-            self._cache_path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._cache_path, bytes(self._cache.serialize()))
+        if self._cache is not None:
+            write_cached(CACHE, self._cache_file, bytes(self._cache.serialize()))
         self._cache = self.context = self.engine = self._runtime = None
 
 
-def runtime_cache(plan: bytes, version: str) -> Path:
-    """Where the kernels that RTX compiled for this engine and version are kept: the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")
-    digest = hashlib.sha256(plan + version.encode()).hexdigest()[:16]
-    return Path(root) / "passionsr-trt" / f"{digest}.rtx-cache"
+def cache_file(plan: bytes, version: str) -> str:
+    """Name of the file of the kernels that RTX compiled for this engine and version."""
+    return f"{hashlib.sha256(plan + version.encode()).hexdigest()[:16]}.rtx-cache"

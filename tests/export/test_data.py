@@ -1,0 +1,100 @@
+"""Calibration images are prepared as the runtime prepares them; ordinary ones as they always were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.export.data import calibration_files, load_input
+from passionsr_trt.runtime import images
+from PIL import Image
+
+from tests.conftest import DEMO
+
+
+def model(factor: int) -> Any:
+    """What load_input asks of a model."""
+    return SimpleNamespace(one_step=SimpleNamespace(upscale=factor))
+
+
+def noise(size: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+
+
+def rotated(path: Path) -> None:
+    image = Image.fromarray(noise((40, 24)))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+
+
+def sixteen_bits(path: Path) -> None:
+    Image.fromarray(noise((40, 24))[..., 0].astype(np.uint16) * 256).save(path)
+
+
+def smallest(path: Path) -> None:
+    Image.fromarray(noise((8, 8))).save(path)
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+@pytest.mark.parametrize("write", [rotated, sixteen_bits, smallest])
+def test_calibration_sees_what_the_runtime_will(tmp_path: Path, write: Any, factor: int) -> None:
+    path = tmp_path / "image.png"
+    write(path)
+    found = load_input(path, model(factor))
+    source = images.to_array(images.upscale(images.read_picture(path).rgb, factor))
+    assert np.array_equal(found.numpy(), images.pad_to_multiple(source, 64)[None])
+
+
+def test_rotation_and_depth_are_heeded(tmp_path: Path) -> None:
+    rotated(tmp_path / "rotated.png")
+    assert load_input(tmp_path / "rotated.png", model(4)).shape == (1, 3, 192, 128)
+    sixteen_bits(tmp_path / "deep.png")
+    deep = load_input(tmp_path / "deep.png", model(1))[0, :, :24, :40]
+    assert deep.min() < -0.9 and abs(float(deep.mean())) < 0.1, "neither white nor black"
+
+
+def before(path: Path, factor: int) -> torch.Tensor:
+    """How load_input prepared an image when the committed calibrations were made, word for word."""
+    with Image.open(path) as image:
+        rgb = image.convert("RGB")
+    rgb = rgb.resize((rgb.width * factor, rgb.height * factor), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).reshape(rgb.height, rgb.width, 3)
+    tensor = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    pad = (0, -tensor.shape[3] % 64, 0, -tensor.shape[2] % 64)
+    return torch.nn.functional.pad(tensor, pad, mode="reflect") if any(pad) else tensor
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+@pytest.mark.parametrize("name", ["calib/lr", "photos/lr"])
+def test_ordinary_images_are_prepared_as_ever(name: str, factor: int) -> None:
+    """To the bit, and laid out alike in memory, by which convolutions round their last bits."""
+    for path in calibration_files(DEMO / name, 3):
+        found, expected = load_input(path, model(factor)), before(path, factor)
+        assert torch.equal(found, expected) and found.stride() == expected.stride(), path
+
+
+def test_every_byte_becomes_the_same_number(tmp_path: Path) -> None:
+    path = tmp_path / "bytes.png"
+    ramp = np.arange(256, dtype=np.uint8).reshape(4, 64).repeat(16, axis=0)
+    Image.fromarray(np.stack([ramp, ramp[::-1], ramp[:, ::-1]], axis=-1)).save(path)
+    found, expected = load_input(path, model(1)), before(path, 1)
+    assert torch.equal(found, expected) and found.stride() == expected.stride(), "64×64: nothing is padded"
+
+
+def test_calibration_takes_every_suffix_of_the_runtime(tmp_path: Path) -> None:
+    for suffix in images.SUFFIXES:
+        Image.fromarray(noise((16, 16))).save(tmp_path / f"image{suffix}")
+    (tmp_path / "notes.txt").write_text("")
+    assert {path.suffix for path in calibration_files(tmp_path, 100)} == set(images.SUFFIXES)
+    assert len(calibration_files(tmp_path, 2)) == 2
+    with pytest.raises(UserError, match="no such folder"):
+        calibration_files(tmp_path / "missing", 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        calibration_files(tmp_path / "empty", 1)

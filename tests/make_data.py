@@ -1,0 +1,21 @@
+"""Make the committed bundles anew, after a change of manifests or graphs: `python -m tests.make_data`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.conftest import COMMITTED, calibrate_and_export
+from tests.helpers import write_model
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for made in calibrate_and_export(write_model(Path(folder) / "model"), Path(folder)):
+            shutil.rmtree(COMMITTED / made.name, ignore_errors=True)
+            shutil.copytree(made, COMMITTED / made.name)
+
+
+if __name__ == "__main__":
+    main()

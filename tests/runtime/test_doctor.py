@@ -1,0 +1,70 @@
+"""doctor and benchmark where OpenVINO is not installed, as in the image for TensorRT."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.bundle import EngineBundle, ModelInfo
+from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.gpu import Gpu
+from passionsr_trt.runtime import doctor
+from passionsr_trt.runtime.main import main
+from passionsr_trt.runtime.profile_openvino import check_profiled
+
+
+def without_openvino(code: str) -> subprocess.CompletedProcess[str]:
+    """Python code where `import openvino` fails."""
+    words = [sys.executable, "-c", f"import sys\nsys.modules['openvino'] = None\n{code}"]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_doctor_says_that_openvino_is_missing() -> None:
+    done = without_openvino("from passionsr_trt.runtime.main import main; sys.exit(main(['doctor']))")
+    assert "missing   openvino" in done.stdout and "Python " in done.stdout, done.stderr
+    assert "openvino       build: no   run: no" in done.stdout and "CPU INT8" not in done.stdout
+    assert done.stderr == ""
+
+
+def test_doctor_is_content_with_a_gpu_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = {"tensorrt", "pycuda", "cuda.bindings"}
+    monkeypatch.setattr(doctor, "installed", lambda module: module in present)
+    monkeypatch.setattr(doctor, "gpus", lambda: [Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")])
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "tensorrt       build: yes  run: yes" in printed and "openvino       build: no   run: no" in printed
+    monkeypatch.setattr(doctor, "gpus", lambda: [])
+    assert main(["doctor"]) == 1
+
+
+@pytest.mark.parametrize(
+    "module", ["doctor", "benchmark", "compare", "infer", "profile_openvino", "trt_chain", "trt_engine"]
+)
+def test_what_tensorrt_engines_need_imports_no_openvino(module: str) -> None:
+    done = without_openvino(f"import passionsr_trt.runtime.{module}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_benchmark_goes_on_to_the_engines_without_openvino(tmp_path: Path) -> None:
+    words = ["benchmark", "--engines", str(tmp_path), "--baseline", str(tmp_path), "-o", str(tmp_path / "out")]
+    done = without_openvino(f"from passionsr_trt.runtime.main import main; sys.exit(main({words!r}))")
+    assert done.returncode == 1 and "no manifest.json" in done.stderr and "openvino" not in done.stderr
+
+
+def test_a_profile_of_other_engines_is_refused(tmp_path: Path) -> None:
+    model = ModelInfo(digest="", upscale=4, latent_channels=4, posterior="mode")
+    bundle = EngineBundle(model, "tensorrt", {}, "fp16", None, {}, [], {}, {}, {}, tmp_path)
+    with pytest.raises(UserError, match="no profile of engines for tensorrt; expected OpenVINO") as raised:
+        check_profiled(bundle)
+    assert "\n" not in str(raised.value)
+
+
+def test_doctor_says_how_fast_int8_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "CPU INT8" in line)
+    assert "exact with weight codes of ±" in line and line.endswith("as fast as float32")
+    assert "; convolution " in line and ", linear " in line

@@ -1,0 +1,36 @@
+"""A CPU with VNNI runs the tests of engines and export once more as one without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.cpu import openvino_int8_exact
+
+ROOT = Path(__file__).resolve().parents[1]
+# what depends on how this CPU computes INT8, and does not begin processes of that kind by itself (test_cpu.py)
+FILES = (
+    "tests/engines/test_build.py",
+    "tests/engines/test_coverage.py",
+    "tests/engines/test_half_range.py",
+    "tests/engines/test_openvino_graph.py",
+    "tests/engines/test_reference.py",
+    "tests/export/test_to_onnx.py",
+    "tests/export/test_explicit.py",
+    "tests/runtime/test_start.py",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not openvino_int8_exact(127), reason="this CPU has no VNNI: the suite itself is that run")
+def test_engines_and_export_pass_without_vnni_too() -> None:
+    missing = [name for name in FILES if not (ROOT / name).is_file()]
+    assert not missing
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *FILES]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "passed" in done.stdout
