@@ -36,7 +36,7 @@ class CompiledCache:
             content = np.fromfile(path, np.uint8)
         except OSError:
             return None
-        if hashlib.sha256(memoryview(content[DIGEST:])).digest() != content[:DIGEST].tobytes():
+        if hashlib.sha256(content[DIGEST:].data).digest() != content[:DIGEST].tobytes():
             path.unlink(missing_ok=True)
             return None
         with suppress(OSError):

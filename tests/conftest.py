@@ -64,7 +64,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The small model calibrated on two photos, through every stage; without PyTorch from its committed bundles."""
+    """The small model calibrated on two photos, through every stage; without PyTorch from committed bundles."""
     out = tmp_path_factory.mktemp("small_built")
     if not HAS_TORCH:
         return build(COMMITTED / "onnx_fp32", COMMITTED / "onnx_int8", out)
