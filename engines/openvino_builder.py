@@ -91,7 +91,7 @@ def prove_engines(
         print(
             f"this CPU's INT8 kernels saturate (no VNNI): weight codes brought within ±{limit}, "
             f"{psnr_to_bundle(bundle, whole, x):.1f} dB to the bundle's own result; "
-            f'closer: calibrate with "weight_code_limit": {limit} in the spec'
+            f'the other way is a calibration with "weight_code_limit": {limit} in the spec'
         )
     return errors
 

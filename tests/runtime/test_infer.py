@@ -10,7 +10,7 @@ import pytest
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
-from tests.conftest import DEMO, Built
+from tests.conftest import DEMO, Built, needs_torch
 from tests.runtime.test_images import write_bad
 
 
@@ -122,6 +122,7 @@ def test_clashing_and_impossible_outputs_are_usage_errors(small: Built, photo: P
 
 
 def test_equal_seeds_give_equal_pictures_where_the_posterior_is_sampled(tmp_path: Path, photo: Path) -> None:
+    needs_torch()
     from tests.helpers import write_model
 
     model = write_model(tmp_path / "model", one_step={"posterior": "sample"})
