@@ -12,6 +12,9 @@ from passionsr_trt.runtime.main import main
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 COMMITTED = ROOT / "tests" / "data" / "small"  # `small`'s ONNX bundles, made by tests/make_data.py
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="needs TensorRT-RTX: compiles an engine"
+)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 

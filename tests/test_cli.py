@@ -12,6 +12,8 @@ from passionsr_trt.engines.gpu import Gpu
 from passionsr_trt.runtime import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
 
+from tests.conftest import needs_torch
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -63,6 +65,7 @@ def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_spec_with_an_unknown_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs_torch()
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"bits_wieghts": 8}))
     images = str(ROOT / "demo" / "calib" / "lr")
@@ -89,6 +92,7 @@ def test_doctor_reads_gpus_and_jetsons(
     gpu = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")
     monkeypatch.setattr(doctor, "gpus", lambda: [gpu])
     monkeypatch.setattr(doctor, "jetson_model", lambda: "NVIDIA Jetson AGX Orin")
+    monkeypatch.setattr(doctor, "installed", lambda module: module not in ("tensorrt", "pycuda", "cuda.bindings"))
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "RTX 4090, SM 8.9, 24564 MiB" in printed and "Jetson    NVIDIA Jetson AGX Orin" in printed

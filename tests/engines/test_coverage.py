@@ -13,7 +13,7 @@ from passionsr_trt.engines.layer_log import parse_layers
 from passionsr_trt.engines.roofline import part_layers
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import DEMO, ROOT, Built
+from tests.conftest import DEMO, ROOT, Built, needs_rtx
 
 LOG = """\
 [VERBOSE] noise
@@ -69,6 +69,7 @@ def test_openvino_runs_every_site_of_the_demo_in_int8(demo: Built) -> None:
         assert figures["sites_int8"] == 0
 
 
+@needs_rtx
 def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_the_gate_fails_below_the_required_share(
     assert "0.0% of the spec's sites run INT8" in capsys.readouterr().err
 
 
+@needs_rtx
 def test_an_unknown_compute_capability_is_named(
     small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ from passionsr_trt.engines.reference import reference_session
 from passionsr_trt.engines.rtx_graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan, make_logger
 
+from tests.conftest import needs_rtx
+
 CHANNELS = 64
 
 
@@ -72,6 +74,7 @@ def test_other_graphs_are_left_alone(kind: type, spread: float, tmp_path: Path) 
     assert model.SerializeToString() == before
 
 
+@needs_rtx
 def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.onnx"
     onnx.save(two_convolutions(np.float16, 9.0), str(path))

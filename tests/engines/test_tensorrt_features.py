@@ -12,7 +12,7 @@ from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
 from passionsr_trt.engines.tensorrt_features import explain, features
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import Built
+from tests.conftest import Built, needs_rtx
 
 
 def test_platforms_differ_in_one_table() -> None:
@@ -46,6 +46,7 @@ def test_nvidia_smi_is_read() -> None:
     ]
 
 
+@needs_rtx
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
@@ -59,6 +60,7 @@ def test_what_rtx_lacks_is_refused_before_the_build(plan: dict[str, object], mes
         TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), **plan))  # type: ignore[arg-type]
 
 
+@needs_rtx
 def test_the_real_builder_takes_every_other_flag(
     small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +76,7 @@ def test_the_real_builder_takes_every_other_flag(
     assert "build for one --size" in capsys.readouterr().err
 
 
+@needs_rtx
 def test_a_graph_that_is_no_graph_is_named(small: Built, tmp_path: Path) -> None:
     from passionsr_trt.engines.bundle import OnnxBundle
 

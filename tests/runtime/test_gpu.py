@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorrt_rtx_bindings as rtx
 from passionsr_trt.engines.bundle import OnnxBundle
 from passionsr_trt.engines.tensorrt_builder import has_driver
 from passionsr_trt.runtime.chain import Chain, load_engines
@@ -15,6 +14,7 @@ from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
 
+rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX")
 NO_GPU = pytest.mark.skipif(not has_driver(), reason="no NVIDIA driver: nothing here can run TensorRT engines")
 USED = {
     "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),

@@ -12,7 +12,7 @@ import pytest
 from passionsr_trt.engines.errors import UserError
 from passionsr_trt.runtime.polygraphy_data import load_data
 
-from tests.conftest import DEMO, ROOT, Built
+from tests.conftest import DEMO, ROOT, Built, needs_rtx
 
 POLYGRAPHY = str(Path(sys.executable).with_name("polygraphy"))
 SCRIPT = str(ROOT / "runtime" / "polygraphy_data.py")
@@ -67,6 +67,7 @@ def test_the_loader_gives_what_the_part_sees(small: Built, monkeypatch: pytest.M
         next(load_data())
 
 
+@needs_rtx
 def test_polygraphy_converts_the_graph_with_tensorrt_rtx(small: Built, tmp_path: Path) -> None:
     engine = tmp_path / "unet.engine"
     words = ["convert", str(small.onnx_int8 / "unet.onnx"), "--convert-to", "trt", "-o", str(engine)]

@@ -120,6 +120,9 @@ class Part:
     def __init__(self, change: float) -> None:
         self.change = change
 
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Nothing."""
+
     def run(self, x: np.ndarray) -> np.ndarray:
         if self.change < 1:
             return x[:, :, ::8, ::8]
