@@ -79,8 +79,9 @@ def compile_static(
 
 def import_compiled(content: np.ndarray, threads: int, bfloat16: bool) -> Any | None:
     """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it."""
-    with suppress(RuntimeError):
-        return ov.Core().import_model(ov.Tensor(content), "CPU", _options(threads, bfloat16))
+    for kind in (bfloat16, False):  # as in `compile_static`
+        with suppress(RuntimeError):
+            return ov.Core().import_model(ov.Tensor(content), "CPU", _options(threads, kind))
     return None
 
 
