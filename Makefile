@@ -1,44 +1,43 @@
 # A convenience: every step is one of the README's own commands.
 
-# The first that runs, is new enough and can make environments; 3.11 before newer ones: the pins are tested with it.
-# A name on the path need not run (pyenv's shims), so each is asked. PYTHON= wins.
-NEW_ENOUGH = import sys, venv, ensurepip; print(sys.version_info >= (3, $(1)))
-ifeq ($(origin PYTHON),undefined)
-PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
-    $(if $(filter True,$(shell $(name) -c "$(call NEW_ENOUGH,11)" 2>/dev/null)),$(name))))
-endif
 VENV := .venv
+
+# Does Python $(1) run, is it 3.$(2) or newer, can it make environments? A name on the path need not run (pyenv's shims).
+ABLE = $(filter True,$(shell $(1) -c "import sys, venv, ensurepip; print(sys.version_info >= (3, $(2)))" 2>/dev/null))
+# ends make with one line where the Python in PYTHON will not do
+NEED = $(if $(and $(PYTHON),$(call ABLE,$(PYTHON),$(1))),,$(error no Python 3.$(1) or newer with its venv \
+    module$(if $(PYTHON), in PYTHON=$(PYTHON)); install one (Debian: python3 and python3-venv), \
+    or name it: make PYTHON=/path/to/python))
+# an environment made by another Python than PYTHON is made anew
+ANEW = $(if $(filter-out $(PYTHON),$(shell cat $(1)/.ready 2>/dev/null)),made-anew)
+
+# PYTHON= wins, then the one that made the environment. 3.11 before newer ones: CI tests the pins, torch's too, with it.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(foreach name,$(shell cat $(VENV)/.ready 2>/dev/null) python3.11 python3.12 python3.13 python3,\
+    $(if $(call ABLE,$(name),11),$(name))))
+endif
 BIN := $(VENV)/bin
 RUN := $(BIN)/passionsr-trt
 OUT := demo/out
 MODEL ?= demo/model
-RUNTIME := .venv-runtime-$(notdir $(PYTHON))
+RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
 .PHONY: demo test test-runtime lint setup clean made-anew
 
-# an environment of another Python than this one is made anew
-ANEW := $(if $(filter-out $(PYTHON),$(shell cat $(VENV)/.ready 2>/dev/null)),made-anew)
-
 setup: $(VENV)/.ready
 
-# asks the Python in PYTHON for its version and its venv module; one line where it will not do
-python-3.%:
-	@test "$$($(if $(PYTHON),$(PYTHON),false) -c '$(call NEW_ENOUGH,$*)' 2>/dev/null)" = True || \
-	    { echo "error: no Python 3.$* or newer with its venv module$(if $(PYTHON), in PYTHON=$(PYTHON)); \
-	install one (Debian: python3 and python3-venv), or name it: make PYTHON=/path/to/python" >&2; exit 1; }
-
-$(VENV)/.ready: setup.cfg constraints.txt $(ANEW)
-	@$(MAKE) --no-print-directory PYTHON='$(PYTHON)' python-3.11
+$(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
+	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,rtx,dev]'
 	@echo '$(PYTHON)' > $@
 
-$(RUNTIME)/.ready: setup.cfg constraints.txt
-	@$(MAKE) --no-print-directory PYTHON='$(PYTHON)' python-3.10
+$(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))
+	$(call NEED,10)
 	$(PYTHON) -m venv --clear $(RUNTIME)
 	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare]' pytest hypothesis
-	touch $@
+	@echo '$(PYTHON)' > $@
 
 demo: setup
 	@$(BIN)/python demo/run.py --model $(MODEL) --output $(OUT)
