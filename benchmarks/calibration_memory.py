@@ -19,9 +19,9 @@ from own_commands import own, peak_mib
 LOAD = """
 import sys
 from pathlib import Path
-from passionsr_trt.export.constants import build_parts
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export import dqc
+from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.calibrate import dqc
 build_parts(OneStepModel.load(Path(sys.argv[1])))
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle
+from passionsr_trt.engines.bundle.bundles import PART_NAMES, EngineBundle
 from passionsr_trt.runtime.benchmark import random_image
 from passionsr_trt.runtime.chain import Chain, load_engines
 
@@ -29,8 +29,8 @@ Part = Callable[[Any], Any]
 def torch_parts(folder: Path, threads: int, compiled: bool) -> dict[str, Part]:
     """The parts on tensors; UNet with its x0 formula, VAE with its scaling, as a user writes them."""
     import torch
-    from passionsr_trt.export.constants import build_parts
-    from passionsr_trt.export.model import OneStepModel
+    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
@@ -75,7 +75,7 @@ def engine_parts(kind: str, folder: Path, threads: int) -> dict[str, Part]:
     """Our engines, or an ONNX bundle."""
     chain = load_engines(folder, threads, "cpu" if kind == "onnx" else None)
     if kind == "bfloat16":
-        from passionsr_trt.runtime.openvino_engine import OpenVINOEngine, OpenVINOOptions
+        from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
 
         bundle = EngineBundle.load(folder)
         engines = {

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from own_commands import own, peak_mib
-from passionsr_trt.engines.bundle import PART_NAMES
+from passionsr_trt.engines.bundle.bundles import PART_NAMES
 
 HERE = Path(__file__).parent
 

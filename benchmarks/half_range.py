@@ -4,7 +4,7 @@
     passionsr-trt export demo/model --cache calib_cache -o out/onnx/int8
     python benchmarks/half_range.py demo/photos/lr --float out/onnx/fp32 --int8 out/onnx/int8
 
-`build-engines` takes the last way (engines/half_range.py).
+`build-engines` takes the last way (engines/openvino/half_range.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from passionsr_trt.engines import half_range
-from passionsr_trt.engines.bundle import OnnxBundle, PartInfo
-from passionsr_trt.engines.half_range import balance, best_factors, limit_codes, limited_copy
+from passionsr_trt.engines.bundle.bundles import OnnxBundle, PartInfo
+from passionsr_trt.engines.openvino import half_range
+from passionsr_trt.engines.openvino.half_range import balance, best_factors, limit_codes, limited_copy
+from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import list_images, read_picture
 from passionsr_trt.runtime.metrics import lpips, psnr
-from passionsr_trt.runtime.openvino_engine import OpenVINOEngine, OpenVINOOptions
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from PIL import Image
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from own_commands import command
-from passionsr_trt.engines.bundle import EngineBundle
-from passionsr_trt.export.calibration import Calibration
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.runtime.benchmark import conditions, measure
 from passionsr_trt.runtime.chain import Chain
 

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 from own_commands import command
-from passionsr_trt.engines.bundle import OnnxBundle
-from passionsr_trt.engines.manifest import sha256
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
 from passionsr_trt.runtime.benchmark import conditions, measure
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import read_picture
-from passionsr_trt.runtime.openvino_engine import OpenVINOEngine, OpenVINOOptions
 from quality_images import TestSet
 from quality_methods import Method, methods
 from quality_report import write_report
@@ -69,8 +69,8 @@ class Workspace:
         """What each part is fed by the float chain on the crops: PART.npz."""
         folder = self.root / f"tensors{seed}"
         if not folder.is_dir():
-            from passionsr_trt.export.data import load_input
-            from passionsr_trt.export.model import OneStepModel
+            from passionsr_trt.export.calibrate.data import load_input
+            from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 
             model = OneStepModel.load(self.arguments.model)
             bundle = OnnxBundle.load(self.float_bundle)
@@ -84,10 +84,10 @@ class Workspace:
 
     def sites(self) -> dict[str, list[str]]:
         """The sites that our default spec quantizes: the only ones any tool may touch."""
-        from passionsr_trt.export.calibrate import quantized_sites
-        from passionsr_trt.export.constants import build_parts
-        from passionsr_trt.export.model import OneStepModel
-        from passionsr_trt.export.spec import QuantSpec
+        from passionsr_trt.engines.bundle.spec import QuantSpec
+        from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+        from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+        from passionsr_trt.export.quantize.chosen import quantized_sites
 
         parts = build_parts(OneStepModel.load(self.arguments.model))
         return {

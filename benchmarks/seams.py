@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.cli import whole
-from passionsr_trt.engines.manifest import check_writable
+from passionsr_trt.engines.bundle.arguments import whole
+from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
 from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row

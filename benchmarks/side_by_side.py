@@ -19,8 +19,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.cli import parse_size, whole
-from passionsr_trt.engines.manifest import check_writable
+from passionsr_trt.engines.bundle.arguments import parse_size, whole
+from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.benchmark import Times, conditions, draw_chart, measure, print_report, summarize
 
 LABELS = {

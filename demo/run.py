@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from passionsr_trt.engines.cpu import openvino_int8_exact
+from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
 
 COMMAND = [sys.executable, "-m", "passionsr_trt.runtime.main"]
 DEMO = Path("demo")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle, PartInfo, load_intact
-from passionsr_trt.engines.coverage import Coverage
-from passionsr_trt.engines.manifest import MANIFEST, atomic_folder, sha256
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, PartInfo, load_intact
+from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
+from passionsr_trt.engines.layers.coverage import Coverage
 from tqdm import tqdm
 
 BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]

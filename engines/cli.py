@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.build import BuildPart, build_engines, building, engine_key, why_build
-from passionsr_trt.engines.bundle import REFERENCE_SIZE, EngineBundle, OnnxBundle
-from passionsr_trt.engines.coverage import Coverage
-from passionsr_trt.engines.errors import UsageError, UserError
-from passionsr_trt.engines.manifest import MANIFEST, check_digest, check_target
+from passionsr_trt.engines.bundle.arguments import parse_size, share, whole
+from passionsr_trt.engines.bundle.bundles import REFERENCE_SIZE, EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
+from passionsr_trt.engines.layers.coverage import Coverage
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -87,54 +88,6 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_build_engines)
 
 
-def gibibytes(text: str) -> int:
-    """An argparse type: GiB as a number → bytes."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 2**20:
-        raise argparse.ArgumentTypeError(f"{text}: expected GiB, such as 3.5")
-    return round(number * 2**30)
-
-
-def whole(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, at least `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
-        return number
-
-    return parse
-
-
-def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
-    return number
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`512x768` → (512, 768); both must be multiples of 64."""
-    try:
-        height, width = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH") from None
-    if height < 64 or width < 64 or height % 64 or width % 64:
-        raise argparse.ArgumentTypeError(f"{text}: expected multiples of 64")
-    return height, width
-
-
 def run_build_engines(arguments: argparse.Namespace) -> int:
     check_digest(arguments.bundle, arguments.expect_digest)
     bundle = OnnxBundle.load(arguments.bundle)
@@ -146,10 +99,10 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
         if arguments.batch > 1:
             raise UsageError("--batch is for TensorRT", "", "OpenVINO's engines take any: `infer --batch`")
-        from passionsr_trt.engines import openvino_builder
-        from passionsr_trt.engines.cpu import BFLOAT16_PARTS
-        from passionsr_trt.engines.openvino_graph import REVISION
-        from passionsr_trt.engines.openvino_model import code_limit
+        from passionsr_trt.engines.openvino import builder as openvino_builder
+        from passionsr_trt.engines.openvino.cpu import BFLOAT16_PARTS
+        from passionsr_trt.engines.openvino.graph import REVISION
+        from passionsr_trt.engines.openvino.model import code_limit
 
         limit = code_limit(bundle.spec)
         parts = () if bundle.spec is None or arguments.float32 else BFLOAT16_PARTS
@@ -157,7 +110,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
         prove = partial(openvino_builder.prove_engines, bfloat16=parts, limit=limit)
         target = {"device": "CPU", "bfloat16": list(parts), "graph_revision": REVISION, "weight_code_limit": limit}
     else:
-        from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
+        from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan
 
         plan = TensorRTPlan(
             arguments.backend,
@@ -233,7 +186,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.engines.roofline import known_gpus, predict, print_table
+    from passionsr_trt.engines.tensorrt.roofline import known_gpus, predict, print_table
 
     gpus = {gpu.name: gpu for gpu in known_gpus()}
     for name in arguments.gpu or ():

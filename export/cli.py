@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle import OnnxBundle, load_intact
-from passionsr_trt.engines.cli import parse_size, whole
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import MANIFEST, check_target, check_writable
-from passionsr_trt.export.spec import METHODS, QuantSpec
+from passionsr_trt.engines.bundle.arguments import parse_size, whole
+from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
+from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
 
 if TYPE_CHECKING:
-    from passionsr_trt.export.calibration import Calibration
+    from passionsr_trt.export.quantize.calibration import Calibration
 
 CACHE = Path("calib_cache")
 SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are run
@@ -43,12 +43,12 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.calibrate import calibrate
-    from passionsr_trt.export.calibration import Calibration, calibration_key
-    from passionsr_trt.export.constants import build_parts
-    from passionsr_trt.export.data import calibration_files, data_digest
-    from passionsr_trt.export.dqc import learn_calibration
-    from passionsr_trt.export.model import OneStepModel, folder_digest
+    from passionsr_trt.export.calibrate.data import calibration_files, data_digest
+    from passionsr_trt.export.calibrate.dqc import learn_calibration
+    from passionsr_trt.export.calibrate.ranges import calibrate
+    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, folder_digest
+    from passionsr_trt.export.quantize.calibration import Calibration, calibration_key
 
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
     if arguments.method:
@@ -98,7 +98,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.model import OneStepModel, folder_digest
+    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, folder_digest
 
     check_model(arguments.model)
     check_target(arguments.output, "onnx-bundle")
@@ -110,9 +110,9 @@ def run_export(arguments: argparse.Namespace) -> int:
     if not arguments.force and is_current(arguments, digest, key):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
         return 0
-    from passionsr_trt.export.bundle import export_bundle
-    from passionsr_trt.export.constants import build_parts
-    from passionsr_trt.export.to_onnx import ExportPlan
+    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+    from passionsr_trt.export.onnx.bundle import export_bundle
+    from passionsr_trt.export.onnx.to_onnx import ExportPlan
 
     size = arguments.size or (512, 512)
     plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
@@ -146,7 +146,7 @@ def check_model(folder: Path) -> None:
 
 def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:
     """The calibration that --calibration names, or the model's own in --cache; UserError for another model's."""
-    from passionsr_trt.export.calibration import Calibration
+    from passionsr_trt.export.quantize.calibration import Calibration
 
     folder = arguments.calibration or find_calibration(arguments.cache, digest)
     calibration = Calibration.load(folder)
@@ -157,7 +157,7 @@ def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:
 
 def find_calibration(cache: Path, model_digest: str) -> Path:
     """The one calibration of a model in the cache; where there are several, the caller must choose."""
-    from passionsr_trt.export.calibration import Calibration
+    from passionsr_trt.export.quantize.calibration import Calibration
 
     folders = sorted(path.parent for path in cache.glob(f"*/{MANIFEST}"))
     found = [folder for folder in folders if Calibration.load(folder).model_digest == model_digest]
@@ -191,11 +191,11 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
 
 
 def run_sensitivity(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export import sensitivity
-    from passionsr_trt.export.constants import build_parts
-    from passionsr_trt.export.data import calibration_files, load_input
-    from passionsr_trt.export.dqc import crops
-    from passionsr_trt.export.model import OneStepModel, folder_digest
+    from passionsr_trt.export.calibrate import sensitivity
+    from passionsr_trt.export.calibrate.data import calibration_files, load_input
+    from passionsr_trt.export.calibrate.dqc import crops
+    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, folder_digest
 
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.build import versions
-from passionsr_trt.engines.bundle import PART_NAMES, EngineBundle, OnnxBundle
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import check_writable
+from passionsr_trt.engines.bundle.bundles import PART_NAMES, EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
 from passionsr_trt.runtime.chain import Chain, check_same_model
-from passionsr_trt.runtime.profile_openvino import check_profiled, print_profile, profile_chain
 from tqdm import tqdm
 
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from passionsr_trt.engines.bundle import EngineBundle, ModelInfo, OnnxBundle, PartInfo
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.bundle.bundles import EngineBundle, ModelInfo, OnnxBundle, PartInfo
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.runtime.memory import MemoryModel
 
 Limits = tuple[tuple[int, int], tuple[int, int]]  # smallest and largest (height, width) that engines take
@@ -56,10 +56,10 @@ class Chain:
         cache: bytes that compiled OpenVINO models may take in the user's cache folder, 0: none are kept.
         """
         if bundle.backend != "openvino":
-            from passionsr_trt.runtime.trt_chain import TensorRTChain
+            from passionsr_trt.runtime.backends.tensorrt.executor import TensorRTChain
 
             return TensorRTChain(bundle, cuda_graph)
-        from passionsr_trt.runtime.openvino_engine import load_parts
+        from passionsr_trt.runtime.backends.openvino import load_parts
 
         engines: dict[str, Engine] = dict(load_parts(bundle, threads, cache))
         label, memory = f"OpenVINO {bundle.label}", MemoryModel.of(bundle)
@@ -68,7 +68,7 @@ class Chain:
     @classmethod
     def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
         """The same chain under ONNX Runtime, by one of its execution providers (onnx_engine.PROVIDERS)."""
-        from passionsr_trt.runtime.onnx_engine import OnnxEngine
+        from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
 
         engines: dict[str, Engine] = {
             part.name: OnnxEngine(bundle.open(part), threads, provider) for part in bundle.parts

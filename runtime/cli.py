@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.cli import parse_size, whole
+from passionsr_trt.engines.bundle.arguments import parse_size, whole
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.build import versions
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import check_writable
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.chain import Chain, check_same_model
 from passionsr_trt.runtime.images import (
     list_images,

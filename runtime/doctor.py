@@ -11,9 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 import psutil
-from passionsr_trt.engines.gpu import gpus, jetson_model
-from passionsr_trt.engines.memory import free_memory
-from passionsr_trt.engines.tensorrt_builder import has_driver
+from passionsr_trt.engines.bundle.memory import free_memory
+from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
+from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.benchmark import cpu_name
 
 # package: (module, extra, what it is for)
@@ -84,8 +84,8 @@ def installed(module: str) -> bool:
 
 def cpu_runs() -> bool:
     """Print how this CPU computes INT8; True where it does so exactly with some range of weight codes."""
-    from passionsr_trt.engines.cpu import openvino_int8_exact
-    from passionsr_trt.engines.cpu_speed import int8_speed
+    from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+    from passionsr_trt.engines.openvino.cpu_speed import int8_speed
 
     if openvino_int8_exact(127):
         exact = "exact with weight codes of ±127, the full range"

@@ -1,7 +1,7 @@
 """Images in and out: what is read is said, what is kept is kept, what is refused has one line.
 
 Pixels are RGB float32 [3, H, W] in [-1, 1] inside; files are 8 bits. Alpha is upscaled beside the colours,
-grey stays grey, the ICC profile travels along, EXIF orientation is applied. Reading is engines/pictures.py's.
+grey stays grey, the ICC profile travels along, EXIF orientation is applied. engines/bundle/pictures.py reads.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.pictures import (
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.pictures import (
     MAX_PIXELS,
     MIN_SIDE,
     SUFFIXES,

@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle import ModelInfo
-from passionsr_trt.engines.cli import gibibytes, whole
-from passionsr_trt.engines.errors import UsageError, UserError
-from passionsr_trt.engines.manifest import check_writable
-from passionsr_trt.engines.memory import free_memory
+from passionsr_trt.engines.bundle.arguments import gibibytes, whole
+from passionsr_trt.engines.bundle.bundles import ModelInfo
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.runtime.chain import PROVIDERS, Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (

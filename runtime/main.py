@@ -9,17 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
     "import-model": (
-        "passionsr_trt.export.import_cli",
+        "passionsr_trt.export.families.stable_diffusion.commands",
         "add_import_model",
         "Stable Diffusion + LoRA → model folder",
     ),
     "import-calibration": (
-        "passionsr_trt.export.import_cli",
+        "passionsr_trt.export.families.stable_diffusion.commands",
         "add_import_calibration",
         "PassionSR's calibrated checkpoints → calibration",
     ),

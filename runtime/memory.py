@@ -2,7 +2,7 @@
 
     peak = BASE + WEIGHTS · weights + Σ activations at 512² · tiles' pixels / 512² + PICTURE · picture pixels
 
-Each part's activations are read from the compiled engine (engines/memory.py) and grow with the tile's area, since
+Each part's activations are read from the compiled engine (openvino/model.py) and grow with the tile's area, since
 attention is fused. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from passionsr_trt.engines.bundle import REFERENCE_SIZE, EngineBundle
-from passionsr_trt.engines.graph_files import part_files
+from passionsr_trt.engines.bundle.bundles import REFERENCE_SIZE, EngineBundle
+from passionsr_trt.engines.graph.files import part_files
 
 BASE = 250e6  # Python, OpenVINO, its compiler's leavings
 WEIGHTS = 1.1  # OpenVINO's own copies, in its layouts

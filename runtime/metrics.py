@@ -41,7 +41,7 @@ def ssim(first: Image.Image, second: Image.Image) -> float:
 
 @cache
 def _lpips_session() -> Any:
-    from passionsr_trt.engines.reference import reference_session
+    from passionsr_trt.engines.graph.reference import reference_session
 
     return reference_session(LPIPS_GRAPH)
 

@@ -10,7 +10,7 @@
         --load-outputs unet.json --compare snr
 
 `--onnxrt` is no reference for INT8 graphs: it fuses Q/DQ into kernels that saturate on CPUs without VNNI. So this
-script runs them itself (engines/reference.py) and keeps what polygraphy's --load-outputs reads.
+script runs them itself (engines/graph/reference.py) and keeps what polygraphy's --load-outputs reads.
 
 PASSIONSR_FLOAT: a float ONNX bundle, run under ONNX Runtime as far as the part. PASSIONSR_IMAGES: low-resolution
 images, a file or a folder. PASSIONSR_PART: vae_encoder, unet or vae_decoder. PASSIONSR_LIMIT: images, default 2.
@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle import PART_NAMES, OnnxBundle
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.reference import reference_session
+from passionsr_trt.engines.bundle.bundles import PART_NAMES, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import list_images, pad_to_multiple, read_picture, to_array, upscale
 from passionsr_trt.runtime.main import run

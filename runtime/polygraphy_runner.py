@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.bundle import PartInfo
+from passionsr_trt.engines.bundle.bundles import PartInfo
 from passionsr_trt.runtime.chain import Engine
 from polygraphy.backend.base import BaseRunner
 from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrCompareFunc, SnrCompareFunc

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from itertools import product
 
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.runtime.chain import Limits
 from passionsr_trt.runtime.tiling import UNIT, Size, Tiles
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from passionsr_trt.engines.bundle import PART_NAMES
+from passionsr_trt.engines.bundle.bundles import PART_NAMES
 from passionsr_trt.runtime.chain import Chain, sample_posterior
 
 UNIT = 8  # pixels a latent position stands for: tiles start and end on whole ones

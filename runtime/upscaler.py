@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from passionsr_trt.engines.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.runtime.chain import Chain, Limits
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import pad_to_multiple, to_array, to_image, upscale

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.export import checkpoints
+from passionsr_trt.export.families.stable_diffusion import checkpoints
 
 UNET = {
     "in_channels": 4,

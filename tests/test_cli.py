@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.gpu import Gpu
+from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.runtime import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from passionsr_trt.engines.bundle import OnnxBundle
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
 
 from tests.conftest import COMMITTED, HAS_TORCH, Built
 

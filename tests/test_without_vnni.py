@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.cpu import openvino_int8_exact
+from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
 
 ROOT = Path(__file__).resolve().parents[1]
 # what depends on how this CPU computes INT8, and does not begin processes of that kind by itself (test_cpu.py)

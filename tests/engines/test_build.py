@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.build import building, why_build
-from passionsr_trt.engines.bundle import OnnxBundle
-from passionsr_trt.engines.manifest import sha256
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

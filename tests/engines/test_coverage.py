@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle, SiteInfo
-from passionsr_trt.engines.coverage import Layer, measure
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.layer_log import parse_layers
-from passionsr_trt.engines.roofline import part_layers
+from passionsr_trt.engines.bundle.bundles import EngineBundle, SiteInfo
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.layers.coverage import Layer, measure
+from passionsr_trt.engines.tensorrt.layer_log import parse_layers
+from passionsr_trt.engines.tensorrt.roofline import part_layers
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO, ROOT, Built, needs_rtx

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from passionsr_trt.engines import openvino_builder, openvino_model
-from passionsr_trt.engines.bundle import EngineBundle, OnnxBundle
-from passionsr_trt.engines.cpu import openvino_int8_exact
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.openvino_model import code_limit, failure
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.openvino import builder as openvino_builder
+from passionsr_trt.engines.openvino import model as openvino_model
+from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.openvino.model import code_limit, failure
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -35,7 +36,7 @@ def on_an_old_cpu(*words: str) -> subprocess.CompletedProcess[str]:
 
 @x86
 def test_the_probe_sees_saturation() -> None:
-    code = "from passionsr_trt.engines.cpu import openvino_int8_exact as e; print(e(127), e(63))"
+    code = "from passionsr_trt.engines.openvino.cpu import openvino_int8_exact as e; print(e(127), e(63))"
     assert on_an_old_cpu("-c", code).stdout.split() == ["False", "True"]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from passionsr_trt.engines.coverage import Layer
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.inspector import parse_inspector
-from passionsr_trt.engines.kernels import TensorUse, kernel
-from passionsr_trt.engines.roofline import GPU, LAUNCH, known_gpus, seconds
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.layers.coverage import Layer
+from passionsr_trt.engines.layers.kernels import TensorUse, kernel
+from passionsr_trt.engines.tensorrt.inspector import parse_inspector
+from passionsr_trt.engines.tensorrt.roofline import GPU, LAUNCH, known_gpus, seconds
 
 INT8_LAYOUT = "Thirty-two wide channel vectorized row major Int8 format"
 

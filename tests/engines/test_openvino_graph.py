@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from passionsr_trt.engines.cpu import has_bfloat16
-from passionsr_trt.engines.openvino_graph import (
+from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.openvino.cpu import has_bfloat16
+from passionsr_trt.engines.openvino.graph import (
     attention_in_bfloat16,
     codes_before_enlargement,
     norms_by_channel,
 )
-from passionsr_trt.engines.openvino_model import compile_static
-from passionsr_trt.engines.reference import reference_session
+from passionsr_trt.engines.openvino.model import compile_static
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from passionsr_trt.engines.bundle import OnnxBundle
-from passionsr_trt.engines.layer_log import parse_layers
-from passionsr_trt.engines.reference import reference_session
-from passionsr_trt.engines.rtx_graph import scales_after_convolutions
-from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan, make_logger
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan, make_logger
+from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
+from passionsr_trt.engines.tensorrt.layer_log import parse_layers
 
 from tests.conftest import needs_rtx
 
@@ -88,7 +88,7 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     builder = TensorRTBuilder(TensorRTPlan("tensorrt-rtx", capabilities=("8.9",)))
     moved = []
     for change in (scales_after_convolutions, lambda *_: 0):
-        monkeypatch.setattr("passionsr_trt.engines.tensorrt_builder.scales_after_convolutions", change)
+        monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.scales_after_convolutions", change)
         logger = make_logger(builder.trt, tmp_path / "log")
         builder._serialize(OnnxBundle.__new__(OnnxBundle), Part(), logger)  # type: ignore[arg-type]
         logger.file.close()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.gpu import Gpu, parse_gpus
-from passionsr_trt.engines.tensorrt_builder import TensorRTBuilder, TensorRTPlan
-from passionsr_trt.engines.tensorrt_features import explain, features
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan
+from passionsr_trt.engines.tensorrt.features import explain, features
+from passionsr_trt.engines.tensorrt.gpu import Gpu, parse_gpus
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built, needs_rtx
@@ -78,7 +78,7 @@ def test_the_real_builder_takes_every_other_flag(
 
 @needs_rtx
 def test_a_graph_that_is_no_graph_is_named(small: Built, tmp_path: Path) -> None:
-    from passionsr_trt.engines.bundle import OnnxBundle
+    from passionsr_trt.engines.bundle.bundles import OnnxBundle
 
     bundle = OnnxBundle.load(small.onnx_int8)
     builder = TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), size=(128, 128), min_size=(64, 64)))

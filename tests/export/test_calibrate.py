@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.export.calibrate import calibrate, observing, quantized_sites, run_chain
-from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import Parts, build_parts
-from passionsr_trt.export.data import calibration_files
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Mode, named_sites, set_mode
-from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.data import calibration_files
+from passionsr_trt.export.calibrate.ranges import calibrate, observing, quantized_sites, run_chain
+from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.sites import Mode, named_sites, set_mode
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "demo" / "calib" / "lr"

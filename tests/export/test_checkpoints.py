@@ -11,8 +11,8 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from passionsr_trt.export.checkpoints import LORA_ALPHA, SD21
-from passionsr_trt.export.model import OneStepModel, read_json
+from passionsr_trt.export.families.stable_diffusion.checkpoints import LORA_ALPHA, SD21
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, read_json
 from passionsr_trt.runtime.main import main
 from safetensors.torch import save_file
 

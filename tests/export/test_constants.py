@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.export.constants import TOLERANCE, FoldError, build_parts, prove
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Site
+from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.proof import TOLERANCE, FoldError, prove
+from passionsr_trt.export.quantize.sites import Site
 
 from tests.helpers import write_model
 

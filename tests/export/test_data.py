@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.export.data import calibration_files, load_input
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.calibrate.data import calibration_files, load_input
 from passionsr_trt.runtime import images
 from PIL import Image
 

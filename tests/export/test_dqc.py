@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.export import dqc
-from passionsr_trt.export.blockwise import blocks_in_order
-from passionsr_trt.export.calibrate import run_chain
-from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import Parts, build_parts, relative_error
-from passionsr_trt.export.data import calibration_files, load_input
-from passionsr_trt.export.dqc import crops, learn_calibration
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Mode, set_mode
-from passionsr_trt.export.spec import QuantSpec
-from passionsr_trt.export.stages import Pairs, Stage
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate import dqc
+from passionsr_trt.export.calibrate.blockwise import blocks_in_order
+from passionsr_trt.export.calibrate.data import calibration_files, load_input
+from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
+from passionsr_trt.export.calibrate.ranges import run_chain
+from passionsr_trt.export.calibrate.stages import Pairs, Stage
+from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.proof import relative_error
+from passionsr_trt.export.quantize.sites import Mode, set_mode
 
 from tests.conftest import DEMO
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from passionsr_trt.export.constants import build_parts
-from passionsr_trt.export.data import calibration_files
-from passionsr_trt.export.dqc import learn_calibration
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Port
-from passionsr_trt.export.spec import QuantSpec
-from passionsr_trt.export.transform import absorbers
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.data import calibration_files
+from passionsr_trt.export.calibrate.dqc import learn_calibration
+from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.sites import Port
+from passionsr_trt.export.quantize.transform import absorbers
 
 from tests.conftest import DEMO
 

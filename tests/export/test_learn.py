@@ -8,16 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from passionsr_trt.export import calibration, transform
-from passionsr_trt.export.calibrate import calibrate
-from passionsr_trt.export.constants import TOLERANCE, FoldError, Parts, build_parts, relative_error
-from passionsr_trt.export.data import calibration_files, load_input
-from passionsr_trt.export.dqc import crops, learn_calibration
-from passionsr_trt.export.learn import LearnedPort, learned_quantize
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.quantizer import fake_quantize
-from passionsr_trt.export.sites import Mode, NamedSite, set_mode
-from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.data import calibration_files, load_input
+from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
+from passionsr_trt.export.calibrate.learn import LearnedPort, learned_quantize
+from passionsr_trt.export.calibrate.ranges import calibrate
+from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize import calibration, transform
+from passionsr_trt.export.quantize.proof import TOLERANCE, FoldError, relative_error
+from passionsr_trt.export.quantize.quantizer import fake_quantize
+from passionsr_trt.export.quantize.sites import Mode, NamedSite, set_mode
 
 from tests.conftest import DEMO
 

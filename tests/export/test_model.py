@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.export.model import WEIGHTS, OneStepModel
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, OneStepModel
 from safetensors.torch import load_file, save_file
 
 
@@ -70,7 +70,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
 def test_damage_is_named(
     small_model: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
-    from passionsr_trt.export.constants import build_parts
+    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
 
     folder = tmp_path / "model"
     shutil.copytree(small_model, folder)
@@ -96,6 +96,6 @@ def test_alpha_bar_is_stable_diffusions(small_model: Path) -> None:
 def test_weights_that_do_not_fit_are_named_before_they_are_read(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.export.model.free_memory", lambda: 2**10)
+    monkeypatch.setattr("passionsr_trt.export.families.stable_diffusion.folder.free_memory", lambda: 2**10)
     with pytest.raises(UserError, match=r"of weights in float32; 0\.0 GiB of memory are free"):
         OneStepModel.load(small_model)

@@ -9,14 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from passionsr_trt.export.blocks import SpatialTransformer, TransformerBlock
-from passionsr_trt.export.calibrate import calibrate, run_chain
-from passionsr_trt.export.constants import Parts, build_parts, relative_error
-from passionsr_trt.export.data import calibration_files, load_input
-from passionsr_trt.export.dqc import crops, learn_calibration
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Mode, set_mode
-from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.data import calibration_files, load_input
+from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
+from passionsr_trt.export.calibrate.ranges import calibrate, run_chain
+from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer, TransformerBlock
+from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.proof import relative_error
+from passionsr_trt.export.quantize.sites import Mode, set_mode
 from torch import Tensor
 
 from tests.conftest import DEMO

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import build_parts, relative_error
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.passionsr import Report, port_tensors, read_layer
-from passionsr_trt.export.sites import Mode, NamedSite, SiteConv, set_mode
-from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.families.stable_diffusion.passionsr import Report, port_tensors, read_layer
+from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.proof import relative_error
+from passionsr_trt.export.quantize.sites import Mode, NamedSite, SiteConv, set_mode
 from passionsr_trt.runtime.main import main
 from torch import Tensor, nn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from passionsr_trt.export.quantizer import fake_quantize, quantize, weight_codes
+from passionsr_trt.export.quantize.quantizer import fake_quantize, quantize, weight_codes
 
 BITS = st.sampled_from([4, 6, 8])
 SCALES = st.floats(1e-3, 10.0).map(torch.tensor)

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.export.calibrate import calibrate
-from passionsr_trt.export.calibration import Calibration
-from passionsr_trt.export.constants import build_parts
-from passionsr_trt.export.data import calibration_files, load_input
-from passionsr_trt.export.dqc import crops, learn_calibration
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sensitivity import Probe, without
-from passionsr_trt.export.sites import Mode
-from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.data import calibration_files, load_input
+from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
+from passionsr_trt.export.calibrate.ranges import calibrate
+from passionsr_trt.export.calibrate.sensitivity import Probe, without
+from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.sites import Mode
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO

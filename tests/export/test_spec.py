@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.export.spec import QuantSpec
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.spec import QuantSpec
 
 
 def test_it_survives_a_round_trip(tmp_path: Path) -> None:

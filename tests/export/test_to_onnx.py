@@ -9,10 +9,10 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from passionsr_trt.engines.bundle import OnnxBundle
-from passionsr_trt.engines.reference import reference_session
-from passionsr_trt.export.quantizer import quantize
-from passionsr_trt.export.sites import Mode, Port, SiteConv, SiteLinear, set_mode
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.export.quantize.quantizer import quantize
+from passionsr_trt.export.quantize.sites import Mode, Port, SiteConv, SiteLinear, set_mode
 from torch import nn
 
 from tests.conftest import Built

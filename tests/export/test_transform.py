@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.export.constants import TOLERANCE, build_parts, relative_error
-from passionsr_trt.export.model import OneStepModel
-from passionsr_trt.export.sites import Mode, SiteConv, group_ports, named_sites, set_mode
-from passionsr_trt.export.transform import absorbers, fold_port
+from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
+from passionsr_trt.export.quantize.sites import Mode, SiteConv, group_ports, named_sites, set_mode
+from passionsr_trt.export.quantize.transform import absorbers, fold_port
 from torch import nn
 
 from tests.conftest import DEMO
@@ -72,8 +73,8 @@ def test_absorbed_ports_carry_no_explicit_operation(small_model: Path) -> None:
 def test_a_fold_carries_the_weight_quantizer_of_its_rows_along() -> None:
     """Quantizing before or after rows are scaled gives the same function."""
     torch.manual_seed(0)
-    from passionsr_trt.export.sites import SiteLinear
-    from passionsr_trt.export.transform import into_rows
+    from passionsr_trt.export.quantize.sites import SiteLinear
+    from passionsr_trt.export.quantize.transform import into_rows
 
     site, x = SiteLinear(torch.randn(5, 7), torch.randn(5)), torch.randn(3, 7)
     site.set_weight_scale(site.weight.abs().amax(1) / 127, 127)

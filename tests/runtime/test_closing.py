@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.runtime import benchmark, compare
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.main import main

@@ -61,7 +61,7 @@ def test_a_quantized_reference_is_refused(
 
 @pytest.mark.parametrize("size", [(64, 64), (192, 128)])
 def test_float_engines_equal_onnx_runtime_at_any_size(demo: Built, size: tuple[int, int]) -> None:
-    from passionsr_trt.engines.bundle import OnnxBundle
+    from passionsr_trt.engines.bundle.bundles import OnnxBundle
 
     image = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
     expected = Chain.from_onnx(OnnxBundle.load(demo.onnx_fp32)).run(image)

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle, ModelInfo
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.gpu import Gpu
+from passionsr_trt.engines.bundle.bundles import EngineBundle, ModelInfo
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.runtime import doctor
+from passionsr_trt.runtime.backends.openvino_profile import check_profiled
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.profile_openvino import check_profiled
 
 
 def without_openvino(code: str) -> subprocess.CompletedProcess[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle import OnnxBundle
-from passionsr_trt.engines.tensorrt_builder import has_driver
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.main import main
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.runtime.images import (
     Picture,
     list_images,

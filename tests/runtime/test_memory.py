@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle
-from passionsr_trt.engines.errors import UserError
-from passionsr_trt.engines.memory import free_memory
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.main import main
 from passionsr_trt.runtime.memory import MemoryModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.errors import UsageError
+from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.runtime.colour import adain, align, low_pass, wavelet
 from passionsr_trt.runtime.metrics import lpips, psnr, ssim
 from passionsr_trt.runtime.upscaler import Options

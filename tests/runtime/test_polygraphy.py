@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.runtime.polygraphy_data import load_data
 
 from tests.conftest import DEMO, ROOT, Built, needs_rtx

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle import EngineBundle, ModelInfo
-from passionsr_trt.runtime import openvino_engine
+from passionsr_trt.engines.bundle.bundles import EngineBundle, ModelInfo
+from passionsr_trt.runtime.backends import openvino as openvino_engine
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.infer import by_size
 from passionsr_trt.runtime.main import main

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle import ModelInfo
-from passionsr_trt.engines.errors import UserError
+from passionsr_trt.engines.bundle.bundles import ModelInfo
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, upscale
 from passionsr_trt.runtime.tile_choice import WIDE, WIDE_COST, tilings

@@ -1,0 +1,194 @@
+"""Reading and writing manifests: strict JSON, SHA-256 of every file, atomic directories.
+
+Every folder that one stage hands to the next has a `manifest.json`. It names each file with its size and
+SHA-256; a file is checked before it is parsed, and its path never leaves the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from passionsr_trt.engines.bundle.errors import UserError
+
+SCHEMA_VERSION = 2  # 2: ONNX bundles of any batch
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write `content` with the schema version and the digest of every other file in `folder`."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"schema_version": SCHEMA_VERSION, **content, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """Parse a manifest of the given kind; a newer schema is refused before any key is looked at."""
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: no {MANIFEST}", f"expected a folder that holds {NAMES[kind]}", HINTS.get(kind, "")
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})", f"expected the manifest of {NAMES[kind]}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+        raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
+    if data["schema_version"] > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: made by a newer version (schema {data['schema_version']})",
+            f"this one reads up to {SCHEMA_VERSION}",
+            "update passionsr-trt",
+        )
+    if data.get("kind") != kind:
+        raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
+    return data
+
+
+NAMES = {
+    "model": "a new one",
+    "onnx-bundle": "an ONNX bundle",
+    "engine-bundle": "an engine bundle",
+    "calibration": "a calibration",
+}
+HINTS = {
+    "onnx-bundle": "make one with `passionsr-trt export`",
+    "engine-bundle": "make one with `passionsr-trt build-engines`",
+    "calibration": "make one with `passionsr-trt calibrate`",
+}
+
+
+def checked_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
+    """The path of a listed file, after its size and SHA-256 were found to be the manifest's."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UserError(f"{folder / MANIFEST}: {name!r} leaves the folder", "expected a path inside it")
+    listed = manifest["files"].get(name)
+    if listed is None:
+        raise UserError(f"{folder / MANIFEST}: {name} is not listed", "expected every file with its SHA-256")
+    if not path.is_file():
+        raise UserError(f"{folder / name}: missing", "expected as listed in the manifest", "make it again")
+    if path.stat().st_size != listed["size"]:
+        raise UserError(
+            f"{folder / name}: {path.stat().st_size} bytes",
+            f"expected {listed['size']}: the file is truncated or was replaced",
+            "make it again",
+        )
+    if sha256(path) != listed["sha256"]:
+        raise UserError(
+            f"{folder / name}: SHA-256 differs from the manifest's",
+            "the file is damaged or belongs to another bundle",
+            "make it again",
+        )
+    return path
+
+
+def check_target(target: Path, kind: str) -> None:
+    """Refuse to replace anything but an empty folder or an earlier result of the same kind."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise UserError(f"{target}: is a file", "expected a folder to write to")
+    if not any(target.iterdir()):
+        return
+    try:
+        read_manifest(target, kind)
+    except UserError:
+        raise UserError(
+            f"{target}: holds other files, which would be lost", f"expected an empty folder or {NAMES[kind]}"
+        ) from None
+
+
+@contextmanager
+def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name on success and vanishes on failure.
+
+    What stands there is replaced only where it is empty or a result of the same kind.
+    """
+    target = target.resolve()
+    check_target(target, kind)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})", "expected a writable place") from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            target.replace(retired / "old")
+            temporary.replace(target)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            temporary.replace(target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror})", "expected room and permission there"
+        ) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; UserError where the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})", "expected room on the disk") from None
+
+
+def check_digest(folder: Path, expected: str | None) -> None:
+    """Refuse a bundle whose manifest is not the one the caller trusts; the manifest names every other digest."""
+    if expected is None:
+        return
+    path = folder / MANIFEST
+    found = sha256(path) if path.is_file() else "no manifest"
+    if found != expected.lower():
+        raise UserError(
+            f"{folder}: digest {found}", f"expected {expected}", "get the bundle from its source again"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", dir=folder)
+        os.close(handle)
+        Path(name).unlink()
+        for parent in missing:
+            parent.rmdir()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

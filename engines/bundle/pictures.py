@@ -1,0 +1,125 @@
+"""Reading pictures, for the runtime and for calibration alike: what a model is calibrated on is what it will see.
+
+Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, 16 bits are reduced to 8.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from passionsr_trt.engines.bundle.errors import UserError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MIN_SIDE = 8
+MAX_PIXELS = 64_000_000
+
+
+@dataclass
+class Picture:
+    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None."""
+
+    rgb: Image.Image
+    alpha: Image.Image | None
+    grey: bool
+    icc: bytes | None
+    notes: list[str] = field(default_factory=list)
+
+
+def list_images(inputs: list[Path]) -> list[Path]:
+    """Files as given (a missing one fails when it is read); folders give their images, sorted by name."""
+    paths: list[Path] = []
+    for item in inputs:
+        if item.is_dir():
+            found = sorted(path for path in item.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+            if not found:
+                raise UserError(f"{item}: holds no image", f"expected {', '.join(SUFFIXES)}")
+            paths += found
+        else:
+            paths.append(item)
+    return paths
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """(height, width) as it will be read, from the header alone; (0, 0) for what is no picture."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception:  # whatever it is will be told when the picture is read
+        return 0, 0
+    return (width, height) if turned else (height, width)
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode an image; UserError for anything that is not one, is too small or too large."""
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: 0 bytes", "expected an image")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UserError(
+                        f"{path}: {width}×{height} pixels",
+                        f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels",
+                        "crop or shrink it first",
+                    )
+                if min(width, height) < MIN_SIDE:
+                    raise UserError(
+                        f"{path}: {width}×{height} pixels", f"expected at least {MIN_SIDE} on each side"
+                    )
+                image.load()
+                return _to_picture(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", "expected an image or a folder of images") from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{path}: too many pixels", f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
+        ) from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image that Pillow can read", f"expected {', '.join(SUFFIXES)}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: cannot be decoded ({error})", "expected a whole image") from None
+
+
+def _to_picture(image: Image.Image) -> Picture:
+    notes: list[str] = []
+    icc = image.info.get("icc_profile")
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 65535.0
+        image = Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
+        notes.append("16-bit input reduced to 8 bits")
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
+    grey = image.mode in ("L", "LA", "1")
+    if image.mode == "CMYK":
+        icc = None
+        notes.append("CMYK converted to RGB")
+    return Picture(image.convert("RGB"), alpha, grey, icc, notes)
+
+
+def upscale(image: Image.Image, factor: int) -> Image.Image:
+    """Bicubic enlargement of an 8-bit image, as the model saw it in training."""
+    if factor == 1:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """8-bit RGB → [3, H, W] float32 in [-1, 1]."""
+    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+
+
+def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Reflect [C, H, W] on the bottom and right until both sides are multiples, and at least `least`."""
+    missing = [
+        max(-(-side // multiple) * multiple, low) - side for side, low in zip(array.shape[1:], least, strict=True)
+    ]
+    return np.pad(array, ((0, 0), (0, missing[0]), (0, missing[1])), mode="reflect") if any(missing) else array

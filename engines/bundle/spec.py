@@ -1,0 +1,158 @@
+"""QuantSpec: what is quantized, with how many bits, and how ranges are found. A strict JSON file."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from passionsr_trt.engines.bundle.errors import UserError
+
+SCHEMA_VERSION = 1
+OBSERVERS = ("minmax", "percentile", "dobi")
+METHODS = ("range", "smoothquant", "learned")
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How a model is quantized.
+
+    bits_weights, bits_activations: 8, 6 or 4; always stored in INT8 containers.
+    activation_observer, weight_observer: `minmax`, `percentile` or `dobi` (METHOD of 2DQuant, K candidates).
+    percentile: of |x|, for the percentile observer, in (50, 100].
+    dobi_candidates: K, the number of boundaries tried.
+    weight_code_limit: largest |code| of a weight, 127, or 63 for CPUs whose INT8 kernels saturate (no VNNI).
+    min_channels: convolutions with fewer input channels stay float.
+    keep_first_last: the first and last convolution of each part stay float.
+    exclude: shell patterns of site names (`unet.mid_block.*`) that stay float.
+
+    method: `range` takes boundaries from the observers; `smoothquant` scales channels by SmoothQuant's rule with
+    smooth_alpha and takes full ranges; `learned` runs DQC (export/calibrate/dqc.py), for which
+    let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
+    (elsewhere an Add, and a Pad in front of a padded convolution);
+    explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
+    explicit_gain: dB of a site's own output error that such an operation has to win after norm → SiLU, where it
+    parts a kernel in two on a GPU (elsewhere it joins its neighbour); below 8 bits it need not win any;
+    granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
+    let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
+    accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
+    """
+
+    bits_weights: int = 8
+    bits_activations: int = 8
+    activation_observer: str = "dobi"
+    weight_observer: str = "minmax"
+    percentile: float = 99.99
+    dobi_candidates: int = 100
+    weight_code_limit: int = 127
+    min_channels: int = 16
+    keep_first_last: bool = True
+    exclude: tuple[str, ...] = ()
+    method: str = "range"
+    smooth_alpha: float = 0.5
+    let_scale: bool = True
+    shift: str = "all"
+    explicit: tuple[str, ...] = ("*",)
+    explicit_gain: float = 3.0
+    let_steps: int = 32
+    lbq_steps: int = 48
+    staged: bool = True
+    granularity: str = "module"
+    accumulate: int = 1
+    learning_rate: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("bits_weights", (4, 6, 8)),
+            ("bits_activations", (4, 6, 8)),
+            ("activation_observer", OBSERVERS),
+            ("weight_observer", OBSERVERS),
+            ("weight_code_limit", (63, 127)),
+            ("method", METHODS),
+            ("granularity", ("module", "block")),
+            ("shift", ("none", "free", "all")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
+        if not 50 < self.percentile <= 100:
+            raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
+        least_values = {"dobi_candidates": 1, "min_channels": 0, "let_steps": 0, "lbq_steps": 0, "accumulate": 1}
+        for name, least in least_values.items():
+            if getattr(self, name) < least:
+                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")
+        if not 0 <= self.smooth_alpha <= 1:
+            raise UserError(f"spec: smooth_alpha is {self.smooth_alpha}", "expected 0 to 1")
+        if not 0 < self.learning_rate < 1:
+            raise UserError(f"spec: learning_rate is {self.learning_rate}", "expected more than 0, less than 1")
+
+    @property
+    def weight_code_max(self) -> int:
+        """The largest weight code: 2^(b-1) - 1, or the limit where that is lower."""
+        return min(self.weight_code_limit, 2 ** (self.bits_weights - 1) - 1)
+
+    @property
+    def activation_codes(self) -> tuple[int, int]:
+        """Lowest and highest activation code, [-2^(b-1), 2^(b-1) - 1]."""
+        half = 2 ** (self.bits_activations - 1)
+        return -half, half - 1
+
+    def excludes(self, site: str) -> bool:
+        return _matches(site, self.exclude)
+
+    def allows_explicit(self, port: str) -> bool:
+        return _matches(port, self.explicit)
+
+    @property
+    def gain_after_silu(self) -> float:
+        """explicit_gain, and 0 where quality comes before speed: fewer than 8 bits are no faster."""
+        return self.explicit_gain if self.bits_activations == 8 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        lists = {"exclude": list(self.exclude), "explicit": list(self.explicit)}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), **lists}
+
+    @classmethod
+    def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:
+        """Build a spec from parsed JSON; a newer version is named before an unknown key is."""
+        if not isinstance(data, dict):
+            raise UserError(f"{source}: not a JSON object", "expected keys of QuantSpec")
+        version = data.get("schema_version", SCHEMA_VERSION)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(
+                f"{source}: made by a newer version (schema {version})",
+                f"this one reads up to {SCHEMA_VERSION}",
+                "update passionsr-trt",
+            )
+        types = {field.name: field.type for field in fields(cls)}
+        unknown = sorted(set(data) - set(types) - {"schema_version"})
+        if unknown:
+            raise UserError(f"{source}: unknown key {unknown[0]!r}", f"expected some of {', '.join(types)}")
+        values = {key: value for key, value in data.items() if key in types}
+        kinds: dict[Any, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}
+        for key, value in values.items():
+            kind = kinds.get(types[key], list)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise UserError(f"{source}: {key} is {value!r}", f"expected {types[key]}")
+        for key in {"exclude", "explicit"} & values.keys():
+            if not all(isinstance(pattern, str) for pattern in values[key]):
+                raise UserError(f"{source}: {key} holds something that is not a string", "expected patterns")
+            values[key] = tuple(values[key])
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path) -> QuantSpec:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})", "expected a spec file") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON ({error})", "expected a spec file") from None
+        return cls.from_json(data, str(path))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,76 @@
+"""The user's cache folder, and files there that help where they can be kept and are missed by nobody.
+
+| set                  | folder                                                            |
+| -------------------- | ----------------------------------------------------------------- |
+| $PASSIONSR_CACHE     | that one                                                          |
+| nothing, on Linux    | $XDG_CACHE_HOME/passionsr-trt, without it ~/.cache/passionsr-trt  |
+| nothing, on macOS    | ~/Library/Caches/passionsr-trt                                    |
+| nothing, on Windows  | %LOCALAPPDATA%\\passionsr-trt                                      |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import write_atomic
+
+PROJECT = "passionsr-trt"
+VARIABLE = "PASSIONSR_CACHE"
+
+
+def cache_folder(name: str) -> Path:
+    """The sub-folder `name` of the user's cache folder for this project; it is not created.
+
+    Raises OSError where the user has no home folder and no variable names another.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen).expanduser() / name
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else _home() / "AppData" / "Local") / PROJECT / name
+    if sys.platform == "darwin":
+        return _home() / "Library" / "Caches" / PROJECT / name
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # the XDG base directory specification: a relative path counts as none
+    return (shared if shared.is_absolute() else _home() / ".cache") / PROJECT / name
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # a container's user may have none
+        raise FileNotFoundError(str(error)) from None
+
+
+def read_cached(name: str, file: str) -> bytes | None:
+    """A file of the cache folder `name`; None where it is not there or cannot be read."""
+    try:
+        return (cache_folder(name) / file).read_bytes()
+    except OSError:
+        return None
+
+
+def write_cached(name: str, file: str, content: bytes) -> bool:
+    """Keep a file in the cache folder `name`; False where that cannot be, which one line on stderr says."""
+    if read_cached(name, file) == content:  # a cache that others filled may be read-only
+        return True
+    try:
+        folder = cache_folder(name)
+    except OSError as error:
+        _warn(f"no cache folder ({error})")
+        return False
+    try:
+        write_atomic(folder / file, content)
+    except UserError:
+        _warn(f"{folder}: the cache cannot be written")
+        return False
+    return True
+
+
+@cache  # once, however many files
+def _warn(fact: str) -> None:
+    print(f"warning: {fact}; the next start is no faster; ${VARIABLE} may name another folder", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""ONNX graphs: files with their weights, rewriting, and the one exact executor."""

@@ -1,0 +1,48 @@
+"""The one exact executor: what every graph's result is judged by.
+
+ONNX Runtime fuses Q/DQ into INT8 kernels of its own, which saturate on x86 CPUs without VNNI and were wrong on
+half precision: a reference fuses nothing. With that fusion off it would fold every weight's DequantizeLinear into
+a float copy when it loads, four times the file: such graphs are loaded without constant folding, and weights
+become float one after another as they are used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+from passionsr_trt.engines.bundle.errors import UserError
+
+EXACT = {"session.disable_quant_qdq": "1"}
+
+
+def reference_session(
+    graph: Path | onnx.ModelProto, threads: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> Any:
+    """An onnxruntime.InferenceSession that computes a graph as it is written; threads: 0 for all.
+
+    UserError where ONNX Runtime cannot load it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    for key, value in EXACT.items():
+        options.add_session_config_entry(key, value)
+    model = onnx.load(str(graph), load_external_data=False) if isinstance(graph, Path) else graph
+    left_out = []
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        left_out.append("ConstantFolding")
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it keeps every weight twice
+        options.enable_mem_pattern = False  # it plans for all tensors at once
+    source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+    try:
+        return onnxruntime.InferenceSession(
+            source, options, providers=list(providers), disabled_optimizers=left_out
+        )
+    except Exception as error:  # its exception types are private and many
+        what = graph if isinstance(graph, Path) else "graph"
+        raise UserError(f"{what}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error

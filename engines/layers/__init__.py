@@ -1,0 +1,1 @@
+"""What a built engine consists of: its layers, and how many of them run INT8."""

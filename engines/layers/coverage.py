@@ -1,0 +1,130 @@
+"""INT8 coverage, read from the built engine: which sites really run INT8, kernels by kind, bytes.
+
+| backend      | read from                                | a site runs INT8 when                        |
+| ------------ | ---------------------------------------- | -------------------------------------------- |
+| OpenVINO     | the compiled model's execution graph     | its kernel's name ends in I8                 |
+| TensorRT     | the engine inspector's JSON              | its layer has an Int8 input besides constants |
+| TensorRT-RTX | the builder's layer list (verbose log)   | the same                                      |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from passionsr_trt.engines.bundle.bundles import SiteInfo
+from passionsr_trt.engines.bundle.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a built engine. `names`: the ONNX nodes it came from. bytes_moved, macs: 0 where unknown;
+    precision: what it computes in, as TensorRT names it; attention: softmax and its products in one kernel.
+    """
+
+    name: str
+    kind: str
+    int8: bool
+    names: tuple[str, ...] = ()
+    bytes_moved: int = 0
+    macs: int = 0
+    precision: str = ""
+    attention: bool = False
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
+
+    conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
+    bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
+    attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
+    activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
+    """
+
+    sites_int8: int
+    sites_quantized: int
+    macs_share: float
+    kernels: dict[str, int] = field(default_factory=dict)
+    bytes_moved: int = 0
+    float_sites: list[str] = field(default_factory=list)
+    conversions: list[str] = field(default_factory=list)
+    attention_fused: int = 0
+    attention: int = 0
+    activation_bytes: int = 0
+
+    def line(self, part: str) -> str:
+        if not self.sites_quantized:
+            return f"{part:<12} float, {sum(self.kernels.values())} kernels"
+        sites = f"{self.sites_int8}/{self.sites_quantized}"
+        moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
+        kernels = sum(self.kernels.values())
+        only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
+        fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
+        return (
+            f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}{fused}"
+        )
+
+
+def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
+    """Match layers with sites by name. UserError where a quantized site is in no layer at all."""
+    layers = list(layers)
+    int8: dict[str, bool] = {}
+    for layer in layers:
+        for name in layer.names:
+            int8[name] = int8.get(name, False) or layer.int8
+    quantized = [site for site in sites if site.quantized]
+    lost = [site.name for site in quantized if site.name not in int8]
+    if lost:
+        raise UserError(f"{lost[0]}: not found in the engine's layers", f"expected all {len(quantized)} sites")
+    total = sum(site.macs for site in sites)
+    running = [site for site in quantized if int8[site.name]]
+    sized = all(layer.bytes_moved for layer in layers if layer.int8)
+    return Coverage(
+        sites_int8=len(running),
+        sites_quantized=len(quantized),
+        macs_share=sum(site.macs for site in running) / total if total else 0.0,
+        kernels=dict(kinds.most_common()),
+        bytes_moved=sum(layer.bytes_moved for layer in layers) if sized else 0,
+        float_sites=[site.name for site in quantized if not int8[site.name]],
+        attention_fused=sum(layer.attention for layer in layers),
+        attention=len({name for layer in layers for name in layer.names if "softmax" in name}),
+        conversions=[layer.name for layer in layers if layer.names and all(map(_converts, layer.names))],
+    )
+
+
+def _converts(node: str) -> bool:
+    """True for the ONNX node of a Q, DQ or Cast: `SITE/input/QuantizeLinear`, `node_Cast_12`."""
+    last = node.rsplit("/", 1)[-1]
+    return last in ("QuantizeLinear", "DequantizeLinear") or "cast" in last.lower()
+
+
+def count_kinds(layers: Iterable[Layer]) -> Counter[str]:
+    """How many kernels there are of each kind; INT8 ones apart."""
+    return Counter(f"{layer.kind} Int8" if layer.int8 else layer.kind for layer in layers)
+
+
+NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}
+OPENVINO_COMPUTE = {"Convolution", "FullyConnected", "MatMul"}
+
+
+def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
+    """Layers of a compiled OpenVINO model from its runtime graph; constants and inputs are left out."""
+    layers = []
+    for operation in compiled.get_runtime_model().get_ops():
+        info = {key: _text(value) for key, value in operation.get_rt_info().items()}
+        kind = info["layerType"]
+        if kind in NOT_KERNELS:
+            continue
+        primitive = info.get("primitiveType", "")
+        # a transformation that moves a node's scale leaves `SITE/DequantizationMultiply` as its origin
+        names = tuple(name.split("/")[0] for name in info.get("originalLayersNames", "").split(","))
+        int8 = kind in OPENVINO_COMPUTE and primitive.lower().endswith("i8")
+        layers.append(Layer(operation.get_friendly_name(), f"{kind} {primitive}", int8, names))
+    return layers, Counter(layer.kind for layer in layers)
+
+
+def _text(value: Any) -> str:
+    return str(value.astype(str)) if hasattr(value, "astype") else str(value)

@@ -1,0 +1,1 @@
+"""OpenVINO on a CPU: rewriting, building, compiling, what this CPU computes exactly."""

@@ -1,0 +1,151 @@
+"""Compile one ONNX part for the CPU at one fixed shape.
+
+OpenVINO reads our ONNX graphs as they are. Shapes are fixed in the graph before it is read, because of two
+faults seen in OpenVINO 2026.4.1 that both leave no message:
+1. with dynamic H and W, a bias-free convolution whose output feeds both a residual sum and a quantizer
+   gives wrong numbers (relative error 0.3 against ONNX Runtime, 0.01 with fixed shapes);
+2. `Model.reshape` on a dynamic model leaves most weights' DequantizeLinear unfused: float kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino as ov
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.graph.files import on_disk, weight_files
+from passionsr_trt.engines.openvino.cpu import COMPILE_OPTIONS, has_bfloat16, openvino_int8_exact
+from passionsr_trt.engines.openvino.half_range import limited_copy
+
+HALF_RANGE = 63  # weight codes within it are exact without VNNI
+
+
+def code_limit(spec: dict[str, Any] | None, built: int | None = None) -> int | None:
+    """The range that this CPU needs weight codes brought into, None where they are exact as they are.
+
+    spec: the bundle's, None for a float one; built: the range that engines were brought into already.
+    UserError where even ±63 is not exact.
+    """
+    if spec is None:
+        return None
+    limit = built or min(int(spec["weight_code_limit"]), 2 ** (int(spec["bits_weights"]) - 1) - 1)
+    if openvino_int8_exact(limit):
+        return None
+    if limit > HALF_RANGE and openvino_int8_exact(HALF_RANGE):
+        return HALF_RANGE
+    raise UserError(
+        f"this CPU's INT8 kernels are not exact with weight codes up to ±{limit}",
+        "expected exact INT8",
+        "use the float engines",
+    )
+
+
+def compile_static(
+    path: Path,
+    shape: Sequence[int],
+    threads: int = 0,
+    bfloat16: bool = False,
+    limit: int | None = None,
+    properties: Mapping[str, Any] = MappingProxyType({}),
+) -> Any:
+    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W].
+
+    bfloat16: what is not INT8 may run in it, where the CPU has it. limit: weight codes are brought within ±limit
+    first. properties: more of OpenVINO's.
+    """
+    if limit is not None:
+        with limited_copy(path, limit) as copy:
+            return compile_static(copy, shape, threads, bfloat16, properties=properties)
+    core = ov.Core()
+    try:
+        model = _read_fixed(core, path, shape)
+        options = {**_options(threads, bfloat16), **properties}
+        try:
+            return core.compile_model(model, "CPU", options)
+        except RuntimeError:
+            if options["INFERENCE_PRECISION_HINT"] == "f32":
+                raise
+        # a CPU that has bfloat16, held to an older instruction set
+        return core.compile_model(model, "CPU", {**options, **_options(threads, False)})
+    except (RuntimeError, ValueError) as error:
+        raise failure(f"{path}: OpenVINO cannot load it", error) from error
+
+
+def import_compiled(content: np.ndarray, threads: int, bfloat16: bool) -> Any | None:
+    """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it."""
+    for kind in (bfloat16, False):  # as in `compile_static`
+        with suppress(RuntimeError):
+            return ov.Core().import_model(ov.Tensor(content), "CPU", _options(threads, kind))
+    return None
+
+
+def _options(threads: int, bfloat16: bool) -> dict[str, Any]:
+    options: dict[str, Any] = dict(COMPILE_OPTIONS)
+    if threads:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if bfloat16 and has_bfloat16():
+        options["INFERENCE_PRECISION_HINT"] = "bf16"
+    return options
+
+
+def failure(what: str, error: Exception) -> UserError:
+    """OpenVINO's exception in one line: its last one, the others say where; out of memory is called that."""
+    reason = str(error).strip().splitlines()[-1]
+    if "alloc" in reason:
+        return UserError(f"{what}: out of memory ({reason})", "", "a smaller --tile needs less")
+    return UserError(f"{what} ({reason})")
+
+
+def _read_fixed(core: Any, path: Path, shape: Sequence[int]) -> Any:
+    """The ov.Model of the graph with the input's shape set."""
+    model = onnx.load(str(path), load_external_data=False)
+    _fix_shape(model, path.name, shape)
+    if not weight_files(model):
+        return core.read_model(model.SerializeToString(), b"")
+    with on_disk(model, path) as changed:
+        return core.read_model(str(changed))
+
+
+def _fix_shape(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    for dimension, size in zip(dimensions, shape, strict=True):
+        if dimension.HasField("dim_value") and dimension.dim_value != size:
+            expected = [entry.dim_value or entry.dim_param for entry in dimensions]
+            raise UserError(f"{name}: input of shape {list(shape)}", f"expected {expected}")
+        dimension.dim_value = size
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for axis in (0, 2, 3):
+            output.type.tensor_type.shape.dim[axis].Clear()
+
+
+def peak_activations(compiled: Any) -> int:
+    """Most bytes of tensors alive at once in a compiled OpenVINO model, in the order in which its kernels run.
+
+    OpenVINO lays them out in one arena of nearly that size (measured: 3 to 5 % more) and keeps it.
+    """
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    sizes, ends = {}, {}
+    for index, operation in enumerate(operations):
+        constant = operation.get_rt_info()["layerType"].astype(str) == "Const"
+        for output in operation.outputs():
+            count = 0 if constant else prod(output.get_shape()) * output.get_element_type().size
+            sizes[operation.get_friendly_name(), output.get_index()] = (index, count)
+        for source in (entry.get_source_output() for entry in operation.inputs()):
+            ends[source.get_node().get_friendly_name(), source.get_index()] = index
+    change = [0] * (len(operations) + 1)
+    for name, (start, size) in sizes.items():
+        change[start] += size
+        change[ends.get(name, start) + 1] -= size
+    alive, most = 0, 0
+    for step in change:
+        alive += step
+        most = max(most, alive)
+    return most

@@ -1,0 +1,74 @@
+"""The layer list that TensorRT's engine inspector gives as JSON, in the dialects of 10.x and 11.x.
+
+- a tensor's type: 10.x has `Format/Datatype` ("Half", "Row major linear FP16 format", "Thirty-two wide channel
+  vectorized row major Int8 format"), 11.x has `DataType` beside `Format`;
+- the engine's own tensors: 10.x lists names under `Bindings`, 11.x objects under `I/O Tensors`.
+
+(NVIDIA, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".) A layer's origins are in `Metadata`:
+`[ONNX Layer: a]`, several parted by nothing or a control character.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.layers.coverage import Layer, count_kinds
+from passionsr_trt.engines.layers.kernels import ORIGIN, TensorUse, kernel
+
+NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
+_TYPES = (
+    ("Int8", ("int8",)),
+    ("Half", ("fp16", "half")),
+    ("BFloat16", ("bf16", "bfloat16")),
+    ("Float", ("fp32", "float")),
+    ("Int32", ("int32",)),
+    ("Int64", ("int64",)),
+    ("Bool", ("bool",)),
+)
+
+
+def parse_inspector(text: str) -> tuple[list[Layer], Counter[str]]:
+    """Kernels of an engine built with detailed profiling verbosity, and how many there are of each kind."""
+    try:
+        found = json.loads(text)["Layers"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("the engine inspector gave no layer list", "expected JSON with `Layers`") from None
+    if any(isinstance(layer, str) for layer in found):
+        raise UserError(
+            "the engine tells only its layers' names", "expected one built with detailed profiling verbosity"
+        )
+    layers = [_layer(entry) for entry in found if str(entry.get("LayerType", "")).lower() not in NOT_KERNELS]
+    return layers, count_kinds(layers)
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    inputs, outputs, constants = (
+        [_tensor(tensor) for tensor in entry.get(key) or []] for key in ("Inputs", "Outputs", "Constants")
+    )
+    weights = entry.get("Weights")
+    if isinstance(weights, dict) and not constants and outputs:
+        constants = [_weight(entry, weights)]
+    origins = ORIGIN.findall(entry.get("Metadata") or "")
+    return kernel(entry["Name"], entry.get("LayerType", ""), origins, inputs, constants, outputs)
+
+
+def _tensor(entry: dict[str, Any]) -> TensorUse:
+    stated = next(
+        (entry[key] for key in ("DataType", "Datatype", "Format/Datatype", "Format") if entry.get(key)), ""
+    )
+    words = stated.lower()
+    dtype = next((name for name, marks in _TYPES if any(mark in words for mark in marks)), stated)
+    return TensorUse(tuple(entry.get("Dimensions") or ()), dtype)
+
+
+def _weight(entry: dict[str, Any], weights: dict[str, Any]) -> TensorUse:
+    """`Weights`: {Type, Count}, with a convolution's `OutMaps` and `Kernel`: [O, I, kh, kw], else flat."""
+    dtype = str(weights.get("Type", "Float"))
+    maps, window = entry.get("OutMaps"), entry.get("Kernel")
+    count = int(weights.get("Count", 0))
+    if maps and window and len(window) == 2:
+        return TensorUse((maps, count // (maps * window[0] * window[1]), *window), dtype)
+    return TensorUse((count,), dtype)

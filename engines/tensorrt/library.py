@@ -1,0 +1,29 @@
+"""Which TensorRT is installed, and is there a driver? Asked without ONNX, so that a runtime alone can ask."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib
+import sys
+from typing import Any
+
+from passionsr_trt.engines.bundle.errors import UserError
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+INSTALL = {
+    "tensorrt": "pip install passionsr-trt[tensorrt]",
+    "tensorrt-rtx": "pip install passionsr-trt[rtx]",
+}
+
+
+def load_tensorrt(backend: str) -> Any:
+    """The backend's module, or the one line that installs it."""
+    try:
+        return importlib.import_module(MODULES[backend])
+    except (ImportError, OSError) as error:
+        raise UserError(f"{backend} is not installed ({error})", "", f"`{INSTALL[backend]}`") from None
+
+
+def has_driver() -> bool:
+    """True where the CUDA driver's library can be found."""
+    return ctypes.util.find_library("nvcuda" if sys.platform == "win32" else "cuda") is not None

@@ -1,0 +1,1 @@
+"""Ranges and learned calibration: DQC, LBQ, LET, sensitivity."""

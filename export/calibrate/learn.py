@@ -1,0 +1,150 @@
+"""LBQ and LET as they are learned: boundaries, scales and shifts with straight-through gradients.
+
+LBQ:  Q(x) = Δ·clamp(round(x/Δ), low, high), Δ = u/high.  With the rounding passed straight through,
+      ∂Q/∂u = code/high − x/u inside the boundary and code/high outside it (PassionSR's gradients, symmetric).
+LET:  x̃ = (x − δ)/s,  W̃ = W·s,  B̃ = B + W·δ.
+
+Everything is learned relative to where it starts: log s, log u, and δ in units of its channel's span, so one
+learning rate fits tensors of every magnitude. While `following`, boundaries are not parameters: they follow
+the transformed range of what the search found worth covering.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from passionsr_trt.export.quantize.quantizer import quantize
+from torch import Tensor, nn
+
+
+class _Quantize(torch.autograd.Function):
+    """Q(x) and its gradients. Kept for the backward pass: x itself and the codes as int8, nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        codes = quantize(x, step, low, high)
+        ctx.save_for_backward(x, step, codes.to(torch.int8))
+        ctx.limits = (low, high)
+        return codes.mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = gradients
+        x, step, stored = ctx.saved_tensors
+        low, high = ctx.limits
+        scaled = x / step
+        rounded = torch.round(scaled)
+        inside = (rounded >= low) & (rounded <= high)
+        of_x = gradient * inside if ctx.needs_input_grad[0] else None
+        of_step = None
+        if ctx.needs_input_grad[1]:
+            of_step = (gradient * (stored - scaled * inside)).sum_to_size(step.shape)
+        return of_x, of_step, None, None
+
+
+def learned_quantize(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """Q(x) with gradients for x and for Δ = `step`, which broadcasts against x."""
+    result: Tensor = _Quantize.apply(x, step, low, high)
+    return result
+
+
+class LearnedPort(nn.Module):
+    """s, δ and u of one port of C channels; `begin` gives them their start."""
+
+    lows: Tensor
+    highs: Tensor
+    base_scale: Tensor
+    base_shift: Tensor
+    base_boundary: Tensor
+    following: Tensor
+    may_scale: Tensor
+
+    def __init__(self, channels: int, codes: tuple[int, int], dims: int, may_scale: bool = True) -> None:
+        super().__init__()
+        self.low, self.high = codes
+        self.shape = [1, -1, 1, 1] if dims == 4 else [-1]
+        for name in ("lows", "highs", "base_shift"):
+            self.register_buffer(name, torch.zeros(channels))
+        self.register_buffer("base_scale", torch.ones(channels))
+        self.register_buffer("base_boundary", torch.ones(()))
+        self.register_buffer("following", torch.tensor(True))
+        self.register_buffer("may_scale", torch.tensor(may_scale))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.shift_spans = nn.Parameter(torch.zeros(channels))
+        self.log_boundary = nn.Parameter(torch.zeros(()))
+
+    def begin(self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor) -> LearnedPort:
+        """lows, highs [C]: the range of each channel that is to be covered; scale [C] > 0; shift [C] or all 0."""
+        self.lows, self.highs, self.base_scale, self.base_shift = lows, highs, scale, shift
+        return self
+
+    @property
+    def shifted(self) -> bool:
+        return bool(self.base_shift.any())
+
+    def s(self) -> Tensor:
+        return self.base_scale * torch.exp(self.log_scale)
+
+    def delta(self) -> Tensor:
+        if not self.shifted:
+            return self.base_shift
+        return self.base_shift + self.shift_spans * (self.highs - self.lows)
+
+    def boundary(self) -> Tensor:
+        """u of the transformed tensor, a scalar."""
+        if not self.following:
+            return self.base_boundary * torch.exp(self.log_boundary)
+        delta = self.delta()
+        reach = torch.maximum(self.highs - delta, delta - self.lows)
+        return (reach / self.s()).amax().clamp_min(1e-6)
+
+    def freeze_boundary(self) -> None:
+        """From now on u is a parameter that starts where it stands."""
+        self.base_boundary = self.boundary().detach().clone()
+        self.following = torch.tensor(False)
+
+    def transform(self, x: Tensor) -> Tensor:
+        x = x - self.delta().reshape(self.shape) if self.shifted else x
+        return x / self.s().reshape(self.shape)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return learned_quantize(x, self.boundary() / self.high, self.low, self.high)
+
+    def weight(self, weight: Tensor) -> Tensor:
+        return weight * self.s().reshape([1, -1] + [1] * (weight.dim() - 2))
+
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        if not self.shifted:
+            return bias
+        delta = self.delta().reshape([1, -1] + [1] * (weight.dim() - 2))
+        moved = (weight * delta).flatten(1).sum(dim=1)
+        return moved if bias is None else bias + moved
+
+
+class LearnedWeight(nn.Module):
+    """u [O] of one site's weight."""
+
+    base_boundary: Tensor
+    following: Tensor
+
+    def __init__(self, channels: int, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("following", torch.tensor(True))
+        self.log_boundary = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("base_boundary", torch.ones(channels))
+
+    def boundary(self, weight: Tensor) -> Tensor:
+        if self.following:
+            return weight.flatten(1).abs().amax(dim=1).clamp_min(1e-8)
+        return self.base_boundary * torch.exp(self.log_boundary)
+
+    def freeze_boundary(self, weight: Tensor) -> None:
+        """From now on u is a parameter that starts at the range of `weight`, transformed."""
+        self.base_boundary = self.boundary(weight).detach().clone()
+        self.following = torch.tensor(False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        step = self.boundary(weight).reshape([-1] + [1] * (weight.dim() - 1)) / self.limit
+        return learned_quantize(weight, step, -self.limit, self.limit)

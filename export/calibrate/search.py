@@ -1,0 +1,144 @@
+"""Where learning starts: for every port alone, the LET and the boundary ratio of least output error.
+
+Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
+range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code).
+Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
+SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
+from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv
+from torch import Tensor, nn
+
+ALPHAS = (None, 0.4, 0.7)
+SHARES = (1.0, 0.85, 0.7, 0.55)
+Candidate = tuple[float | None, bool, float]  # α or None for s = 1, shifted, boundary's share of the range
+
+
+@dataclass
+class PortSearch:
+    """One port with its sites; ranges are filled by the first pass, errors by the second."""
+
+    name: str
+    sites: list[NamedSite]
+    may_scale: bool
+    may_shift: bool
+    scale_is_free: bool = True
+    shift_is_free: bool = True
+    lows: Tensor | None = None
+    highs: Tensor | None = None
+    errors: dict[Candidate, float] = field(default_factory=dict)
+
+    @property
+    def port(self) -> Port:
+        return self.sites[0].site.port
+
+    def observe(self, x: Tensor) -> None:
+        axes = (0, 2, 3) if x.dim() == 4 else tuple(range(x.dim() - 1))
+        low, high = x.amin(axes), x.amax(axes)
+        self.lows = low if self.lows is None else torch.minimum(self.lows, low)
+        self.highs = high if self.highs is None else torch.maximum(self.highs, high)
+
+    def begin(self, learner: LearnedPort, candidate: Candidate) -> LearnedPort:
+        """Start a learner at a candidate."""
+        alpha, shifted, share = candidate
+        assert self.lows is not None and self.highs is not None
+        lows, highs = self.lows * share, self.highs * share
+        delta = (lows + highs) / 2 if shifted else torch.zeros_like(lows)
+        if alpha is None:
+            return learner.begin(lows, highs, torch.ones_like(delta), delta)
+        reach = torch.maximum(highs - delta, delta - lows).clamp_min(1e-5)
+        weights = torch.stack([named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites])
+        scale = reach**alpha / weights.amax(0).clamp_min(1e-5) ** (1 - alpha)
+        return learner.begin(lows, highs, scale / scale.log().mean().exp(), delta)
+
+    def candidates(self, spec: QuantSpec) -> list[Candidate]:
+        if spec.method == "smoothquant":
+            return [(spec.smooth_alpha if self.may_scale else None, False, 1.0)]
+        alphas = ALPHAS if self.may_scale else (None,)
+        return list(itertools.product(alphas, (False, True) if self.may_shift else (False,), SHARES))
+
+    def learner(self, spec: QuantSpec) -> LearnedPort:
+        """A learner of the port's shape that `begin` has still to start."""
+        dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
+        return LearnedPort(self.sites[0].site.in_channels, spec.activation_codes, dims, self.may_scale)
+
+    def try_all(self, x: Tensor, spec: QuantSpec) -> None:
+        """Add every candidate's error on one input (already padded where the port pads)."""
+        if len(self.candidates(spec)) == 1:
+            return
+        expected = [apply(named.site, x, named.site.weight, named.site.bias) for named in self.sites]
+        for candidate in self.candidates(spec):
+            learner = self.begin(self.learner(spec), candidate)
+            codes = learner.quantize(learner.transform(x))
+            total = 0.0
+            for named, reference in zip(self.sites, expected, strict=True):
+                weight = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max)
+                quantized = weight(learner.weight(named.site.weight))
+                found = apply(named.site, codes, quantized, learner.bias(named.site.weight, named.site.bias))
+                total += float((found - reference).square().sum())
+            self.errors[candidate] = self.errors.get(candidate, 0.0) + total
+
+    def best(self, spec: QuantSpec) -> Candidate:
+        """The candidate of least error; one that leaves an operation in the graph has to earn it."""
+        candidates = self.candidates(spec)
+        if len(candidates) == 1:
+            return candidates[0]
+        best = min(candidates, key=self.errors.__getitem__)
+        if not self.port.after_silu or self.is_free(best):
+            return best
+        free = min(filter(self.is_free, candidates), key=self.errors.__getitem__)
+        worth_it = self.errors[best] * 10 ** (spec.gain_after_silu / 10) <= self.errors[free]
+        return best if worth_it else free
+
+    def is_free(self, candidate: Candidate) -> bool:
+        """True where a neighbour absorbs what the candidate does."""
+        alpha, shifted, _share = candidate
+        return (alpha is None or self.scale_is_free) and (not shifted or self.shift_is_free)
+
+
+def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The site's operation with another weight and bias."""
+    if isinstance(site, SiteConv):
+        top, left, bottom, right = site.pads
+        if any(site.pads):
+            x = nn.functional.pad(x, (left, right, top, bottom))
+        return nn.functional.conv2d(x, weight, bias, site.stride)
+    return nn.functional.linear(x, weight, bias)
+
+
+@torch.no_grad()
+def search_ports(
+    searches: list[PortSearch], observe: Callable[[], None], attempt: Callable[[], None], spec: QuantSpec
+) -> None:
+    """Two passes of the float part: `observe` runs it for ranges, `attempt` on less data for the errors."""
+    for action, run in (("observe", observe), ("try", attempt)):
+        handles = []
+        try:
+            for search in searches:
+
+                def hook(
+                    port: nn.Module,
+                    _args: object,
+                    output: Tensor,
+                    search: PortSearch = search,
+                    action: str = action,
+                ) -> None:
+                    if action == "observe":
+                        search.observe(output)
+                    else:
+                        search.try_all(output, spec)
+
+                handles.append(search.port.register_forward_hook(hook))
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,1 @@
+"""Model families, a package each; registry.py lists them."""

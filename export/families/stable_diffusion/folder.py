@@ -1,0 +1,230 @@
+"""OneStepModel: a model folder, checked and loaded.
+
+FOLDER/unet/{config.json, diffusion_pytorch_model.safetensors}     UNet2DConditionModel
+FOLDER/vae/{config.json, …}       AutoencoderKL, AutoencoderTiny, or the TAESD family's two files
+FOLDER/scheduler/scheduler_config.json                             betas → ᾱ at the timestep
+FOLDER/one_step.json              timestep, prediction, scaling_factor, upscale, posterior
+FOLDER/text_embedding.safetensors one constant tensor [1, tokens, width]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.engines.bundle.memory import free_memory
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+KEYS_AT_ONCE = 64
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """one_step.json. upscale 1–4; prediction `epsilon` or `v`; posterior `mode` or `sample`."""
+
+    timestep: int
+    prediction: str
+    scaling_factor: float
+    upscale: int
+    posterior: str = "mode"
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("timestep", isinstance(self.timestep, int) and self.timestep >= 0, "a whole number >= 0"),
+            ("prediction", self.prediction in ("epsilon", "v"), "'epsilon' or 'v'"),
+            ("scaling_factor", isinstance(self.scaling_factor, float) and self.scaling_factor > 0, "> 0"),
+            ("upscale", self.upscale in (1, 2, 3, 4), "1, 2, 3 or 4"),
+            ("posterior", self.posterior in ("mode", "sample"), "'mode' or 'sample'"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise UserError(f"one_step.json: {name} is {getattr(self, name)!r}", f"expected {expected}")
+
+
+@dataclass
+class OneStepModel:
+    """The float model as its authors define it; `vae` is a diffusers VAE or the two TAESD state dicts."""
+
+    folder: Path
+    one_step: OneStep
+    alpha_bar: float
+    text: Tensor
+    unet: Any
+    vae_kind: str
+    vae: Any
+    latent_channels: int
+    digest: str
+
+    @classmethod
+    def load(cls, folder: Path) -> OneStepModel:
+        """Read and check every file; UserError names what is missing, truncated or of the wrong shape."""
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", "expected a model folder (unet/, vae/, one_step.json)")
+        one_step = _read_one_step(folder / "one_step.json")
+        alpha_bar = _alpha_bar(folder / "scheduler" / "scheduler_config.json", one_step.timestep)
+        unet = load_unet(folder / "unet")
+        text = _read_text(folder / "text_embedding.safetensors", unet.config.cross_attention_dim)
+        kind, vae, channels = load_vae(folder / "vae")
+        if channels != unet.config.in_channels or channels != unet.config.out_channels:
+            raise UserError(
+                f"{folder}: the VAE has {channels} latent channels, the UNet takes {unet.config.in_channels} "
+                f"and gives {unet.config.out_channels}",
+                "expected the same number",
+            )
+        return cls(folder, one_step, alpha_bar, text, unet, kind, vae, channels, folder_digest(folder))
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the relative path and SHA-256 of every .json and .safetensors file of a model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that belongs to a model; UserError where it is missing or none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing", "expected as part of the model folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})", "expected JSON") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: not a JSON object", "expected one")
+    return data
+
+
+def _read_one_step(path: Path) -> OneStep:
+    data = read_json(path)
+    known = set(OneStep.__dataclass_fields__)
+    if unknown := sorted(set(data) - known):
+        raise UserError(f"{path}: unknown key {unknown[0]!r}", f"expected {', '.join(sorted(known))}")
+    if missing := sorted(known - set(data) - {"posterior"}):
+        raise UserError(f"{path}: {missing[0]} is missing", f"expected {', '.join(sorted(known))}")
+    if isinstance(data["scaling_factor"], int):
+        data["scaling_factor"] = float(data["scaling_factor"])
+    return OneStep(**data)
+
+
+def _alpha_bar(path: Path, timestep: int) -> float:
+    """ᾱ_t = Π (1 − β), from the scheduler's own betas (float64)."""
+    config = read_json(path)
+    steps, start, end = (config.get(key) for key in ("num_train_timesteps", "beta_start", "beta_end"))
+    schedule = config.get("beta_schedule")
+    if not (isinstance(steps, int) and isinstance(start, float) and isinstance(end, float)):
+        raise UserError(f"{path}: num_train_timesteps, beta_start or beta_end is missing", "expected all three")
+    if config.get("rescale_betas_zero_snr") or config.get("trained_betas"):
+        raise UserError(f"{path}: rescaled or trained betas", "expected 'linear' or 'scaled_linear' betas")
+    if schedule == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    elif schedule == "linear":
+        betas = torch.linspace(start, end, steps, dtype=torch.float64)
+    else:
+        raise UserError(f"{path}: beta_schedule is {schedule!r}", "expected 'linear' or 'scaled_linear'")
+    if timestep >= steps:
+        raise UserError(f"one_step.json: timestep is {timestep}", f"expected less than {steps}")
+    return float(torch.prod(1 - betas[: timestep + 1]))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back.
+
+    UserError where they do not fit into the memory that is free.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            needed = sum(4 * prod(file.get_slice(key).get_shape()) for key in keys)
+        if needed > (free := free_memory()):
+            raise UserError(
+                f"{path}: {needed / 2**30:.1f} GiB of weights in float32",
+                f"{free / 2**30:.1f} GiB of memory are free",
+                "end other programs, or take a machine with more",
+            )
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            with safe_open(path, framework="pt") as file:
+                for key in keys[start : start + KEYS_AT_ONCE]:
+                    tensors[key] = file.get_tensor(key).to(torch.float32)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing", "expected the weights there") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error})", "expected undamaged weights", "copy it again"
+        ) from None
+    return tensors
+
+
+def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """load_state_dict that names the first missing, unknown or misshapen key."""
+    expected = module.state_dict()
+    if missing := sorted(set(expected) - set(state)):
+        raise UserError(f"{source}: {missing[0]} is missing ({len(missing)} in all)", "expected per config.json")
+    if unknown := sorted(set(state) - set(expected)):
+        raise UserError(f"{source}: unknown key {unknown[0]!r} ({len(unknown)} in all)", "expected per config")
+    for key, tensor in state.items():
+        if tensor.shape != expected[key].shape:
+            raise UserError(
+                f"{source}: {key} has shape {list(tensor.shape)}", f"expected {list(expected[key].shape)}"
+            )
+    module.load_state_dict(state, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _from_config(cls: Any, folder: Path) -> Any:
+    config = read_json(folder / "config.json")
+    try:
+        with torch.device("meta"):
+            return cls.from_config(config)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: not a {cls.__name__} ({error})") from None
+
+
+def load_unet(folder: Path) -> Any:
+    """diffusers' UNet2DConditionModel, float32, every weight checked against its config."""
+    from diffusers import UNet2DConditionModel
+
+    unet = _from_config(UNet2DConditionModel, folder)
+    load_checked(unet, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return unet
+
+
+def load_vae(folder: Path) -> tuple[str, Any, int]:
+    """Its kind, the diffusers VAE or the TAESD halves' state dicts, and the number of latent channels."""
+    config = read_json(folder / "config.json")
+    if config.get("family") == "taesd":
+        if config.get("downscale") != 8 or config.get("image_range") != [0, 1]:
+            raise UserError(f"{folder / 'config.json'}: downscale or image_range", "expected 8 and [0, 1]")
+        halves = {half: read_weights(folder / f"{half}.safetensors") for half in ("encoder", "decoder")}
+        return "taesd", halves, int(config.get("latent_channels", 4))
+    kind = config.get("_class_name")
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise UserError(
+            f"{folder / 'config.json'}: VAE kind {kind!r}",
+            "expected AutoencoderKL, AutoencoderTiny, or family 'taesd'",
+        )
+    import diffusers
+
+    vae = _from_config(getattr(diffusers, kind), folder)
+    load_checked(vae, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return kind, vae, int(vae.config.latent_channels)
+
+
+def _read_text(path: Path, width: int) -> Tensor:
+    tensors = read_weights(path)
+    text = tensors.get("text_embedding")
+    if text is None or text.dim() != 3 or text.shape[0] != 1 or text.shape[2] != width:
+        shape = None if text is None else list(text.shape)
+        raise UserError(f"{path}: text_embedding has shape {shape}", f"expected [1, tokens, {width}]")
+    return text

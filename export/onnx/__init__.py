@@ -1,0 +1,1 @@
+"""Parts → ONNX graphs, proved, in a bundle."""

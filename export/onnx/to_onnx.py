@@ -1,0 +1,213 @@
+"""One part → one ONNX file: the float twin and the QDQ graph from the same code.
+
+After torch's exporter, nodes are renamed so that the names users see are the sites' own:
+a Conv or MatMul is called by its site, its Q/DQ pair by its port. TensorRT's layer list, OpenVINO's
+profile and polygraphy all show these names.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.quantize.sites import Mode, Site, named_sites, set_mode
+from torch import Tensor, nn
+
+OPSET = 20
+EXTERNAL_DATA_BYTES = 100_000_000
+IO_NAMES = {
+    "vae_encoder": ("image", "latent"),
+    "unet": ("latent", "clean_latent"),
+    "vae_decoder": ("clean_latent", "image_out"),
+}
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """dynamic: batch, H and W of the tensors are symbols; else 1 and `size` pixels.
+
+    precision: of what stays float.
+    """
+
+    size: tuple[int, int] = (512, 512)
+    dynamic: bool = True
+    precision: str = "fp32"
+
+
+def example_input(part_name: str, channels: int, plan: ExportPlan) -> Tensor:
+    """A zero tensor of the part's input shape, float32."""
+    height, width = plan.size
+    if part_name == "vae_encoder":
+        return torch.zeros(1, 3, height, width)
+    return torch.zeros(1, channels, height // 8, width // 8)
+
+
+@torch.no_grad()
+def export_part(
+    part: nn.Module, part_name: str, channels: int, plan: ExportPlan, path: Path, consume: bool = False
+) -> None:
+    """Write `path`. Sites with scales become QDQ, the others stay float in `plan.precision`.
+
+    consume: the part's own weights are let go on the way.
+    """
+    twin = _export_twin(part, part_name, plan.precision, consume)
+    sample = example_input(part_name, channels, plan)
+    if plan.dynamic:
+        # two of them: torch takes a side of 1 for a constant
+        sample = sample[:, :, : max(16, sample.shape[2] // 4), : max(16, sample.shape[3] // 4)].repeat(2, 1, 1, 1)
+    input_name, output_name = IO_NAMES[part_name]
+    shapes = None
+    if plan.dynamic:
+        step = 64 if part_name == "vae_encoder" else 8
+        height, width = torch.export.Dim("h", min=1, max=1024), torch.export.Dim("w", min=1, max=1024)
+        shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: step * height, 3: step * width},)
+    with quiet_exporter():
+        program = torch.onnx.export(
+            twin,
+            (sample,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=True)  # weights beside the graph: never twice in memory
+    del program
+    model = onnx.load(str(path), load_external_data=False)
+    rename_nodes(model, twin, part_name)
+    if consume:  # by force: the exporter's rewriter keeps its last graph
+        for named in named_sites(twin, part_name):
+            assert named.site.stored is not None
+            storage = named.site.stored.untyped_storage()
+            if storage.resizable():
+                storage.resize_(0)
+    if plan.dynamic:
+        _name_axes(model, part_name)
+    is_large = save_model(model, path)
+    onnx.checker.check_model(str(path), full_check=not is_large)
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """torch's exporter prints its steps and warns about its own internals; errors still come through."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _export_twin(part: nn.Module, part_name: str, precision: str, consume: bool) -> nn.Module:
+    """A shallow twin for export in QDQ mode: weights are shared, buffers and types are its own."""
+    memo: dict[int, Any] = {}
+    for parameter in part.parameters():
+        memo[id(parameter)] = parameter
+    twin = copy.deepcopy(part, memo)
+    memo.clear()
+    own, sites = list(named_sites(part, part_name)), list(named_sites(twin, part_name))
+    if precision == "fp16":
+        # the first and the last site stay float32, and with them the x0 formula and the images
+        sites[0].site.out_dtype = torch.float16
+        for module in twin.modules():
+            if not isinstance(module, Site):
+                _halve(module)
+    for index, (original, named) in enumerate(zip(own, sites, strict=True)):
+        site = named.site
+        if precision == "fp16" and 0 < index < len(sites) - 1:
+            _halve(site)
+        site.prepare_export()
+        if site.weight_scale is not None or site.kind == "linear":
+            # the stored initializer replaces the weight; keep the type that decides casts
+            site.weight = _without_values(site.weight)
+        if consume:
+            original.site.weight = _without_values(original.site.weight)
+    set_mode(twin, Mode.QDQ)
+    return twin
+
+
+def _halve(module: nn.Module) -> None:
+    """A module's own parameters, and constant keys and values, to half precision."""
+    for key, parameter in list(module.named_parameters(recurse=False)):
+        if parameter.dtype == torch.float32:
+            setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
+    for key in ("key_t", "value"):
+        if key in module._buffers:
+            module._buffers[key] = module._buffers[key].half()  # type: ignore[union-attr]
+
+
+def _without_values(weight: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device="meta"), requires_grad=False)
+
+
+def rename_nodes(model: onnx.ModelProto, part: nn.Module, part_name: str) -> None:
+    """Call every site's Conv/MatMul by the site's name and its Q/DQ by the port's; UserError if one is lost."""
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    producer: dict[str, onnx.NodeProto] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            consumers.setdefault(name, []).append(node)
+        for name in node.output:
+            producer[name] = node
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    for named in named_sites(part, part_name):
+        path = named.name.removeprefix(f"{part_name}.")
+        keys = [key for key in (f"{path}.stored", f"{path}.weight") if key in initializers]
+        nodes = consumers.get(keys[0], []) if keys else []
+        if nodes and nodes[0].op_type == "DequantizeLinear":
+            nodes[0].name = f"{named.name}/weight/DequantizeLinear"
+            nodes = consumers.get(nodes[0].output[0], [])
+        if len(nodes) != 1 or nodes[0].op_type not in ("Conv", "MatMul", "Gemm"):
+            found = ", ".join(node.op_type for node in nodes) or "nothing"
+            raise UserError(f"{named.name}: its weight feeds {found}", "expected one Conv or MatMul")
+        nodes[0].name = named.name
+        dequantize = producer.get(nodes[0].input[0])
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+            dequantize.name = f"{named.port_name}/input/DequantizeLinear"
+            producer[dequantize.input[0]].name = f"{named.port_name}/input/QuantizeLinear"
+
+
+def _name_axes(model: onnx.ModelProto, part_name: str) -> None:
+    """Readable names for the dynamic axes of inputs and outputs."""
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        unit = "" if value.name.startswith("image") else "/8"
+        for axis, name in ((0, "batch"), (2, f"height{unit}"), (3, f"width{unit}")):
+            if not dims[axis].dim_value:
+                dims[axis].dim_param = name
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> bool:
+    """Write the graph over `path`, whose weights lie in `<name>.data`; one file of both where it is not large.
+
+    True for a large model, which stays in two.
+    """
+    data = path.with_name(f"{path.name}.data")
+    is_large = data.is_file() and data.stat().st_size >= EXTERNAL_DATA_BYTES
+    if not is_large:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    onnx.save(model, str(path))
+    if not is_large:
+        data.unlink(missing_ok=True)
+    return is_large
+
+
+def run_reference(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
+    """The first output of an ONNX file as it is written (engines/graph/reference.py)."""
+    from passionsr_trt.engines.graph.reference import reference_session
+
+    return reference_session(path).run(None, feed)[0]

@@ -1,0 +1,1 @@
+"""Sites, ports, scales, LET's algebra and the proof: what every family and every calibration is made of."""

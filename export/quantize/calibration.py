@@ -1,0 +1,108 @@
+"""Calibration: the artefact between calibrate and export. safetensors + JSON, content-addressed.
+
+Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [O]; both float32 and positive. With LET also
+`<port>.let_scale` [C] > 0 and `<port>.let_shift` [C]; the two above are then those of the transformed tensors.
+The key is SHA-256 over the model's digest, the spec and the calibration images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.quantize.proof import prove
+from passionsr_trt.export.quantize.sites import NamedSite, group_ports, named_sites
+from passionsr_trt.export.quantize.transform import absorbers, fold_port
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+TENSORS = "calibration.safetensors"
+
+
+@dataclass
+class Calibration:
+    """Ranges of one model under one spec."""
+
+    model_digest: str
+    spec: QuantSpec
+    data_digest: str
+    tensors: dict[str, Tensor]
+
+    @property
+    def key(self) -> str:
+        return calibration_key(self.model_digest, self.spec, self.data_digest)
+
+    def save(self, folder: Path) -> None:
+        """Write atomically; UserError where the disk refuses."""
+        with atomic_folder(folder, "calibration") as temporary:
+            save_file(self.tensors, temporary / TENSORS)
+            write_manifest(
+                temporary,
+                {
+                    "kind": "calibration",
+                    "model_digest": self.model_digest,
+                    "data_digest": self.data_digest,
+                    "spec": self.spec.to_json(),
+                },
+            )
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration:
+        manifest = read_manifest(folder, "calibration")
+        spec = QuantSpec.from_json(manifest["spec"], f"{folder} spec")
+        tensors = load_file(checked_file(folder, manifest, TENSORS))
+        return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
+
+    def apply(self, part: nn.Module, part_name: str, probe: Tensor | None = None) -> int:
+        """Give every calibrated site and port of a part its scales; returns how many sites that were.
+
+        With `probe`, an input of the part in FLOAT mode, LET is folded under proof: FoldError names the port
+        after whose fold the float output is no longer the same.
+        """
+        low, high = self.spec.activation_codes
+        applied: list[NamedSite] = []
+        for named in named_sites(part, part_name):
+            weight_scale = self.tensors.get(f"{named.name}.weight_scale")
+            if weight_scale is None:
+                continue
+            scale = self.tensors.get(f"{named.port_name}.activation_scale")
+            if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
+                raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
+            if not (torch.all(weight_scale > 0) and scale > 0):
+                raise UserError(f"calibration: {named.name} has a scale that is not positive")
+            named.site.set_weight_scale(weight_scale, self.spec.weight_code_max)
+            named.site.port.set_scale(scale, low, high)
+            applied.append(named)
+        self._fold(part, group_ports(applied), probe)
+        return len(applied)
+
+    @torch.no_grad()
+    def _fold(self, part: nn.Module, groups: dict[str, list[NamedSite]], probe: Tensor | None) -> None:
+        """LET into the weights. An absorber's rows carry their own quantizer along, so scales come first."""
+        found = absorbers(part)
+        learned = any(f"{port_name}.let_scale" in self.tensors for port_name in groups)
+        reference = part(probe) if probe is not None and learned else None
+        for port_name, sites in groups.items():
+            scale = self.tensors.get(f"{port_name}.let_scale")
+            shift = self.tensors.get(f"{port_name}.let_shift")
+            if scale is None or shift is None:
+                continue
+            if scale.shape != (sites[0].site.in_channels,) or not torch.all(scale > 0):
+                raise UserError(
+                    f"calibration: {port_name}.let_scale does not fit", "expected one positive per channel"
+                )
+            fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
+            if probe is not None and reference is not None:
+                prove(port_name, reference, part(probe))
+
+
+def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:
+    """Content address of a calibration: 16 hex digits name its folder in calib_cache/."""
+    text = json.dumps([model_digest, spec.to_json(), data_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

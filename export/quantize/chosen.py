@@ -1,0 +1,26 @@
+"""Which sites a spec quantizes."""
+
+from __future__ import annotations
+
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.quantize.sites import NamedSite, named_sites
+from torch import nn
+
+
+def quantized_sites(part: nn.Module, part_name: str, spec: QuantSpec) -> list[NamedSite]:
+    """The sites of a part that the spec quantizes.
+
+    1. a site that `exclude` matches stays float;
+    2. the first and the last site of the part, both convolutions, stay float (keep_first_last);
+    3. convolutions with fewer than min_channels inputs stay float;
+    4. sites that share a port are quantized together or not at all.
+    """
+    sites = list(named_sites(part, part_name))
+    ends = {sites[0].name, sites[-1].name} if spec.keep_first_last else set()
+    kept = {
+        named.name
+        for named in sites
+        if spec.excludes(named.name) or named.name in ends or named.site.in_channels < spec.min_channels
+    }
+    float_ports = {named.port_name for named in sites if named.name in kept}
+    return [named for named in sites if named.port_name not in float_ports]

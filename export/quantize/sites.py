@@ -1,0 +1,285 @@
+"""Sites and ports.
+
+A *site* is one Conv or Linear. A *port* is the activation tensor that feeds it; sites that read the same
+normalised tensor (q, k and v) share one port, hence one scale and one Q/DQ pair in the exported graph.
+
+| mode  | port(x), after its explicit transform | site weight                        |
+| ----- | ------------------------------------- | ---------------------------------- |
+| FLOAT | x                                     | float                              |
+| FAKE  | Δ·clamp(round(x/Δ))                   | Δ·codes, as float                  |
+| QDQ   | QuantizeLinear → DequantizeLinear     | int8 codes → DequantizeLinear      |
+| LEARN | as FAKE, with learned Δ, s and δ      | as FAKE, of W·s, with learned Δ    |
+
+A port or site without scales (left out by the spec) stays FLOAT in every mode.
+The explicit transform x·multiplier + offset is what LET leaves where no neighbour can absorb it; `pads` zero-pads
+x before it, because after a shift the padding must still stand for x = 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from passionsr_trt.export.quantize.quantizer import fake_quantize, per_channel, weight_codes
+from torch import Tensor, nn
+
+
+class Mode(enum.Enum):
+    FLOAT = "float"
+    FAKE = "fake"
+    QDQ = "qdq"
+    LEARN = "learn"
+
+
+class PortLearner(Protocol):
+    """What LEARN mode asks of a port: LET's s and δ per channel, and the quantizer of the transformed x."""
+
+    def transform(self, x: Tensor) -> Tensor: ...
+    def quantize(self, x: Tensor) -> Tensor: ...
+    def weight(self, weight: Tensor) -> Tensor: ...
+    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
+
+
+class Port(nn.Module):
+    """The quantized input of one or more sites. `scale` is a scalar buffer, or None while float."""
+
+    scale: Tensor | None
+    multiplier: Tensor | None
+    offset: Tensor | None
+    learner: PortLearner | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = Mode.FLOAT
+        self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
+        self.after_silu = False  # norm → SiLU → Q is one kernel on a GPU; an explicit transform parts it
+        self.learner = None
+        self.register_buffer("multiplier", None)
+        self.register_buffer("offset", None)
+        self.low, self.high = -128, 127
+        self.limits = (0.0, 0.0)  # low·Δ and high·Δ, the values that the outermost codes stand for
+        self.register_buffer("scale", None)
+        self.register_buffer("zero", None)
+
+    def set_scale(self, scale: Tensor, low: int, high: int) -> None:
+        self.scale = scale.detach().to(torch.float32).reshape(())
+        self.zero = torch.zeros((), dtype=torch.int8, device=scale.device)
+        self.low, self.high = low, high
+        self.limits = (low * float(self.scale), high * float(self.scale))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Zero padding, then x·multiplier + offset, as far as they are set."""
+        if self.pads:
+            top, left, bottom, right = self.pads
+            x = F.pad(x, (left, right, top, bottom))
+        if self.multiplier is not None:
+            x = x * self.multiplier.to(x.dtype)
+        return x if self.offset is None else x + self.offset.to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.transform(x)
+        if self.mode is Mode.LEARN and self.learner is not None:
+            return self.learner.quantize(self.learner.transform(x))
+        if self.scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
+            return x
+        if self.mode is Mode.FAKE:
+            return fake_quantize(x, self.scale.to(x.dtype), self.low, self.high)
+        if (self.low, self.high) != (-128, 127):
+            # INT8 container, fewer codes: the clip is what makes them fewer.
+            x = torch.clamp(x, *self.limits)
+        scale = self.scale.to(x.dtype)
+        codes = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (x, scale, self.zero), dtype=torch.int8, shape=x.shape, version=19
+        )
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear", (codes, scale, self.zero), dtype=x.dtype, shape=x.shape, version=19
+        )
+
+
+class Site(nn.Module):
+    """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port.
+
+    `weight_scale` [O] is None while the site is float.
+    """
+
+    weight_scale: Tensor | None
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    kind = ""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, port: Port | None = None) -> None:
+        super().__init__()
+        self.mode = Mode.FLOAT
+        self.assign(weight, bias)
+        self.port = port if port is not None else Port()
+        self.code_limit = 127
+        self.learner: Callable[[Tensor], Tensor] | None = None  # learned weight quantizer, LEARN mode only
+        self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
+        self.register_buffer("weight_scale", None)
+        self.register_buffer("stored", None)
+        self.register_buffer("weight_zeros", None)
+
+    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Replace weight and bias: what a fold ends with."""
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    def scale_output(self, gain: float, offset: float = 0.0) -> None:
+        """Fold y → gain·y + offset into weight and bias."""
+        bias = None if self.bias is None else self.bias.data * gain + offset
+        if bias is None and offset:
+            bias = torch.full(self.weight.shape[:1], offset)
+        self.assign(self.weight.data * gain, bias)
+
+    @property
+    def in_channels(self) -> int:
+        return self.weight.shape[1]
+
+    def set_weight_scale(self, scale: Tensor, limit: int) -> None:
+        self.weight_scale = scale.detach().to(torch.float32)
+        self.code_limit = limit
+
+    def effective_weight(self, transpose: bool = False) -> Tensor:
+        """The weight the operation multiplies with, in the current mode; [K, N] when `transpose`."""
+        weight: Tensor = self.weight
+        if self.mode is Mode.LEARN and self.learner is not None and self.port.learner is not None:
+            return self.learner(self.port.learner.weight(weight))
+        if self.weight_scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
+            return weight.t() if transpose else weight
+        scale = per_channel(self.weight_scale, weight.dim()).to(weight.dtype)
+        if self.mode is Mode.FAKE:
+            weight = fake_quantize(weight, scale, -self.code_limit, self.code_limit)
+            return weight.t() if transpose else weight
+        assert self.stored is not None
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (self.stored, self.weight_scale.to(weight.dtype), self.weight_zeros),
+            attrs={"axis": 1 if transpose else 0},
+            dtype=weight.dtype,
+            shape=self.stored.shape,
+            version=19,
+        )
+
+    def effective_bias(self) -> Tensor | None:
+        """B, or B + W·δ while LET is being learned."""
+        if self.mode is Mode.LEARN and self.port.learner is not None and self.learner is not None:
+            return self.port.learner.bias(self.weight, self.bias)
+        return self.bias
+
+    def prepare_export(self) -> None:
+        """Compute the initializer that QDQ mode emits: int8 codes, or the float weight of a float site."""
+        stored = self.weight.data
+        if self.weight_scale is not None:
+            stored = weight_codes(stored.float(), self.weight_scale, self.code_limit)
+            self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=torch.int8)
+        self.stored = stored.t().contiguous() if self.kind == "linear" else stored
+
+    def forward(self, x: Tensor, ported: bool = False) -> Tensor:
+        """`ported`: x already went through the port, because other sites share it."""
+        out = self.apply_weight(x if ported else self.port(x.to(self.weight.dtype)))
+        return out if self.out_dtype is None else out.to(self.out_dtype)
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """The operation itself, on an input that already went through the port."""
+        raise NotImplementedError
+
+
+class SiteConv(Site):
+    """Conv2d. `pads` is (top, left, bottom, right), ONNX order; asymmetric pads are emitted on the Conv."""
+
+    kind = "conv"
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int = 1,
+        pads: Sequence[int] | int = 0,
+        port: Port | None = None,
+    ) -> None:
+        super().__init__(weight, bias, port)
+        self.stride = stride
+        self.pads = (pads,) * 4 if isinstance(pads, int) else tuple(pads)
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, pads: Sequence[int] | None = None, port: Port | None = None) -> SiteConv:
+        assert conv.groups == 1 and conv.dilation == (1, 1) and isinstance(conv.padding, tuple)
+        height, width = conv.padding
+        return cls(conv.weight.data, _data(conv.bias), conv.stride[0], pads or (height, width) * 2, port)
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        top, left, bottom, right = self.pads
+        weight = self.effective_weight()
+        if (top, left) == (bottom, right):
+            return F.conv2d(x, weight, self.effective_bias(), self.stride, (top, left))
+        if self.mode is not Mode.QDQ:
+            padded = F.pad(x, (left, right, top, bottom))
+            return F.conv2d(padded, weight, self.effective_bias(), self.stride)
+        kernel = weight.shape[2:]
+        height = (x.shape[2] + top + bottom - kernel[0]) // self.stride + 1
+        width = (x.shape[3] + left + right - kernel[1]) // self.stride + 1
+        return torch.onnx.ops.symbolic(
+            "Conv",
+            (x, weight) if self.bias is None else (x, weight, self.bias),
+            attrs={"pads": list(self.pads), "strides": [self.stride] * 2, "kernel_shape": list(kernel)},
+            dtype=x.dtype,
+            shape=(x.shape[0], weight.shape[0], height, width),
+        )
+
+
+class SiteLinear(Site):
+    """Linear on the last dimension. Emitted as MatMul with a [K, N] weight, DQ axis 1 (no Transpose)."""
+
+    kind = "linear"
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, port: Port | None = None) -> SiteLinear:
+        return cls(linear.weight.data, _data(linear.bias), port)
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        if self.mode is not Mode.QDQ:
+            return F.linear(x, self.effective_weight(), self.effective_bias())
+        weight = self.stored if self.weight_scale is None else self.effective_weight(transpose=True)
+        out = torch.matmul(x, weight)
+        return out if self.bias is None else out + self.bias
+
+
+def _data(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.data
+
+
+@dataclass(frozen=True)
+class NamedSite:
+    """One site of a part: its full name (`unet.mid_block.resnets.0.conv1`) and its port's name."""
+
+    name: str
+    port_name: str
+    site: Site
+
+
+def named_sites(part: nn.Module, part_name: str) -> Iterator[NamedSite]:
+    """Every site of a part in module order. A port bears the name of the first site that it feeds."""
+    ports: dict[Port, str] = {}
+    for path, module in part.named_modules():
+        if isinstance(module, Site):
+            name = f"{part_name}.{path}"
+            yield NamedSite(name, ports.setdefault(module.port, name), module)
+
+
+def group_ports(sites: Iterable[NamedSite]) -> dict[str, list[NamedSite]]:
+    """Port name → the sites that it feeds, in module order."""
+    groups: dict[str, list[NamedSite]] = {}
+    for named in sites:
+        groups.setdefault(named.port_name, []).append(named)
+    return groups
+
+
+def set_mode(part: nn.Module, mode: Mode) -> None:
+    """Switch every site, port and mode-aware module of a part."""
+    for module in part.modules():
+        if isinstance(getattr(module, "mode", None), Mode):
+            module.__dict__["mode"] = mode

@@ -1,0 +1,1 @@
+"""What runs a part: OpenVINO, ONNX Runtime, TensorRT."""
