@@ -16,7 +16,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from passionsr_trt.engines.bundle.bundles import OnnxBundle, PartInfo
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.openvino import half_range
 from passionsr_trt.engines.openvino.half_range import balance, best_factors, limit_codes, limited_copy
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions

@@ -9,14 +9,15 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, PartInfo, load_intact
+from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle, OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
-from passionsr_trt.engines.layers.coverage import Coverage
+from passionsr_trt.engines.bundle.records import encode
+from passionsr_trt.engines.bundle.targets import Target
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from tqdm import tqdm
 
 BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]
@@ -27,22 +28,22 @@ def build_engines(
     output: Path,
     backend: str,
     build_part: BuildPart,
-    target: dict[str, Any],
+    target: Target,
     prove: Callable[[OnnxBundle, Path], dict[str, float]] | None = None,
 ) -> EngineBundle:
-    """Build the three parts one at a time into `output` (atomically); coverage and proof go into the manifest.
+    """Build the parts one at a time into `output` (atomically); coverage and proof go into the manifest.
 
     `prove` runs the built engines where that is possible; None where nothing here can run them.
     """
     parts: list[PartInfo] = []
-    coverage: dict[str, Any] = {}
+    coverage: dict[str, Coverage] = {}
     with atomic_folder(output, "engine-bundle") as folder:
         with tqdm(bundle.parts, desc=f"building for {backend}", unit="engine") as progress:
             for part in progress:
                 progress.set_postfix_str(part.name)
                 file, figures = build_part(bundle, part, folder)
                 parts.append(replace(part, file=file))
-                coverage[part.name] = asdict(figures)
+                coverage[part.name] = figures
         engines = EngineBundle(
             model=bundle.model,
             backend=backend,
@@ -50,7 +51,7 @@ def build_engines(
             precision=bundle.precision,
             spec=bundle.spec,
             key=engine_key(bundle, backend, target),
-            parts=parts,
+            parts=tuple(parts),
             coverage=coverage,
             proof={} if prove is None else prove(bundle, folder),
             versions=versions(),
@@ -66,7 +67,7 @@ DECISIVE = {
 }
 
 
-def engine_key(bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> dict[str, str]:
+def engine_key(bundle: OnnxBundle, backend: str, target: Target) -> dict[str, str]:
     """Everything that decides what an engine is; equal keys, equal engines."""
     found = versions()
     decisive = ("passionsr-trt", *DECISIVE[backend])
@@ -74,11 +75,11 @@ def engine_key(bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> dict
         "ONNX bundle": sha256(bundle.folder / MANIFEST),
         "backend": backend,
         **{f"{name} version": found.get(name, "") for name in decisive},
-        **{name.replace("_", " "): str(value) for name, value in target.items()},
+        **{name.replace("_", " "): str(value) for name, value in encode(target).items()},
     }
 
 
-def why_build(output: Path, bundle: OnnxBundle, backend: str, target: dict[str, Any]) -> str | None:
+def why_build(output: Path, bundle: OnnxBundle, backend: str, target: Target) -> str | None:
     """Why the engines in `output` will not do, in one phrase; None where they are undamaged and of this key."""
     if not (output / MANIFEST).is_file():
         return "nothing there yet"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from passionsr_trt.engines.build import BuildPart, build_engines, building, engine_key, why_build
 from passionsr_trt.engines.bundle.arguments import parse_size, share, whole
-from passionsr_trt.engines.bundle.bundles import REFERENCE_SIZE, EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
-from passionsr_trt.engines.layers.coverage import Coverage
+from passionsr_trt.engines.bundle.targets import Target
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -92,29 +91,24 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
     check_digest(arguments.bundle, arguments.expect_digest)
     bundle = OnnxBundle.load(arguments.bundle)
     check_target(arguments.output, "engine-bundle")
+    build_part: BuildPart
     prove: Callable[[OnnxBundle, Path], dict[str, float]] | None
-    target: dict[str, Any]
+    target: Target
     if arguments.backend == "openvino":
         if arguments.compute_capability:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
         if arguments.batch > 1:
             raise UsageError("--batch is for TensorRT", "", "OpenVINO's engines take any: `infer --batch`")
-        from passionsr_trt.engines.openvino import builder as openvino_builder
-        from passionsr_trt.engines.openvino.cpu import BFLOAT16_PARTS
-        from passionsr_trt.engines.openvino.graph import REVISION
-        from passionsr_trt.engines.openvino.model import code_limit
+        from passionsr_trt.engines.openvino.builder import OpenVINOBuilder
 
-        limit = code_limit(bundle.spec)
-        parts = () if bundle.spec is None or arguments.float32 else BFLOAT16_PARTS
-        build_part: BuildPart = partial(openvino_builder.build_part, bfloat16=parts, limit=limit)
-        prove = partial(openvino_builder.prove_engines, bfloat16=parts, limit=limit)
-        target = {"device": "CPU", "bfloat16": list(parts), "graph_revision": REVISION, "weight_code_limit": limit}
+        builder = OpenVINOBuilder(bundle, arguments.float32)
+        build_part, target, prove = builder, builder.target, builder.prove
     else:
         from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan
 
         plan = TensorRTPlan(
             arguments.backend,
-            arguments.size or bundle.fixed_size or (REFERENCE_SIZE, REFERENCE_SIZE),
+            arguments.size or bundle.model.size or (REFERENCE_SIZE, REFERENCE_SIZE),
             arguments.min_size,
             arguments.max_size,
             arguments.batch,
@@ -145,14 +139,14 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_plan(bundle: OnnxBundle, arguments: argparse.Namespace, target: dict[str, Any]) -> None:
+def print_plan(bundle: OnnxBundle, arguments: argparse.Namespace, target: Target) -> None:
     """--dry-run."""
     reason = why_build(arguments.output, bundle, arguments.backend, target)
     print(f"{arguments.output}: {'up to date' if reason is None else f'to build: {reason}'}")
     for part in bundle.parts:
         quantized = sum(site.quantized for site in part.sites)
         size = bundle.open(part).stat().st_size / 1e6
-        shapes = f"{part.input.shape} → {part.output.shape}"
+        shapes = f"{', '.join(map(str, part.inputs))} → {part.output}"
         print(f"  {part.name:<12} {shapes}, {quantized} INT8 sites, {size:.1f} MB ONNX")
     for name, value in engine_key(bundle, arguments.backend, target).items():
         print(f"  {name}: {value}")
@@ -160,8 +154,7 @@ def print_plan(bundle: OnnxBundle, arguments: argparse.Namespace, target: dict[s
 
 def report_coverage(engines: EngineBundle, required: float | None) -> None:
     """Print a line a part; UserError where the share of quantized sites that run INT8 is too low."""
-    for name, figures in engines.coverage.items():
-        coverage = Coverage(**figures)
+    for name, coverage in engines.coverage.items():
         print(coverage.line(name))
         for site in coverage.float_sites:
             print(f"  runs in float: {site}")

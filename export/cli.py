@@ -8,17 +8,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import parse_size, whole
+from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, check_multiple, parse_size, whole
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
 from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
+from passionsr_trt.engines.bundle.wiring import chain_multiple
 
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.calibration import Calibration
 
-CACHE = Path("calib_cache")
 SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are run
+
+
+def add_import_model(parser: argparse.ArgumentParser) -> None:
+    from passionsr_trt.export.families.registry import FAMILIES
+
+    parser.add_argument("-o", "--output", type=Path, required=True, help="model folder to write (float32)")
+    names = [family.name for family in FAMILIES]
+    parser.add_argument("--family", choices=names, default=names[0], help="what kind of model it is")
+    for family in FAMILIES:
+        family.add_arguments(parser)
+    parser.set_defaults(run=run_import_model)
+
+
+def run_import_model(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.export.families.registry import FAMILIES
+
+    return next(family for family in FAMILIES if family.name == arguments.family).import_model(arguments)
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +49,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         help="how boundaries are found, in place of the spec's: range takes a minute or two; learned (LBQ, LET, "
         "DQC) is the closest to the float model and takes several times as long",
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where calibrations are kept, by content")
+    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="where calibrations are kept, by content")
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.add_argument(
         "--low-memory",
@@ -46,8 +63,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibrate.data import calibration_files, data_digest
     from passionsr_trt.export.calibrate.dqc import learn_calibration
     from passionsr_trt.export.calibrate.ranges import calibrate
-    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
-    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, folder_digest
+    from passionsr_trt.export.families.registry import check_model, load_model
+    from passionsr_trt.export.families.weights import folder_digest
     from passionsr_trt.export.quantize.calibration import Calibration, calibration_key
 
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
@@ -60,13 +77,12 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         Calibration.load(folder)
         print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
         return 0
-    model = OneStepModel.load(arguments.model)
-    parts = build_parts(model)
+    model = load_model(arguments.model)
     if spec.method == "range":
-        calibration = calibrate(model, parts, spec, files)
+        calibration = calibrate(model, spec, files)
     else:
         partial = folder.with_name(f"{folder.name}.partial")
-        calibration = learn_calibration(model, parts, spec, files, partial, arguments.low_memory)
+        calibration = learn_calibration(model, spec, files, partial, arguments.low_memory)
     calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")
@@ -79,7 +95,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="calibrations")
+    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
     parser.add_argument("--float", action="store_true", help="export the float twin, no quantization")
     parser.add_argument(
         "--precision",
@@ -91,14 +107,15 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=parse_size,
         metavar="HxW",
-        help="fix the image size, and the batch to 1; by itself any multiples of 64, any batch",
+        help="fix the image size, and the batch to 1; by itself any that the model takes, any batch",
     )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.set_defaults(run=run_export)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, folder_digest
+    from passionsr_trt.export.families.registry import check_model, load_model
+    from passionsr_trt.export.families.weights import folder_digest
 
     check_model(arguments.model)
     check_target(arguments.output, "onnx-bundle")
@@ -110,14 +127,14 @@ def run_export(arguments: argparse.Namespace) -> int:
     if not arguments.force and is_current(arguments, digest, key):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
         return 0
-    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
     from passionsr_trt.export.onnx.bundle import export_bundle
     from passionsr_trt.export.onnx.to_onnx import ExportPlan
 
     size = arguments.size or (512, 512)
     plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
-    model = OneStepModel.load(arguments.model)
-    bundle = export_bundle(model, build_parts(model), calibration, plan, arguments.output, consume=True)
+    model = load_model(arguments.model)
+    check_multiple(size, chain_multiple(model.parts))
+    bundle = export_bundle(model, calibration, plan, arguments.output, consume=True)
     for part in bundle.parts:
         quantized = sum(site.quantized for site in part.sites)
         print(f"{part.name:<12} {quantized}/{len(part.sites)} sites quantized, {part.file}")
@@ -129,19 +146,8 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
     present = load_intact(OnnxBundle, arguments.output)
     if present is None:
         return False
-    shape = [1, 3, *arguments.size] if arguments.size else ["batch", 3, "height", "width"]
-    same = (
-        present.model.digest,
-        present.calibration_key,
-        present.precision,
-        present.parts[0].input.shape,
-    )
-    return same == (digest, key, arguments.precision, shape)
-
-
-def check_model(folder: Path) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder", "expected a model folder")
+    same = (present.model.digest, present.calibration_key, present.precision, present.model.size)
+    return same == (digest, key, arguments.precision, arguments.size)
 
 
 def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:
@@ -178,7 +184,7 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="calibrations")
+    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and the plot")
     parser.add_argument(
         "--budget",
@@ -192,23 +198,23 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
 
 def run_sensitivity(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibrate import sensitivity
-    from passionsr_trt.export.calibrate.data import calibration_files, load_input
-    from passionsr_trt.export.calibrate.dqc import crops
-    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
-    from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, folder_digest
+    from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+    from passionsr_trt.export.families.registry import check_model, load_model
+    from passionsr_trt.export.families.weights import folder_digest
 
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)
     check_writable(arguments.output)
     digest = folder_digest(arguments.model)
     calibration = own_calibration(arguments, digest)
-    model = OneStepModel.load(arguments.model)
-    images = crops([load_input(path, model) for path in files], calibration.spec.seed, SENSITIVITY_CROP)
-    probe = sensitivity.Probe(build_parts(model), calibration, images)
+    model = load_model(arguments.model)
+    images = [load_sources(path, model) for path in files]
+    images = crops(images, model, calibration.spec.seed, SENSITIVITY_CROP)
+    probe = sensitivity.Probe(model, calibration, images)
     report = probe.report()
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "sensitivity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    sensitivity.draw(report, arguments.output / "sensitivity.png")
+    sensitivity.draw(report, [part.name for part in model.parts], arguments.output / "sensitivity.png")
     print(f"{report.psnr:.1f} dB to float with all {len(report.ports)} ports quantized; most sensitive:")
     for entry in report.ports[:10]:
         print(f"  {entry.port:<60} alone {entry.psnr_alone:5.1f} dB, float {entry.gain_if_float:+.2f} dB")

@@ -6,18 +6,20 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.build import versions
-from passionsr_trt.engines.bundle.bundles import PART_NAMES, EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.arguments import check_multiple
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model, part_names
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, sources_of
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
-from passionsr_trt.runtime.chain import Chain, check_same_model
+from passionsr_trt.runtime.chain import Arrays, Chain
 from tqdm import tqdm
 
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
@@ -26,8 +28,9 @@ Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of 
 def run_benchmark(arguments: argparse.Namespace) -> int:
     size = arguments.size
     tested = EngineBundle.load(arguments.engines)
+    check_multiple(size, chain_multiple(tested.parts))
     baseline = EngineBundle.load(arguments.baseline)
-    check_same_model(tested.model, baseline.model, str(arguments.baseline))
+    check_same_model(tested, baseline)
     if tested.spec is None or baseline.spec is not None:
         raise UserError("--engines must be INT8 and --baseline float", f"got {tested.label} and {baseline.label}")
     if arguments.profile:
@@ -38,16 +41,17 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     ]
     if arguments.onnx:
         onnx_bundle = OnnxBundle.load(arguments.onnx)
-        check_same_model(tested.model, onnx_bundle.model, str(arguments.onnx))
+        check_same_model(tested, onnx_bundle)
         makers.append(lambda: Chain.from_onnx(onnx_bundle, arguments.threads, arguments.provider))
     check_writable(arguments.output)
     with ExitStack() as opened:
         chains = [opened.enter_context(closing(make())) for make in makers]
-        times = measure(chains, size, arguments.runs)
+        sources = random_sources(tested.parts, size)
+        times = measure(chains, part_names(tested.parts), sources, arguments.runs)
         report = summarize([times], tested=chains[0].label)
         report["conditions"] = conditions(size, arguments.threads, arguments.runs)
         if arguments.profile:
-            report["profile"] = profile_chain(chains[0], random_image(size))
+            report["profile"] = profile_chain(chains[0], sources)
     text = json.dumps(report, indent=1) + "\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "benchmark.json").write_text(text, encoding="utf-8")
@@ -59,40 +63,47 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class Timed(Protocol):
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+
 class Contestant(Protocol):
-    """What can be timed: a Chain, or anything that runs an image and keeps the seconds of each part."""
+    """What can be timed: a Chain, or anything that runs a picture and tells the seconds of each part."""
 
     label: str
-    seconds: dict[str, float]
 
-    def run(self, image: np.ndarray, seed: int = 0, /) -> object: ...
+    def run(self, sources: Arrays, /) -> Timed: ...
 
 
-def measure(chains: Sequence[Contestant], size: tuple[int, int], runs: int) -> Times:
+def measure(chains: Sequence[Contestant], parts: Sequence[str], sources: Arrays, runs: int) -> Times:
     """Seconds per contestant and part: one warm-up each, then rounds in which every one runs once.
 
     The order turns by one each round, so that no contestant always follows the same one.
     """
-    image = random_image(size)
-    times: Times = {chain.label: {part: [] for part in (*PART_NAMES, "chain")} for chain in chains}
+    times: Times = {chain.label: {part: [] for part in (*parts, "chain")} for chain in chains}
     for chain in chains:
-        chain.run(image)
+        chain.run(sources)
     with tqdm(total=runs * len(chains), desc="benchmark", unit="run") as progress:
         for index in range(runs):
             turn = index % len(chains)
             for chain in (*chains[turn:], *chains[:turn]):
-                chain.run(image)
-                for part in PART_NAMES:
-                    times[chain.label][part].append(chain.seconds[part])
-                times[chain.label]["chain"].append(sum(chain.seconds.values()))
+                seconds = chain.run(sources).seconds
+                for part in parts:
+                    times[chain.label][part].append(seconds[part])
+                times[chain.label]["chain"].append(sum(seconds.values()))
                 progress.set_postfix_str(f"{chain.label} {times[chain.label]['chain'][-1]:.2f} s")
                 progress.update()
     return times
 
 
-def random_image(size: tuple[int, int]) -> np.ndarray:
-    """Seeded noise [1, 3, H, W] in [-1, 1]: the time does not depend on what is shown."""
-    return np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
+def random_sources(parts: Sequence[PartInfo], size: Size) -> dict[str, np.ndarray]:
+    """Seeded noise [1, C, H, W] in [-1, 1]: the time does not depend on what is shown."""
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.random(tensor.at(size), dtype=np.float32) * 2 - 1
+        for name, tensor in sources_of(parts).items()
+    }
 
 
 def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
     groups: contestants that were measured in turn, `tested` in each of them. floats: the rivals of which the
     fastest counts for each part, all unless named; the chain's is the sum of those.
     """
-    parts = (*PART_NAMES, "chain")
+    parts = list(next(iter(groups[0].values())))  # the last is the chain
     seconds: Times = {}
     ratios: dict[str, dict[str, float]] = {}
     for times in groups:
@@ -123,9 +134,9 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
         }
         for label, rounds in seconds.items()
     }
-    fastest = {part: min(ratios[label][part] for label in floats or ratios) for part in PART_NAMES}
+    fastest = {part: min(ratios[label][part] for label in floats or ratios) for part in parts[:-1]}
     ours = figures[tested]
-    best_sum = sum(fastest[part] * ours[part]["median"] for part in PART_NAMES)
+    best_sum = sum(fastest[part] * ours[part]["median"] for part in parts[:-1])
     fastest["chain"] = best_sum / ours["chain"]["median"]
     return {"tested": tested, "seconds": figures, "speedup": ratios, "speedup_over_fastest_parts": fastest}
 
@@ -156,15 +167,16 @@ def print_report(report: dict[str, Any]) -> None:
     state = report["conditions"]
     print(
         f"\nseconds, median of {state['rounds']} alternating rounds, {state['output_size']} output, batch 1, "
-        f"{state['threads']} threads, {state['cpu']}"
+        f"{state['threads']} threads, {state['cpu']}; copies to and from a GPU are not counted"
     )
-    header = "".join(f"{part:>14}" for part in (*PART_NAMES, "chain"))
+    parts = list(report["speedup_over_fastest_parts"])
+    header = "".join(f"{part:>14}" for part in parts)
     print(f"  {'':<20}{header}")
-    for label, parts in report["seconds"].items():
-        row = "".join(f"{parts[part]['median']:>14.3f}" for part in (*PART_NAMES, "chain"))
+    for label, figures in report["seconds"].items():
+        row = "".join(f"{figures[part]['median']:>14.3f}" for part in parts)
         print(f"  {label:<20}{row}")
-    for label, parts in report["speedup"].items():
-        row = "".join(f"{parts[part]:>13.2f}×" for part in (*PART_NAMES, "chain"))
+    for label, ratios in report["speedup"].items():
+        row = "".join(f"{ratios[part]:>13.2f}×" for part in parts)
         print(f"  {'vs ' + label:<20}{row}")
     row = "".join(f"{value:>13.2f}×" for value in report["speedup_over_fastest_parts"].values())
     print(f"  {'vs fastest float':<20}{row}")
@@ -180,9 +192,10 @@ def draw_chart(report: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.7 * len(report["seconds"])), layout="constrained")
     labels = list(report["seconds"])
     left = np.zeros(len(labels))
-    for part, colour in zip(PART_NAMES, ("#4c78a8", "#f58518", "#54a24b"), strict=True):
+    parts = [part for part in report["speedup_over_fastest_parts"] if part != "chain"]
+    for part in parts:
         widths = np.array([report["seconds"][label][part]["median"] for label in labels])
-        axes.barh(labels, widths, left=left, label=part, color=colour)
+        axes.barh(labels, widths, left=left, label=part)
         left += widths
     for index, label in enumerate(labels):
         chain = report["seconds"][label]["chain"]
@@ -194,7 +207,7 @@ def draw_chart(report: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     state = report["conditions"]
     axes.set_xlabel(f"seconds per image, {state['output_size']} output, {state['threads']} threads; line: p10–p90")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(PART_NAMES), frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(parts), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

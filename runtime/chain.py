@@ -1,19 +1,25 @@
-"""The chain of three engines: image → latent → clean latent → image."""
+"""A chain of parts and what runs it: one loop for host arrays and for a GPU, for pictures, tiles and batches.
+
+An executor takes jobs, some parts on one set of arrays, and gives them back in order. On a CPU a job is done when
+it was submitted; on a GPU the next one is under way while one is waited for.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from passionsr_trt.engines.bundle.bundles import EngineBundle, ModelInfo, OnnxBundle, PartInfo
+from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime.memory import MemoryModel
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, chain_multiple
 
-Limits = tuple[tuple[int, int], tuple[int, int]]  # smallest and largest (height, width) that engines take
+Arrays = Mapping[str, np.ndarray]
+Limits = tuple[Size, Size]  # smallest and largest (height, width) that engines take
 # ONNX Runtime's execution providers by our names; CUDA and TensorRT come with onnxruntime-gpu
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -22,30 +28,54 @@ PROVIDERS = {
 }
 
 
-class Engine(Protocol):
-    """One part, ready to run: float32 [B, C, H, W] in and out."""
+@dataclass(frozen=True)
+class Done:
+    """tensors: what was asked for, arrays of their own. seconds: part → its computation, no copies to a device."""
 
-    def prepare(self, shape: tuple[int, ...]) -> None:
-        """Whatever an input of this shape needs once, so that it is not counted into a run's time."""
+    tensors: dict[str, np.ndarray]
+    seconds: dict[str, float]
 
-    def run(self, x: np.ndarray) -> np.ndarray: ...
+
+class Executor(Protocol):
+    """depth: jobs that may be under way at once. ragged: a rest of tiles may be a batch of its own size."""
+
+    depth: int
+    ragged: bool
+
+    def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Any:
+        """Begin parts in their order on `inputs` [B, C, h, w]; a ticket for `collect`. keep: names of outputs."""
+
+    def collect(self, ticket: Any) -> Done:
+        """Wait for a job; each ticket once, in the order of submission."""
+
+    def close(self) -> None: ...
+
+
+class Memory(Protocol):
+    """What engines will take. free: bytes that may be taken in all."""
+
+    @property
+    def free(self) -> int: ...
+
+    def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
+        """Peak bytes for `picture` output pixels, of which each part gets `at_once` at once."""
 
 
 @dataclass
 class Chain:
-    """The three parts of one model. `seconds` holds the last run's time per part.
+    """The parts of one model, ready to run.
 
     limits: what sizes the engines take, None for any. batch: how many at once, None for any.
     memory: what they will need, None where nobody knows.
     """
 
     model: ModelInfo
-    engines: dict[str, Engine]
+    parts: tuple[PartInfo, ...]
+    executor: Executor
     label: str
-    seconds: dict[str, float] = field(default_factory=dict)
     limits: Limits | None = None
     batch: int | None = None
-    memory: MemoryModel | None = None
+    memory: Memory | None = None
 
     @classmethod
     def from_engines(
@@ -55,88 +85,77 @@ class Chain:
 
         cache: bytes that compiled OpenVINO models may take in the user's cache folder, 0: none are kept.
         """
-        if bundle.backend != "openvino":
-            from passionsr_trt.runtime.backends.tensorrt.executor import TensorRTChain
+        if bundle.backend == "openvino":
+            from passionsr_trt.runtime.backends.openvino import open_chain
 
-            return TensorRTChain(bundle, cuda_graph)
-        from passionsr_trt.runtime.backends.openvino import load_parts
+            return open_chain(bundle, threads, cache)
+        from passionsr_trt.runtime.backends.tensorrt.chain import open_chain as open_on_gpu
 
-        engines: dict[str, Engine] = dict(load_parts(bundle, threads, cache))
-        label, memory = f"OpenVINO {bundle.label}", MemoryModel.of(bundle)
-        return cls(bundle.model, engines, label, memory=memory, **fixed(bundle.parts))
+        return open_on_gpu(bundle, cuda_graph)
 
     @classmethod
     def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
-        """The same chain under ONNX Runtime, by one of its execution providers (onnx_engine.PROVIDERS)."""
-        from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
+        """The same chain under ONNX Runtime, by one of its execution providers (PROVIDERS)."""
+        from passionsr_trt.runtime.backends.onnxruntime import open_chain
 
-        engines: dict[str, Engine] = {
-            part.name: OnnxEngine(bundle.open(part), threads, provider) for part in bundle.parts
-        }
-        label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
-        place = "" if provider == "cpu" else f" {provider}"
-        return cls(bundle.model, engines, f"ONNX Runtime{place} {label}", **fixed(bundle.parts))
+        return open_chain(bundle, threads, provider)
 
-    def run(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
-        """image [B,3,H,W] in [-1,1], sides multiples of 64 → [B,3,H,W], not clamped.
+    @property
+    def multiple(self) -> int:
+        """Picture sides are multiples of it."""
+        return chain_multiple(self.parts)
 
-        `seed` is used where the model samples its posterior; equal seeds give equal noise in every backend.
+    @property
+    def output(self) -> str:
+        """The name of the picture that the chain ends with."""
+        return self.parts[-1].output.name
+
+    def begin(self, sources: Arrays) -> Any:
+        """Submit one batch of pictures, untiled: a ticket for the executor's `collect`."""
+        return self.executor.submit(self.parts, sources, (self.output,))
+
+    def run(self, sources: Arrays, keep: Collection[str] | None = None) -> Done:
+        """One batch of pictures, untiled: sources [B, C, h, w] → [B, 3, H, W] in about [-1, 1], not clamped.
+
+        keep: tensors that are given back, the picture by itself; `every_output` for all.
         """
-        return self.stages(image, seed)["image_out"]
+        return next(self.stream(self.parts, [sources], keep))
 
-    def run_part(self, name: str, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """One part alone on each piece, in order; its seconds add up."""
-        for piece in pieces:
-            self.engines[name].prepare(piece.shape)
-            start = time.perf_counter()
-            result = self.engines[name].run(piece)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            yield result
+    def run_part(self, part: PartInfo, inputs: Arrays) -> Done:
+        """One part alone."""
+        return next(self.stream([part], [inputs]))
+
+    @property
+    def every_output(self) -> tuple[str, ...]:
+        return tuple(part.output.name for part in self.parts)
+
+    def stream(
+        self, parts: Sequence[PartInfo], jobs: Iterable[Arrays], keep: Collection[str] | None = None
+    ) -> Iterator[Done]:
+        """Some parts on job after job, in order; a job is asked for while the one before is under way."""
+        keep = (parts[-1].output.name,) if keep is None else keep
+        waiting: deque[Any] = deque()
+        try:
+            for inputs in jobs:
+                waiting.append(self.executor.submit(parts, inputs, keep))
+                if len(waiting) >= self.executor.depth:
+                    yield self.executor.collect(waiting.popleft())
+            while waiting:
+                yield self.executor.collect(waiting.popleft())
+        finally:  # what is given up half-way is waited for all the same
+            while waiting:
+                with suppress(UserError):
+                    self.executor.collect(waiting.popleft())
 
     def close(self) -> None:
-        """Free what the engines hold; the chain cannot be used any more."""
-        self.engines.clear()
-
-    def stages(self, image: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-        """As `run`, with every part's input: image, latent, clean_latent, image_out."""
-        tensors = {"image": image}
-        encoded = self._timed("vae_encoder", image)
-        tensors["latent"] = sample_posterior(encoded, self.model, seed)
-        tensors["clean_latent"] = self._timed("unet", tensors["latent"])
-        tensors["image_out"] = self._timed("vae_decoder", tensors["clean_latent"])
-        return tensors
-
-    def _timed(self, part: str, x: np.ndarray) -> np.ndarray:
-        self.engines[part].prepare(x.shape)
-        start = time.perf_counter()
-        result = self.engines[part].run(x)
-        self.seconds[part] = time.perf_counter() - start
-        return result
+        """Free what the executor holds; the chain cannot be used any more."""
+        self.executor.close()
 
 
-def fixed(parts: list[PartInfo]) -> dict[str, Any]:
-    """`limits` and `batch` of graphs that were exported for one size, or one batch; None where they take any."""
-    batch, _colours, *size = next(part.input.shape for part in parts if part.name == "vae_encoder")
-    limits = None if any(isinstance(side, str) for side in size) else ((size[0], size[1]), (size[0], size[1]))
-    return {"limits": limits, "batch": None if isinstance(batch, str) else batch}
-
-
-def sample_posterior(encoded: np.ndarray, model: ModelInfo, seed: int) -> np.ndarray:
-    """The latent: the encoder's output itself, or mean + std · seeded noise for posterior `sample`."""
-    if model.posterior == "mode":
-        return encoded
-    mean, deviation = np.split(encoded, 2, axis=1)
-    noise = np.random.default_rng(seed).standard_normal(mean.shape, dtype=np.float32)
-    return mean + deviation * noise
-
-
-def check_same_model(first: ModelInfo, second: ModelInfo, what: str) -> None:
-    """Refuse to compare two different models."""
-    if first.digest != second.digest:
-        raise UserError(
-            f"{what}: made from model {second.digest[:12]}",
-            f"expected {first.digest[:12]}, the other bundle's",
-        )
+def fixed(bundle: Bundle) -> dict[str, Any]:
+    """`limits` and `batch` of graphs that were exported for one size; None where they take any."""
+    size = bundle.model.size
+    return {"limits": None, "batch": None} if size is None else {"limits": (size, size), "batch": 1}
 
 
 def load_engines(

@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.build import versions
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.chain import Chain, check_same_model
+from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import (
+    chain_sources,
     list_images,
-    pad_to_multiple,
     read_picture,
     save_image,
     to_array,
     upscale,
 )
 from passionsr_trt.runtime.metrics import measure, summarize
+from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.polygraphy_runner import compare_part
 from passionsr_trt.runtime.sheet import comparison_sheet, overview
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ from tqdm import tqdm
 def run_compare(arguments: argparse.Namespace) -> int:
     reference_bundle = OnnxBundle.load(arguments.reference)
     engine_bundle = EngineBundle.load(arguments.engines)
-    check_same_model(reference_bundle.model, engine_bundle.model, str(arguments.engines))
+    check_same_model(reference_bundle, engine_bundle)
     if reference_bundle.spec is not None:
         raise UserError(f"{arguments.reference}: is quantized", "expected a float bundle", "use `export --float`")
     images = list_images(arguments.images)
@@ -43,7 +44,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         closing(Chain.from_onnx(reference_bundle, provider=arguments.provider)) as reference,
         closing(Chain.from_engines(engine_bundle)) as tested,
     ):
-        report, sheets = compare_all(reference_bundle, reference, tested, images, truths, arguments)
+        report, sheets = compare_all(reference, tested, images, truths, arguments)
     save_image(overview(sheets), arguments.output / "overview.png")
     text = json.dumps(report, indent=1) + "\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,6 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 
 def compare_all(
-    bundle: OnnxBundle,
     reference: Chain,
     tested: Chain,
     images: list[Path],
@@ -69,7 +69,7 @@ def compare_all(
         "tested": tested.label,
         "align": arguments.align,
         "versions": versions(),
-        "parts": compare_parts(bundle, reference, tested, images[: arguments.parts_on]),
+        "parts": compare_parts(reference, tested, images[: arguments.parts_on]),
         "images": {},
     }
     sheets = []
@@ -110,23 +110,22 @@ def find_truths(images: list[Path], folder: Path | None) -> dict[Path, Path]:
     return found
 
 
-def compare_parts(
-    bundle: OnnxBundle, reference: Chain, tested: Chain, images: list[Path]
-) -> dict[str, dict[str, float]]:
+def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[str, dict[str, float]]:
     """Every part alone, each fed the float chain's own tensors."""
-    captured: dict[str, list[np.ndarray]] = {part.name: [] for part in bundle.parts}
+    captured: list[dict[str, np.ndarray]] = []
     for path in images:
         try:
-            source = to_array(upscale(read_picture(path).rgb, bundle.model.upscale))
+            rgb = read_picture(path).rgb
         except UserError:
             continue
-        stages = reference.stages(pad_to_multiple(source, bundle.model.multiple)[None])
-        for part in bundle.parts:
-            captured[part.name].append(stages[part.input.name])
+        enlarged = to_array(upscale(rgb, reference.model.upscale))
+        sources = chain_sources(rgb, enlarged, reference.parts, seed=0)
+        captured.append({**sources, **reference.run(sources, reference.every_output).tensors})
+    if not captured:
+        return {}
     return {
-        part.name: compare_part(part, reference.engines[part.name], tested.engines[part.name], captured[part.name])
-        for part in tqdm(bundle.parts, desc="parts", unit="part")
-        if captured[part.name]
+        part.name: compare_part(part, reference, tested, captured)
+        for part in tqdm(reference.parts, desc="parts", unit="part")
     }
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.arguments import gibibytes, whole
-from passionsr_trt.engines.bundle.bundles import ModelInfo
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.runtime.chain import PROVIDERS, Chain, load_engines
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
@@ -29,31 +27,33 @@ from passionsr_trt.runtime.images import (
     save_image,
 )
 from passionsr_trt.runtime.main import HelpFormatter, run
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.planning import Options, check_options
+from passionsr_trt.runtime.upscaler import attempt, super_resolve_all
+from PIL import Image
 from tqdm import tqdm
-
-FAILURES = (UserError, MemoryError)  # of one image, which must not lose the others
 
 
 def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder, or a file for a single image")
     parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
-    parser.add_argument("--align", choices=METHODS, default="adain", help="colour fix towards the input")
+    parser.add_argument(
+        "--align", choices=METHODS, help="colour fix towards the input; by itself the one that suits the model"
+    )
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="side of square tiles in output pixels, a multiple of 64, 0: never; by itself above 896×896 pixels "
+        help="side of square tiles in output pixels, 0: never; by itself above 896×896 pixels "
         "or what engines take, shaped to compute least, at most 640×640 pixels, less where memory is short",
     )
     parser.add_argument(
-        "--memory", type=gibibytes, help="GiB that may be taken (OpenVINO); by itself what is free at the start"
+        "--memory", type=gibibytes, help="GiB that may be taken, on a GPU of its own; by itself what is free there"
     )
     parser.add_argument(
         "--overlap",
         type=whole(0),
         default=64,
-        help="overlap of tiles in output pixels, a multiple of 8; more is slower",
+        help="overlap of tiles in output pixels; more is slower",
     )
     parser.add_argument(
         "--batch",
@@ -107,8 +107,9 @@ def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path
 
 
 def run_infer(arguments: argparse.Namespace) -> int:
-    memory = free_memory() if arguments.memory is None else arguments.memory
-    options = Options(arguments.align, arguments.tile, arguments.overlap, arguments.seed, memory, arguments.batch)
+    options = Options(
+        arguments.align, arguments.tile, arguments.overlap, arguments.seed, arguments.memory, arguments.batch
+    )
     pairs = plan_outputs(list_images(arguments.images), arguments)
     for source, target in pairs.items():
         if source.resolve() == target.resolve():
@@ -131,13 +132,8 @@ def run_infer(arguments: argparse.Namespace) -> int:
     )
     failed = 0
     with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
-        if chain.batch is not None and (arguments.batch or 1) > chain.batch:
-            raise UsageError(
-                f"--batch {arguments.batch}: the engines take {chain.batch} at once",
-                "expected no more",
-                "export again without --size; for GPUs build with --batch as well",
-            )
-        for error in upscale_all(chain, by_size(pairs, chain.model), options, progress):
+        check_options(options, chain)
+        for error in upscale_all(chain, by_size(pairs, chain), options, progress):
             progress.update()
             if error is not None:
                 failed += 1
@@ -147,13 +143,13 @@ def run_infer(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def by_size(pairs: dict[Path, Path], model: ModelInfo) -> dict[Path, Path]:
+def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
     """The same pictures with those of one padded size together, in order of first appearance: engines are compiled
     for a size once. What cannot be read keeps its place among its like, and fails when its turn comes.
     """
     groups: dict[tuple[int, ...], dict[Path, Path]] = {}
     for source, target in pairs.items():
-        padded = tuple(-(-side * model.upscale // model.multiple) for side in header_size(source))
+        padded = tuple(-(-side * chain.model.upscale // chain.multiple) for side in header_size(source))
         groups.setdefault(padded, {})[source] = target
     return {source: target for group in groups.values() for source, target in group.items()}
 
@@ -166,13 +162,19 @@ def upscale_all(
     While the chain works on one image, the next is read and the one before is written.
     """
     saving: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
+
+    def images() -> Iterator[Image.Image | Exception]:
         for source, reading in read_ahead(reader, pairs):
-            try:
-                picture = reading.result()
-                result = super_resolve(chain, picture.rgb, options)
-            except FAILURES as error:
-                yield error
+            picture = attempt(reading.result)
+            read.append((source, picture))
+            yield picture if isinstance(picture, Exception) else picture.rgb
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        for result in super_resolve_all(chain, images(), options):
+            source, picture = read.popleft()
+            if isinstance(result, Exception) or isinstance(picture, Exception):
+                yield picture if isinstance(picture, Exception) else result
                 continue
             for note in picture.notes:
                 tqdm.write(f"{source}: {note}", file=sys.stderr)
@@ -182,8 +184,9 @@ def upscale_all(
             progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
             saving.append(writer.submit(save_image, result.image, pairs[source], picture))
             if len(saving) > 1:
-                yield outcome(saving.popleft())
-        yield from map(outcome, saving)
+                yield attempt(saving.popleft().result)
+        for work in saving:
+            yield attempt(work.result)
 
 
 def read_ahead(reader: Executor, sources: Iterable[Path]) -> Iterator[tuple[Path, Future[Picture]]]:
@@ -194,15 +197,6 @@ def read_ahead(reader: Executor, sources: Iterable[Path]) -> Iterator[tuple[Path
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting
-
-
-def outcome(work: Future[None]) -> Exception | None:
-    """What went wrong with finished work; anything but a failure of this one image is raised."""
-    try:
-        work.result()
-    except FAILURES as error:
-        return error
-    return None
 
 
 def main() -> int:

@@ -13,11 +13,7 @@ from passionsr_trt.engines.bundle.errors import UsageError, UserError
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
-    "import-model": (
-        "passionsr_trt.export.families.stable_diffusion.commands",
-        "add_import_model",
-        "Stable Diffusion + LoRA → model folder",
-    ),
+    "import-model": ("passionsr_trt.export.cli", "add_import_model", "published checkpoints → model folder"),
     "import-calibration": (
         "passionsr_trt.export.families.stable_diffusion.commands",
         "add_import_calibration",

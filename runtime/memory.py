@@ -1,16 +1,19 @@
 """What a picture will take, known before it is begun: engines' weights, a tile's activations, the picture itself.
 
-    peak = BASE + WEIGHTS · weights + Σ activations at 512² · tiles' pixels / 512² + PICTURE · picture pixels
+    peak = BASE + WEIGHTS · weights + Σ activations at 512² · pixels at once / 512² + PICTURE · picture pixels
 
-Each part's activations are read from the compiled engine (openvino/model.py) and grow with the tile's area, since
+Activations are read from the compiled engines (engines/openvino/model.py) and grow with the tile's area, since
 attention is fused. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from passionsr_trt.engines.bundle.bundles import REFERENCE_SIZE, EngineBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.memory import free_memory
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
 from passionsr_trt.engines.graph.files import part_files
 
 BASE = 250e6  # Python, OpenVINO, its compiler's leavings
@@ -19,24 +22,27 @@ PICTURE = 60.0  # bytes a pixel: source and result in float32, the one being rea
 
 
 @dataclass(frozen=True)
-class MemoryModel:
-    """Bytes: of all engines' weights, and of each part's activations at 512×512, which OpenVINO keeps apart."""
+class HostMemory:
+    """Bytes: of all engines' weights, of each part's activations at 512×512, which OpenVINO keeps apart; free:
+    what there was for the whole process before anything was loaded.
+    """
 
     weights: int
     activations: dict[str, int]
+    free: int
 
     @classmethod
-    def of(cls, bundle: EngineBundle) -> MemoryModel | None:
+    def of(cls, bundle: EngineBundle) -> HostMemory | None:
         """None where the build did not note the activations."""
-        activations = {name: figures.get("activation_bytes", 0) for name, figures in bundle.coverage.items()}
+        activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
         if not all(activations.values()):
             return None
         files = (file for part in bundle.parts for file in part_files(bundle.folder / part.file))
-        return cls(sum(file.stat().st_size for file in files), activations)
+        return cls(sum(file.stat().st_size for file in files), activations, free_memory())
 
-    def predict(self, picture: int, vae: int, unet: int) -> int:
-        """Peak bytes from output pixels: the picture's, and what the VAE's and the UNet's engines get at once."""
+    def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
+        """Peak bytes from output pixels: the picture's, and what each part's engine gets at once."""
         total = BASE + WEIGHTS * self.weights + PICTURE * picture
         for name, activations in self.activations.items():
-            total += activations * (unet if name == "unet" else vae) / REFERENCE_SIZE**2
+            total += activations * at_once[name] / REFERENCE_SIZE**2
         return round(total)

@@ -13,7 +13,7 @@
 script runs them itself (engines/graph/reference.py) and keeps what polygraphy's --load-outputs reads.
 
 PASSIONSR_FLOAT: a float ONNX bundle, run under ONNX Runtime as far as the part. PASSIONSR_IMAGES: low-resolution
-images, a file or a folder. PASSIONSR_PART: vae_encoder, unet or vae_decoder. PASSIONSR_LIMIT: images, default 2.
+images, a file or a folder. PASSIONSR_PART: a part's name. PASSIONSR_LIMIT: images, default 2.
 PASSIONSR_SIZE: for an engine of one size, the square that the enlargement is mirrored out or cut to, e.g. 512.
 """
 
@@ -26,30 +26,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle.bundles import PART_NAMES, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.images import list_images, pad_to_multiple, read_picture, to_array, upscale
+from passionsr_trt.runtime.images import chain_sources, list_images, read_picture, to_array, upscale
 from passionsr_trt.runtime.main import run
 
 
 def load_data() -> Iterator[dict[str, np.ndarray]]:
     """One feed an image: the part's input by name, float32 [1, C, H, W]."""
     part_name = _setting("PASSIONSR_PART")
-    if part_name not in PART_NAMES:
-        raise UserError(f"PASSIONSR_PART is {part_name!r}", f"expected one of {', '.join(PART_NAMES)}")
     bundle = OnnxBundle.load(Path(_setting("PASSIONSR_FLOAT")))
-    name = bundle.part(part_name).input.name
+    if part_name not in (names := part_names(bundle.parts)):
+        raise UserError(f"PASSIONSR_PART is {part_name!r}", f"expected one of {', '.join(names)}")
+    part = bundle.part(part_name)
     side = int(os.environ.get("PASSIONSR_SIZE", "0"))
     chain = Chain.from_onnx(bundle)
     for path in list_images([Path(_setting("PASSIONSR_IMAGES"))])[: int(os.environ.get("PASSIONSR_LIMIT", "2"))]:
-        source = to_array(upscale(read_picture(path).rgb, bundle.model.upscale))
+        rgb = read_picture(path).rgb
+        source = to_array(upscale(rgb, bundle.model.upscale))
         if side:
             missing = [(0, max(0, side - length)) for length in source.shape[1:]]
             source = np.pad(source, [(0, 0), *missing], mode="symmetric")[:, :side, :side]
-        tensors = chain.stages(pad_to_multiple(source, bundle.model.multiple)[None])
-        yield {name: tensors[name]}
+        sources = chain_sources(rgb, source, bundle.parts, seed=0)
+        tensors = {**sources, **chain.run(sources, chain.every_output).tensors}
+        yield {tensor.name: tensors[tensor.name] for tensor in part.inputs}
 
 
 def _setting(name: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.bundle.bundles import PartInfo
-from passionsr_trt.runtime.chain import Engine
+from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.runtime.chain import Chain
 from polygraphy.backend.base import BaseRunner
 from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
@@ -20,30 +19,34 @@ METRICS = {
 }
 
 
-class EngineRunner(BaseRunner):
-    """A polygraphy runner around anything with our Engine's `run`."""
+class PartRunner(BaseRunner):
+    """A polygraphy runner around one part of a chain."""
 
-    def __init__(self, engine: Engine, part: PartInfo, name: str) -> None:
+    def __init__(self, chain: Chain, part: PartInfo, name: str) -> None:
         super().__init__(name=name)
-        self.engine, self.part = engine, part
+        self.chain, self.part = chain, part
 
     def get_input_metadata_impl(self) -> Any:
         from polygraphy.common import TensorMetadata
 
-        shape = [size if isinstance(size, int) else -1 for size in self.part.input.shape]
-        return TensorMetadata().add(self.part.input.name, np.dtype(np.float32), shape=shape)
+        found = TensorMetadata()
+        for tensor in self.part.inputs:
+            sides = (-1, -1) if tensor.stride else ()
+            found = found.add(tensor.name, np.dtype(np.float32), shape=(-1, tensor.channels, *sides))
+        return found
 
     def infer_impl(self, feed_dict: dict[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
-        start = time.perf_counter()
-        output = self.engine.run(feed_dict[self.part.input.name])
-        self.inference_time = time.perf_counter() - start
-        return OrderedDict([(self.part.output.name, output)])
+        done = self.chain.run_part(self.part, feed_dict)
+        self.inference_time = sum(done.seconds.values())
+        return OrderedDict(done.tensors)
 
 
-def compare_part(part: PartInfo, reference: Engine, tested: Engine, inputs: list[np.ndarray]) -> dict[str, float]:
-    """polygraphy's cosine similarity, PSNR and SNR (dB) of one part, the mean over `inputs`."""
-    runners = [EngineRunner(reference, part, "reference"), EngineRunner(tested, part, "tested")]
-    feeds = [{part.input.name: array} for array in inputs]
+def compare_part(
+    part: PartInfo, reference: Chain, tested: Chain, captured: list[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """polygraphy's cosine similarity, PSNR and SNR (dB) of one part, the mean over captured chains' tensors."""
+    runners = [PartRunner(reference, part, "reference"), PartRunner(tested, part, "tested")]
+    feeds = [{tensor.name: tensors[tensor.name] for tensor in part.inputs} for tensors in captured]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=feeds)
         figures = {}

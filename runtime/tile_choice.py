@@ -1,53 +1,57 @@
 """Which tiles a picture is cut into: those that compute least, of what memory and engines allow.
 
 Sides need not be round: four of 560 pixels cover 2048 at an overlap of 64, where four of 576 compute 64 twice. And
-tiles need not be square: on a CPU the VAE's convolutions are slower by the pixel on rows of more than 512 pixels,
-whatever the height.
+tiles need not be square: on a CPU convolutions at full resolution are slower by the pixel on rows of more than 512
+pixels, whatever the height.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import product
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple
 from passionsr_trt.runtime.chain import Limits
-from passionsr_trt.runtime.tiling import UNIT, Size, Tiles
+from passionsr_trt.runtime.tiling import Tiles
 
 SIDES = (640, 512, 448, 384, 320, 256, 192, 128)  # of squares: tiles of at most their areas, less for less memory
 LEAST, MOST = 0.6, 1.6  # a tile's sides over its square's
-UNET_UNIT = 64  # output pixels: the latent is halved three times
 # rows of 576 and 1024 pixels against 512 at Stable Diffusion's size, OpenVINO on an AMD Zen 4: 1.15 to 1.24
 # (benchmarks/tile_shapes.py)
 WIDE, WIDE_COST = 512, 1.18
 
 
-def tilings(size: Size, overlap: int, limits: Limits | None) -> Iterator[Tiles]:
+def tilings(size: Size, overlap: int, limits: Limits | None, parts: Sequence[PartInfo]) -> Iterator[Tiles]:
     """What a picture of `size` may be cut into, best first, each smaller than the one before.
 
-    limits: engines that take some sizes only (GPU): every part has the same tiles, of multiples of 64.
+    limits: engines that take some sizes only (GPU): every part has the same tiles, of the chain's multiples.
     UserError where tiles cannot overlap so far.
     """
+    multiple = chain_multiple(parts)
     if limits is not None:
         low, high = limits
-        if overlap > min(high) - UNET_UNIT:
+        if overlap > min(high) - multiple:
             raise UserError(
                 f"--overlap {overlap}: too much for engines of {high[0]}×{high[1]} pixels at most",
-                f"expected at most {min(high) - UNET_UNIT}",
+                f"expected at most {min(high) - multiple}",
             )
-        tile = least_work(size, overlap, UNET_UNIT, low, high, high)
-        yield Tiles(tile, tile, overlap)
+        tile = least_work(size, overlap, multiple, low, high, high)
+        yield Tiles({part.name: tile for part in parts}, overlap)
         return
     for side in SIDES:
-        if overlap > side - UNET_UNIT:
+        if overlap > side - multiple:
             break
         low, middle, high = ((round(factor * side),) * 2 for factor in (LEAST, 1, MOST))
-        vae, unet = (
-            least_work(size, overlap, unit, low, middle, high, wide_cost)
-            for unit, wide_cost in ((UNIT, WIDE_COST), (UNET_UNIT, 1.0))
-        )
-        yield Tiles(vae, unet, overlap)
+
+        @cache
+        def best(unit: int, wide_cost: float, low: Size = low, middle: Size = middle, high: Size = high) -> Size:
+            return least_work(size, overlap, unit, low, middle, high, wide_cost)
+
+        costs = {part.name: WIDE_COST if part.finest == 1 else 1.0 for part in parts}
+        yield Tiles({part.name: best(part.multiple, costs[part.name]) for part in parts}, overlap)
 
 
 def least_work(

@@ -1,47 +1,57 @@
-"""Large images in overlapping tiles, part by part: encoder tiles → one latent → UNet tiles → one latent → decoder.
+"""Large pictures in overlapping tiles, part by part: each part's tiles are blended before the next part sees them.
 
-Every part's tiles are blended before the next part sees them, so that the decoder's tiles agree where they meet.
-Group norms see a tile's statistics, not the image's: tiles trade fidelity to the untiled result for memory.
+So the last part's tiles agree where they meet. Group norms see a tile's statistics, not the picture's: tiles trade
+fidelity to the untiled result for memory. Blending is done on the host, on a GPU too: it needs arithmetic that no
+engine has, and the tensors between parts are small beside the pictures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 
 import numpy as np
-from passionsr_trt.engines.bundle.bundles import PART_NAMES
-from passionsr_trt.runtime.chain import Chain, sample_posterior
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, TensorInfo, picture_size
+from passionsr_trt.runtime.chain import Arrays, Chain, Done
 
-UNIT = 8  # pixels a latent position stands for: tiles start and end on whole ones
-Size = tuple[int, int]  # height, width
-RunMany = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+Area = tuple[slice, slice]  # rows and columns, in output pixels
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Height and width of the VAE's tiles and of the UNet's, and how far they overlap, in output pixels.
+    """Height and width of every part's tiles by its name, and how far they overlap, in output pixels.
 
-    All are multiples of 8, the UNet's of 64. batch: an engine is given so many at once, at most.
+    Sides are multiples of the part's own, the overlap of every tensor's stride. batch: an engine is given so many
+    at once, at most; ragged: what is left over may be a smaller batch.
     """
 
-    vae: Size
-    unet: Size
+    sides: Mapping[str, Size]
     overlap: int
     batch: int = 1
+    ragged: bool = False
 
-    def at_once(self, size: Size, tile: Size) -> int:
-        """Pixels of a batch of such tiles of an image of `size`."""
-        counts = (len(tile_starts(length, side, self.overlap)) for length, side in zip(size, tile, strict=True))
-        return even(math.prod(counts), self.batch) * math.prod(map(min, size, tile))
+    def counts(self, size: Size, part: str) -> list[int]:
+        """How many tiles of an image of `size` a part gets at once, one batch after another."""
+        count = len(areas(size, self.sides[part], self.overlap))
+        batch = min(count, self.batch) if self.ragged else even(count, self.batch)
+        return [min(batch, count - start) for start in range(0, count, batch)]
+
+    def at_once(self, size: Size, part: str) -> int:
+        """Pixels of a part's largest batch of tiles of an image of `size`."""
+        return self.counts(size, part)[0] * math.prod(map(min, size, self.sides[part]))
 
     def __str__(self) -> str:
-        """`tiles of 728×464 pixels (UNet 576×576)`."""
-        vae, unet = (f"{height}×{width}" for height, width in (self.vae, self.unet))
+        """`tiles of 728×464 pixels (unet 576×576)`."""
+        (_first, side), *others = self.sides.items()
+        different = ", ".join(f"{name} {_by(other)}" for name, other in others if other != side)
         at_once = f", up to {self.batch} at once" if self.batch > 1 else ""
-        return f"tiles of {vae} pixels" + (f" (UNet {unet})" if unet != vae else "") + at_once
+        return f"tiles of {_by(side)} pixels" + (f" ({different})" if different else "") + at_once
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -60,6 +70,15 @@ def even(count: int, most: int) -> int:
     return max(size for size in range(1, min(count, most) + 1) if count % size == 0)
 
 
+def areas(size: Size, tile: Size, overlap: int) -> list[Area]:
+    """Tiles that cover `size`, row by row."""
+    return [
+        (slice(top, min(top + tile[0], size[0])), slice(left, min(left + tile[1], size[1])))
+        for top in tile_starts(size[0], tile[0], overlap)
+        for left in tile_starts(size[1], tile[1], overlap)
+    ]
+
+
 def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     """Weights [h, w]: 1 inside, a raised cosine over `overlap` pixels at each edge, next to 0 at its end.
 
@@ -73,48 +92,61 @@ def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-def run_tiled(chain: Chain, image: np.ndarray, tiles: Tiles, seed: int = 0) -> np.ndarray:
-    """The chain on `image` [1,3,H,W], sides multiples of 64."""
-    chain.seconds.clear()
-    encode, denoise, decode = (partial(chain.run_part, name) for name in PART_NAMES)
-    blend = partial(map_tiles, overlap=tiles.overlap // UNIT, batch=tiles.batch)
-    vae, unet = ((height // UNIT, width // UNIT) for height, width in (tiles.vae, tiles.unet))
-    latent = sample_posterior(blend(encode, image, vae, unit=UNIT), chain.model, seed)
-    return blend(decode, blend(denoise, latent, unet), vae)
+def run_tiled(chain: Chain, sources: Arrays, tiles: Tiles) -> Done:
+    """The chain on one picture, sources [1, C, h, w]; gives every part's blended output."""
+    tensors, seconds = dict(sources), {}
+    for part in chain.parts:
+        tensors[part.output.name], seconds[part.name] = run_part_tiled(chain, part, tensors, tiles)
+    return Done(tensors, seconds)
 
 
-def map_tiles(run: RunMany, x: np.ndarray, tile: Size, overlap: int, unit: int = 1, batch: int = 1) -> np.ndarray:
-    """`run` on tiles of x [1,C,H,W], blended at the scale of what it gives. tile, overlap: units of x's pixels.
+def run_part_tiled(chain: Chain, part: PartInfo, tensors: Arrays, tiles: Tiles) -> tuple[np.ndarray, float]:
+    """One part's output for the whole picture, and its seconds in all."""
+    size = picture_size(part.inputs, {name: x.shape for name, x in tensors.items()})
+    places = iter(areas(size, tiles.sides[part.name], tiles.overlap))
+    batches = [list(islice(places, count)) for count in tiles.counts(size, part.name)]
+    jobs = ({tensor.name: cut(tensors[tensor.name], tensor, batch) for tensor in part.inputs} for batch in batches)
+    blended = Blend(part.output, size, tiles.overlap)
+    seconds = 0.0
+    for batch, done in zip(batches, chain.stream([part], jobs), strict=True):
+        seconds += done.seconds[part.name]
+        for area, result in zip(batch, done.tensors[part.output.name], strict=True):
+            blended.add(area, result)
+    return blended.result(), seconds
 
-    It is given up to `batch` tiles at once, [B,C,h,w], in batches of one size.
-    """
-    height, width = x.shape[2] // unit, x.shape[3] // unit
-    areas = [
-        (slice(top, min(top + tile[0], height)), slice(left, min(left + tile[1], width)))
-        for top in tile_starts(height, tile[0], overlap)
-        for left in tile_starts(width, tile[1], overlap)
-    ]
 
-    def piece(rows: slice, columns: slice) -> np.ndarray:
-        return x[:, :, rows.start * unit : rows.stop * unit, columns.start * unit : columns.stop * unit]
+def cut(x: np.ndarray, tensor: TensorInfo, places: list[Area]) -> np.ndarray:
+    """Tiles of x [1, C, H, W] as a batch [B, C, h, w]; a row is repeated."""
+    if not tensor.stride:
+        return np.repeat(x, len(places), axis=0)
+    return np.concatenate([x[(slice(None), slice(None), *scaled(area, tensor.stride))] for area in places])
 
-    size = even(len(areas), batch)
-    starts = range(0, len(areas), size)
-    batches = (np.concatenate([piece(*area) for area in areas[start : start + size]]) for start in starts)
-    results = (result[index : index + 1] for result in run(batches) for index in range(len(result)))
-    total = weights = np.zeros(0, np.float32)
-    for (rows, columns), result in zip(areas, results, strict=True):
-        scale = result.shape[2] // (rows.stop - rows.start)
-        if not total.size:
-            total = np.zeros((1, result.shape[1], height * scale, width * scale), np.float32)
-            weights = np.zeros(total.shape[2:], np.float32)
-        weight = window(result.shape[2], result.shape[3], overlap * scale)
-        down = slice(rows.start * scale, rows.stop * scale)
-        along = slice(columns.start * scale, columns.stop * scale)
-        total[:, :, down, along] += result * weight
-        weights[down, along] += weight
-    total /= weights
-    return total
+
+def scaled(area: Area, stride: int) -> Area:
+    """An area in output pixels as one of a tensor's positions."""
+    rows, columns = (slice(side.start // stride, side.stop // stride) for side in area)
+    return rows, columns
+
+
+class Blend:
+    """The weighted mean of overlapping tiles of one tensor."""
+
+    def __init__(self, tensor: TensorInfo, size: Size, overlap: int) -> None:
+        self.stride, self.overlap = tensor.stride, overlap // tensor.stride
+        self.total = np.zeros(tensor.at(size), np.float32)
+        self.weights = np.zeros(self.total.shape[2:], np.float32)
+
+    def add(self, area: Area, tile: np.ndarray) -> None:
+        """One tile [C, h, w]."""
+        rows, columns = scaled(area, self.stride)
+        weight = window(tile.shape[1], tile.shape[2], self.overlap)
+        self.total[0, :, rows, columns] += tile * weight
+        self.weights[rows, columns] += weight
+
+    def result(self) -> np.ndarray:
+        """[1, C, H, W]."""
+        self.total /= self.weights
+        return self.total
 
 
 def seam_energy(picture: np.ndarray, untiled: np.ndarray, tile: Size, overlap: int) -> float:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+
+from passionsr_trt.engines.bundle.errors import UsageError
+
+CALIBRATIONS = Path("calib_cache")  # where calibrations are kept, by content
 
 
 def gibibytes(text: str) -> int:
@@ -44,11 +49,17 @@ def share(text: str) -> float:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`512x768` → (512, 768); both must be multiples of 64."""
+    """An argparse type: `512x768` → (512, 768); `check_multiple` once the model is known."""
     try:
         height, width = (int(side) for side in text.lower().split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH") from None
-    if height < 64 or width < 64 or height % 64 or width % 64:
-        raise argparse.ArgumentTypeError(f"{text}: expected multiples of 64")
+    if height < 1 or width < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected sides of at least 1")
     return height, width
+
+
+def check_multiple(size: tuple[int, int], multiple: int, option: str = "--size") -> None:
+    """UsageError where a size (height, width) is not one that a chain takes."""
+    if any(side % multiple for side in size):
+        raise UsageError(f"{option} {size[0]}x{size[1]}", f"expected multiples of {multiple}")

@@ -1,179 +1,141 @@
 """OnnxBundle and EngineBundle: what travels between export, engines and runtime.
 
-A bundle is a folder with a manifest. Loading checks the schema version, then the keys; opening a part's
-file checks its SHA-256. The same `ModelInfo` digest ties float and INT8 bundles of one model together.
+A bundle is a folder with a manifest. Loading checks the schema version, then the keys, then the wiring; opening a
+part's file checks its SHA-256. The same `ModelInfo` digest ties float and INT8 bundles of one model together.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.manifest import checked_file, read_manifest, write_manifest
-
-PART_NAMES = ("vae_encoder", "unet", "vae_decoder")
-REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """shape holds ints, or names (`height/8`) where it is dynamic."""
-
-    name: str
-    shape: list[Any]
-    dtype: str
-
-    def at(self, size: tuple[int, int], batch: int = 1) -> tuple[int, ...]:
-        """The shape for images of `size` (height, width): `height/8` → height/8."""
-        height, width = size
-        values = {"height": height, "width": width, "height/8": height // 8, "width/8": width // 8}
-        return tuple({"batch": batch, **values}.get(entry, entry) for entry in self.shape)
+from passionsr_trt.engines.bundle.manifest import MANIFEST, checked_file, read_manifest, write_manifest
+from passionsr_trt.engines.bundle.records import decode, encode
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.bundle.targets import TARGETS, Target
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, check_wiring
 
 
 @dataclass(frozen=True)
-class SiteInfo:
-    """One Conv or Linear: macs per 512×512 image; quantized where the graph holds its Q/DQ."""
+class Coverage:
+    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
 
-    name: str
-    kind: str
-    port: str
-    quantized: bool
-    macs: int
+    conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
+    bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
+    attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
+    activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
+    """
 
+    sites_int8: int
+    sites_quantized: int
+    macs_share: float
+    kernels: dict[str, int] = field(default_factory=dict)
+    bytes_moved: int = 0
+    float_sites: list[str] = field(default_factory=list)
+    conversions: list[str] = field(default_factory=list)
+    attention_fused: int = 0
+    attention: int = 0
+    activation_bytes: int = 0
 
-@dataclass(frozen=True)
-class PartInfo:
-    """One graph or engine: its main file and its one input and one output."""
-
-    name: str
-    file: str
-    input: TensorInfo
-    output: TensorInfo
-    sites: list[SiteInfo] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the chain must know of the model. `multiple`: image sides are padded to it."""
-
-    digest: str
-    upscale: int
-    latent_channels: int
-    posterior: str
-    multiple: int = 64
-
-
-@dataclass(frozen=True)
-class OnnxBundle:
-    """ONNX files of the three parts. spec is None for the float twin."""
-
-    model: ModelInfo
-    precision: str
-    spec: dict[str, Any] | None
-    calibration_key: str | None
-    parts: list[PartInfo]
-    versions: dict[str, str]
-    folder: Path = Path()
-
-    def part(self, name: str) -> PartInfo:
-        return find_part(self.parts, name)
-
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        """The one image size (height, width) that the graphs were exported for, with a batch of 1; None: any."""
-        height, width = self.part("vae_encoder").input.shape[2:]
-        return None if isinstance(height, str) else (height, width)
-
-    def open(self, part: PartInfo) -> Path:
-        """The checked path of a part's ONNX file (and of its external data, which lies beside it)."""
-        return open_part(self.folder, "onnx-bundle", part)
-
-    def save(self, folder: Path) -> None:
-        save_bundle(self, folder, "onnx-bundle")
-
-    @classmethod
-    def load(cls, folder: Path) -> OnnxBundle:
-        return load_bundle(cls, folder, "onnx-bundle")
+    def line(self, part: str) -> str:
+        if not self.sites_quantized:
+            return f"{part:<12} float, {sum(self.kernels.values())} kernels"
+        sites = f"{self.sites_int8}/{self.sites_quantized}"
+        moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
+        kernels = sum(self.kernels.values())
+        only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
+        fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
+        return (
+            f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}{fused}"
+        )
 
 
 @dataclass(frozen=True)
-class EngineBundle:
-    """Engines of the three parts for one backend. coverage: part → figures read from the built engine.
+class Bundle:
+    """A chain's parts, each with a file in `folder`. spec is None for a float twin.
 
-    key: all that decides what the engines are, the ONNX bundle's digest among it (engines/build.py).
-    proof: part → relative error to ONNX Runtime where the engines could be run when they were built.
+    versions: of everything that made it, for a reader; what decides is in the engines' key.
     """
 
     model: ModelInfo
-    backend: str
-    target: dict[str, Any]
     precision: str
-    spec: dict[str, Any] | None
-    key: dict[str, str]
-    parts: list[PartInfo]
-    coverage: dict[str, Any]
-    proof: dict[str, float]
+    spec: QuantSpec | None
+    parts: tuple[PartInfo, ...]
     versions: dict[str, str]
-    folder: Path = Path()
+    folder: Path = field(default=Path(), kw_only=True)
+
+    kind = ""
 
     def part(self, name: str) -> PartInfo:
-        return find_part(self.parts, name)
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise UserError(f"{self.folder}: no part {name!r}", f"expected {', '.join(p.name for p in self.parts)}")
 
     def open(self, part: PartInfo) -> Path:
-        return open_part(self.folder, "engine-bundle", part)
+        """The checked path of a part's file; so is every file beside it that begins with its name (weights)."""
+        manifest = read_manifest(self.folder, self.kind)
+        for name in _files_of(part, manifest):
+            if name != part.file:
+                checked_file(self.folder, manifest, name)
+        return checked_file(self.folder, manifest, part.file)
 
     def digest(self, part: PartInfo) -> str:
-        """Of a part's files, as listed."""
-        return part_digest(self.folder, "engine-bundle", part)
+        """SHA-256 over those that the manifest lists for the part's files."""
+        manifest = read_manifest(self.folder, self.kind)
+        listed = [manifest["files"][name]["sha256"] for name in sorted(_files_of(part, manifest))]
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        save_bundle(self, folder, "engine-bundle")
+        """Write the manifest over the files that are in `folder` already."""
+        content = {key.name: encode(getattr(self, key.name)) for key in fields(self) if key.name != "folder"}
+        write_manifest(folder, {"kind": self.kind, **content})
 
     @property
     def label(self) -> str:
         """`INT8` or the precision, for tables and plots."""
         return "INT8" if self.spec is not None else self.precision.upper()
 
+
+@dataclass(frozen=True)
+class OnnxBundle(Bundle):
+    """ONNX files of the parts."""
+
+    calibration_key: str | None
+
+    kind = "onnx-bundle"
+
+    @classmethod
+    def load(cls, folder: Path) -> OnnxBundle:
+        return _load(cls, folder, cls.kind)
+
+
+@dataclass(frozen=True)
+class EngineBundle(Bundle):
+    """Engines of the parts for one backend. coverage: part → figures read from the built engine.
+
+    key: all that decides what the engines are, the ONNX bundle's digest among it (engines/build.py).
+    proof: part → relative error to ONNX Runtime where the engines could be run when they were built.
+    """
+
+    backend: str
+    target: Target
+    key: dict[str, str]
+    coverage: dict[str, Coverage]
+    proof: dict[str, float]
+
+    kind = "engine-bundle"
+
     @classmethod
     def load(cls, folder: Path) -> EngineBundle:
-        return load_bundle(cls, folder, "engine-bundle")
+        return _load(cls, folder, cls.kind)
 
 
 B = TypeVar("B", OnnxBundle, EngineBundle)
-
-
-def find_part(parts: Sequence[PartInfo], name: str) -> PartInfo:
-    for part in parts:
-        if part.name == name:
-            return part
-    raise UserError(f"bundle: no part {name!r}", f"expected {', '.join(PART_NAMES)}")
-
-
-def open_part(folder: Path, kind: str, part: PartInfo) -> Path:
-    """Check the part's file and every file that begins with its name (weights, external data)."""
-    manifest = read_manifest(folder, kind)
-    for name in _files_of(part, manifest):
-        if name != part.file:
-            checked_file(folder, manifest, name)
-    return checked_file(folder, manifest, part.file)
-
-
-def part_digest(folder: Path, kind: str, part: PartInfo) -> str:
-    """SHA-256 over those that the manifest lists for the part's files."""
-    manifest = read_manifest(folder, kind)
-    listed = [manifest["files"][name]["sha256"] for name in sorted(_files_of(part, manifest))]
-    return hashlib.sha256("\n".join(listed).encode()).hexdigest()
-
-
-def _files_of(part: PartInfo, manifest: dict[str, Any]) -> list[str]:
-    """Every listed file that begins with the part's name: graph, weights beside it."""
-    stem = Path(part.file).stem
-    return [name for name in manifest["files"] if Path(name).name.startswith(f"{stem}.")]
 
 
 def load_intact(cls: type[B], folder: Path) -> B | None:
@@ -187,40 +149,35 @@ def load_intact(cls: type[B], folder: Path) -> B | None:
     return bundle
 
 
-def save_bundle(bundle: Any, folder: Path, kind: str) -> None:
-    content = {key: value for key, value in asdict(bundle).items() if key != "folder"}
-    write_manifest(folder, {"kind": kind, **content})
+def check_same_model(first: Bundle, second: Bundle) -> None:
+    """Refuse to compare two different models."""
+    if first.model.digest != second.model.digest:
+        raise UserError(
+            f"{second.folder}: made from model {second.model.digest[:12]}",
+            f"expected {first.model.digest[:12]}, the other bundle's",
+        )
 
 
-def load_bundle(cls: type[T], folder: Path, kind: str) -> T:
+def _files_of(part: PartInfo, manifest: dict[str, Any]) -> list[str]:
+    """Every listed file that begins with the part's name: graph, weights beside it."""
+    stem = Path(part.file).stem
+    return [name for name in manifest["files"] if Path(name).name.startswith(f"{stem}.")]
+
+
+def _load(cls: type[B], folder: Path, kind: str) -> B:
     data = read_manifest(folder, kind)
-    where = str(folder / "manifest.json")
+    where = str(folder / MANIFEST)
     content = {key: value for key, value in data.items() if key not in ("schema_version", "kind", "files")}
-    content["model"] = decode(ModelInfo, content.get("model"), where)
-    parts = [decode(PartInfo, part, where) for part in content.get("parts", [])]
-    content["parts"] = [_decode_part(part, where) for part in parts]
-    bundle = decode(cls, {**content, "folder": folder}, where)
-    if [part.name for part in content["parts"]] != list(PART_NAMES):
-        raise UserError(f"{where}: parts are missing", f"expected {', '.join(PART_NAMES)}")
+    target = None
+    if cls is EngineBundle:
+        backend = content.get("backend")
+        if backend not in TARGETS:
+            raise UserError(f"{where}: backend is {backend!r}", f"expected one of {', '.join(TARGETS)}")
+        target = decode(TARGETS[backend], content.get("target"), f"{where}: target")
+    bundle = decode(cls, content, where, ready={"folder": folder, **({"target": target} if target else {})})
+    check_wiring(bundle.parts, where)
     return bundle
 
 
-def _decode_part(part: PartInfo, where: str) -> PartInfo:
-    values: dict[str, Any] = {**part.__dict__}
-    for key in ("input", "output"):
-        values[key] = decode(TensorInfo, values[key], where)
-    values["sites"] = [decode(SiteInfo, site, where) for site in values["sites"]]
-    return PartInfo(**values)
-
-
-def decode(cls: type[T], data: Any, where: str) -> T:
-    """A dataclass from parsed JSON; unknown and missing keys are errors that name the key."""
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: {cls.__name__} is not an object", "expected one")
-    known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(set(data) - known):
-        raise UserError(f"{where}: unknown key {unknown[0]!r}", f"expected {', '.join(sorted(known))}")
-    try:
-        return cls(**data)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}", f"expected a whole {cls.__name__}") from None
+def part_names(parts: Sequence[PartInfo]) -> tuple[str, ...]:
+    return tuple(part.name for part in parts)

@@ -18,7 +18,8 @@ from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UserError
 
-SCHEMA_VERSION = 2  # 2: ONNX bundles of any batch
+SCHEMA_VERSION = 3  # 2: ONNX bundles of any batch; 3: the wiring, typed records
+OLDEST = {"onnx-bundle": 3, "engine-bundle": 3}  # of other kinds every version is read
 MANIFEST = "manifest.json"
 
 
@@ -61,6 +62,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
             f"this one reads up to {SCHEMA_VERSION}",
             "update passionsr-trt",
         )
+    if data.get("kind") == kind and data["schema_version"] < OLDEST.get(kind, 0):
+        raise UserError(
+            f"{path}: made by an older version (schema {data['schema_version']})",
+            f"this one reads {OLDEST[kind]}",
+            AGAIN[kind],
+        )
     if data.get("kind") != kind:
         raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
     return data
@@ -72,6 +79,7 @@ NAMES = {
     "engine-bundle": "an engine bundle",
     "calibration": "a calibration",
 }
+AGAIN = {"onnx-bundle": "export again", "engine-bundle": "export again, then build-engines again"}
 HINTS = {
     "onnx-bundle": "make one with `passionsr-trt export`",
     "engine-bundle": "make one with `passionsr-trt build-engines`",

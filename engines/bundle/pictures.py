@@ -6,11 +6,13 @@ Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, 16 bit
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -123,3 +125,31 @@ def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (
         max(-(-side // multiple) * multiple, low) - side for side, low in zip(array.shape[1:], least, strict=True)
     ]
     return np.pad(array, ((0, 0), (0, missing[0]), (0, missing[1])), mode="reflect") if any(missing) else array
+
+
+def chain_sources(
+    rgb: Image.Image, enlarged: np.ndarray, parts: Sequence[Wired], seed: int | None, least: Size = (0, 0)
+) -> dict[str, np.ndarray]:
+    """The sources of a chain for one picture, [1, C, H, W] float32, mirrored out to its multiple.
+
+    enlarged: `rgb` ×upscale as an array [3, H, W]; seed: of the noise, None for 0; least: sides in output pixels.
+    """
+    padded = pad_to_multiple(enlarged, chain_multiple(parts), least)
+    size = (padded.shape[1], padded.shape[2])
+    made = {}
+    for tensor in sources_of(parts).values():
+        shape = tensor.at(size)
+        if tensor.name == "image":
+            made[tensor.name] = padded[None]
+        elif tensor.name == "lr":
+            small = to_array(rgb)
+            missing = [(0, wanted - side) for wanted, side in zip(shape[2:], small.shape[1:], strict=True)]
+            made[tensor.name] = np.pad(small, [(0, 0), *missing], mode="reflect")[None]
+        else:
+            made[tensor.name] = np.zeros(shape, np.float32) if seed is None else noise(seed, shape)
+    return made
+
+
+def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Seeded normals, float32: equal seeds and shapes give equal noise on every backend."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

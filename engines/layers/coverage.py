@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from passionsr_trt.engines.bundle.bundles import SiteInfo
+from passionsr_trt.engines.bundle.bundles import Coverage
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import SiteInfo
 
 
 @dataclass(frozen=True)
@@ -32,40 +33,6 @@ class Layer:
     macs: int = 0
     precision: str = ""
     attention: bool = False
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
-
-    conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
-    bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
-    attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
-    activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
-    """
-
-    sites_int8: int
-    sites_quantized: int
-    macs_share: float
-    kernels: dict[str, int] = field(default_factory=dict)
-    bytes_moved: int = 0
-    float_sites: list[str] = field(default_factory=list)
-    conversions: list[str] = field(default_factory=list)
-    attention_fused: int = 0
-    attention: int = 0
-    activation_bytes: int = 0
-
-    def line(self, part: str) -> str:
-        if not self.sites_quantized:
-            return f"{part:<12} float, {sum(self.kernels.values())} kernels"
-        sites = f"{self.sites_int8}/{self.sites_quantized}"
-        moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
-        kernels = sum(self.kernels.values())
-        only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
-        fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
-        return (
-            f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}{fused}"
-        )
 
 
 def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:

@@ -7,122 +7,140 @@ What is stored is a graph: it loads on any CPU and is compiled for the CPU and t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
-from passionsr_trt.engines.bundle.bundles import REFERENCE_SIZE, OnnxBundle, PartInfo
+from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.pictures import noise
+from passionsr_trt.engines.bundle.targets import OpenVINOTarget
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, sources_of
 from passionsr_trt.engines.graph.files import part_files
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.layers.coverage import Coverage, measure, openvino_layers
+from passionsr_trt.engines.layers.coverage import measure, openvino_layers
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
-from passionsr_trt.engines.openvino.graph import attention_in_bfloat16, codes_before_enlargement, norms_by_channel
+from passionsr_trt.engines.openvino.graph import (
+    REVISION,
+    attention_in_bfloat16,
+    codes_before_enlargement,
+    norms_by_channel,
+)
 from passionsr_trt.engines.openvino.half_range import limit_weights, limited_copy
-from passionsr_trt.engines.openvino.model import compile_static, peak_activations
+from passionsr_trt.engines.openvino.model import code_limit, compile_static, peak_activations, runs_in_bfloat16
 from PIL import Image
 
 PROOF_SIZE = 128
 # INT8: two exact executors drift apart where float noise flips a code and later layers carry it on; a deep graph
 # may pass this tolerance, and is then compared with what a change of 1e-3 in its input does
 PROOF_TOLERANCE = {"float": 1e-4, "int8": 0.15}
+Tensors = dict[str, np.ndarray]
 
 
-def build_part(
-    bundle: OnnxBundle, part: PartInfo, folder: Path, bfloat16: Collection[str] = (), limit: int | None = None
-) -> tuple[str, Coverage]:
-    """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
+class OpenVINOBuilder:
+    """Builds one part at a time; call it as build_engines' `build_part`. `prove` runs what was built."""
 
-    bfloat16: parts that may run in it where they are not INT8; the others are rewritten (openvino_graph.py), and
-    their attention takes bfloat16 if there are any such parts and the CPU has it. limit: weight codes are brought
-    within ±limit (half_range.py).
-    """
-    for path in part_files(bundle.open(part)):
-        shutil.copy2(path, folder / path.name)
-    if limit is not None:
-        limit_weights(folder / part.file, limit)
-    if part.name not in bfloat16:
-        model = onnx.load(str(folder / part.file), load_external_data=False)
-        norms_by_channel(model)
-        codes_before_enlargement(model)
-        if bfloat16 and has_bfloat16():
-            attention_in_bfloat16(model)
-        onnx.save(model, str(folder / part.file))
-    shape = part.input.at((REFERENCE_SIZE, REFERENCE_SIZE))
-    compiled = compile_static(folder / part.file, shape, bfloat16=part.name in bfloat16)
-    coverage = measure(part.sites, *openvino_layers(compiled))
-    return part.file, replace(coverage, activation_bytes=peak_activations(compiled))
-
-
-def prove_engines(
-    bundle: OnnxBundle, folder: Path, bfloat16: Collection[str] = (), limit: int | None = None
-) -> dict[str, float]:
-    """Relative error of the engines in `folder` to the bundle in ONNX Runtime, on a smooth image; UserError where
-    it is too large.
-
-    The chain is run once, so that each part sees a tensor of its own kind. A wrong kernel shows here. Engines
-    whose codes were brought within ±limit are judged by the bundle so changed; what that costs is printed.
-    """
-    x = whole = proof_image(bundle)
-    errors = {}
-    for part in bundle.parts:
-        with graph_of(bundle, part, limit) as path:
-            session = reference_session(path)
-        expected = session.run(None, {part.input.name: x})[0]
-        compiled = compile_static(folder / part.file, x.shape, bfloat16=part.name in bfloat16)
-        error = _distance(compiled([x])[0], expected)
-        tolerance = PROOF_TOLERANCE["float" if bundle.spec is None else "int8"]
-        if error > tolerance and bundle.spec is not None:  # how far apart may two right executors be?
-            nearly = session.run(None, {part.input.name: x * np.float32(1 + 1e-3)})[0]
-            tolerance = max(tolerance, 2 * _distance(nearly, expected))
-        if not error <= tolerance:
-            raise UserError(
-                f"{part.name}: OpenVINO's result is off by {error:.1e} from ONNX Runtime's",
-                f"expected ≤ {tolerance:.2g}: its kernels are wrong on this CPU",
-                "use the float engines and report this",
-            )
-        errors[part.name] = error
-        x = expected[:, : bundle.model.latent_channels] if part.name == "vae_encoder" else expected
-    if limit is not None:
-        print(
-            f"this CPU's INT8 kernels saturate (no VNNI): weight codes brought within ±{limit}, "
-            f"{psnr_to_bundle(bundle, whole, x):.1f} dB to the bundle's own result; "
-            f'the other way is a calibration with "weight_code_limit": {limit} in the spec'
+    def __init__(self, bundle: OnnxBundle, float32: bool = False) -> None:
+        """float32: all that is not INT8 stays in it."""
+        self.target = OpenVINOTarget(
+            bfloat16=bundle.spec is not None and not float32,
+            graph_revision=REVISION,
+            weight_code_limit=code_limit(bundle.spec),
         )
-    return errors
+
+    def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
+        """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
+
+        Parts that may run in bfloat16 where they are not INT8 are left as they are; the others are rewritten
+        (graph.py), and their attention takes bfloat16 if the target allows it and the CPU has it.
+        """
+        for path in part_files(bundle.open(part)):
+            shutil.copy2(path, folder / path.name)
+        if self.target.weight_code_limit is not None:
+            limit_weights(folder / part.file, self.target.weight_code_limit)
+        in_bfloat16 = runs_in_bfloat16(part, self.target)
+        if not in_bfloat16:
+            model = onnx.load(str(folder / part.file), load_external_data=False)
+            norms_by_channel(model)
+            codes_before_enlargement(model)
+            if self.target.bfloat16 and has_bfloat16():
+                attention_in_bfloat16(model)
+            onnx.save(model, str(folder / part.file))
+        size = bundle.model.size or (REFERENCE_SIZE, REFERENCE_SIZE)
+        compiled = compile_static(folder / part.file, part.shapes(size), bfloat16=in_bfloat16)
+        coverage = measure(part.sites, *openvino_layers(compiled))
+        activations = peak_activations(compiled) * REFERENCE_SIZE**2 // prod(size)
+        return part.file, replace(coverage, activation_bytes=activations)
+
+    def prove(self, bundle: OnnxBundle, folder: Path) -> dict[str, float]:
+        """Relative error of the engines in `folder` to the bundle in ONNX Runtime, on a smooth image; UserError
+        where it is too large.
+
+        The chain is run once, so that each part sees tensors of its own kind. A wrong kernel shows here. Engines
+        whose codes were brought within a limit are judged by the bundle so changed; what that costs is printed.
+        """
+        limit = self.target.weight_code_limit
+        sources = proof_sources(bundle)
+        tensors = dict(sources)
+        errors = {}
+        for part in bundle.parts:
+            path = bundle.open(part)
+            with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
+                session = reference_session(judge)
+            feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+            expected = session.run(None, feed)[0]
+            shapes = {name: x.shape for name, x in feed.items()}
+            compiled = compile_static(folder / part.file, shapes, bfloat16=runs_in_bfloat16(part, self.target))
+            error = _distance(compiled(feed)[0], expected)
+            tolerance = PROOF_TOLERANCE["float" if bundle.spec is None else "int8"]
+            if error > tolerance and bundle.spec is not None:  # how far apart may two right executors be?
+                nearly = session.run(None, {name: x * np.float32(1 + 1e-3) for name, x in feed.items()})[0]
+                tolerance = max(tolerance, 2 * _distance(nearly, expected))
+            if not error <= tolerance:
+                raise UserError(
+                    f"{part.name}: OpenVINO's result is off by {error:.1e} from ONNX Runtime's",
+                    f"expected ≤ {tolerance:.2g}: its kernels are wrong on this CPU",
+                    "use the float engines and report this",
+                )
+            errors[part.name] = error
+            tensors[part.output.name] = expected
+        if limit is not None:
+            found = tensors[bundle.parts[-1].output.name]
+            print(
+                f"this CPU's INT8 kernels saturate (no VNNI): weight codes brought within ±{limit}, "
+                f"{psnr_to_bundle(bundle, sources, found):.1f} dB to the bundle's own result; "
+                f'the other way is a calibration with "weight_code_limit": {limit} in the spec'
+            )
+        return errors
 
 
-def proof_image(bundle: OnnxBundle) -> np.ndarray:
-    """A smooth seeded image [1, 3, H, W] in [-1, 1], of 128×128 or the size that the bundle takes."""
+def proof_sources(bundle: OnnxBundle) -> Tensors:
+    """The chain's sources for a smooth seeded image in [-1, 1], of 128×128 or the size that the bundle takes."""
     coarse = np.random.default_rng(0).integers(0, 256, (PROOF_SIZE // 16, PROOF_SIZE // 16, 3), np.uint8)
-    smooth = Image.fromarray(coarse).resize((PROOF_SIZE, PROOF_SIZE), Image.Resampling.BICUBIC)
-    x = np.asarray(smooth, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0
-    if bundle.fixed_size is not None:
-        x = np.resize(x, (1, 3, *bundle.fixed_size))
-    return x
+    smooth = Image.fromarray(coarse)
+    size = bundle.model.size or (PROOF_SIZE, PROOF_SIZE)
+    found = {}
+    for tensor in sources_of(bundle.parts).values():
+        _batch, channels, height, width = tensor.at(size)
+        if tensor.name == "noise":
+            found[tensor.name] = noise(0, tensor.at(size))
+        else:
+            side = smooth.resize((width, height), Image.Resampling.BICUBIC)
+            found[tensor.name] = np.asarray(side, np.float32).transpose(2, 0, 1)[None, :channels] / 127.5 - 1.0
+    return found
 
 
-@contextmanager
-def graph_of(bundle: OnnxBundle, part: PartInfo, limit: int | None) -> Iterator[Path]:
-    """The bundle's graph of a part, or a copy with its weight codes within ±limit."""
-    path = bundle.open(part)
-    if limit is None:
-        yield path
-    else:
-        with limited_copy(path, limit) as copy:
-            yield copy
-
-
-def psnr_to_bundle(bundle: OnnxBundle, image: np.ndarray, found: np.ndarray) -> float:
-    """PSNR in dB (peak 2: pictures are in [-1, 1]) of `found` to what the bundle itself makes of `image`."""
-    x = image
+def psnr_to_bundle(bundle: OnnxBundle, sources: Mapping[str, np.ndarray], found: np.ndarray) -> float:
+    """PSNR in dB (peak 2: pictures are in [-1, 1]) of `found` to what the bundle itself makes of the sources."""
+    tensors = dict(sources)
     for part in bundle.parts:
-        x = reference_session(bundle.open(part)).run(None, {part.input.name: x})[0]
-        x = x[:, : bundle.model.latent_channels] if part.name == "vae_encoder" else x
-    difference = np.clip(found, -1, 1) - np.clip(x, -1, 1)
+        feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+        tensors[part.output.name] = reference_session(bundle.open(part)).run(None, feed)[0]
+    difference = np.clip(found, -1, 1) - np.clip(tensors[bundle.parts[-1].output.name], -1, 1)
     return float(10 * np.log10(4.0 / max(float(np.mean(difference**2)), 1e-12)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -62,9 +63,9 @@ class CompiledCache:
                     path.unlink(missing_ok=True)
 
 
-def model_key(digest: str, shape: tuple[int, ...], **options: Any) -> str:
-    """Names what an engine's file (by its SHA-256) becomes for one shape, with these options, here."""
-    decisive = {"file": digest, "shape": shape, **options, **_here()}
+def model_key(digest: str, shapes: Mapping[str, tuple[int, ...]], **options: Any) -> str:
+    """Names what an engine's file (by its SHA-256) becomes for some shapes, with these options, here."""
+    decisive = {"file": digest, "shapes": sorted(shapes.items()), **options, **_here()}
     return hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()
 
 

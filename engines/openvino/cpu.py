@@ -14,8 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 # float32 where it is not INT8: CPUs with AMX or AVX512-BF16, and ARM, would default to half precision
 COMPILE_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-# parts of an INT8 model whose rest bears bfloat16: the UNet loses nothing by it, the VAE a quarter of a decibel
-BFLOAT16_PARTS = ("unet",)
 
 
 def _probe_model(limit: int) -> bytes:

@@ -20,14 +20,18 @@ import numpy as np
 import onnx
 import openvino as ov
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.bundle.targets import OpenVINOTarget
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.graph.files import on_disk, weight_files
 from passionsr_trt.engines.openvino.cpu import COMPILE_OPTIONS, has_bfloat16, openvino_int8_exact
 from passionsr_trt.engines.openvino.half_range import limited_copy
 
+Shapes = Mapping[str, Sequence[int]]
 HALF_RANGE = 63  # weight codes within it are exact without VNNI
 
 
-def code_limit(spec: dict[str, Any] | None, built: int | None = None) -> int | None:
+def code_limit(spec: QuantSpec | None, built: int | None = None) -> int | None:
     """The range that this CPU needs weight codes brought into, None where they are exact as they are.
 
     spec: the bundle's, None for a float one; built: the range that engines were brought into already.
@@ -35,7 +39,7 @@ def code_limit(spec: dict[str, Any] | None, built: int | None = None) -> int | N
     """
     if spec is None:
         return None
-    limit = built or min(int(spec["weight_code_limit"]), 2 ** (int(spec["bits_weights"]) - 1) - 1)
+    limit = built or spec.weight_code_max
     if openvino_int8_exact(limit):
         return None
     if limit > HALF_RANGE and openvino_int8_exact(HALF_RANGE):
@@ -47,25 +51,30 @@ def code_limit(spec: dict[str, Any] | None, built: int | None = None) -> int | N
     )
 
 
+def runs_in_bfloat16(part: PartInfo, target: OpenVINOTarget) -> bool:
+    """May what is not INT8 of a part run in bfloat16, where the CPU has it?"""
+    return target.bfloat16 and part.rest == "bfloat16"
+
+
 def compile_static(
     path: Path,
-    shape: Sequence[int],
+    shapes: Shapes,
     threads: int = 0,
     bfloat16: bool = False,
     limit: int | None = None,
     properties: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """An ov.CompiledModel of the graph in `path` for one input shape [B, C, H, W].
+    """An ov.CompiledModel of the graph in `path` for one shape of each input, by its name.
 
     bfloat16: what is not INT8 may run in it, where the CPU has it. limit: weight codes are brought within ±limit
     first. properties: more of OpenVINO's.
     """
     if limit is not None:
         with limited_copy(path, limit) as copy:
-            return compile_static(copy, shape, threads, bfloat16, properties=properties)
+            return compile_static(copy, shapes, threads, bfloat16, properties=properties)
     core = ov.Core()
     try:
-        model = _read_fixed(core, path, shape)
+        model = _read_fixed(core, path, shapes)
         options = {**_options(threads, bfloat16), **properties}
         try:
             return core.compile_model(model, "CPU", options)
@@ -103,27 +112,29 @@ def failure(what: str, error: Exception) -> UserError:
     return UserError(f"{what} ({reason})")
 
 
-def _read_fixed(core: Any, path: Path, shape: Sequence[int]) -> Any:
-    """The ov.Model of the graph with the input's shape set."""
+def _read_fixed(core: Any, path: Path, shapes: Shapes) -> Any:
+    """The ov.Model of the graph with the inputs' shapes set."""
     model = onnx.load(str(path), load_external_data=False)
-    _fix_shape(model, path.name, shape)
+    _fix_shapes(model, path.name, shapes)
     if not weight_files(model):
         return core.read_model(model.SerializeToString(), b"")
     with on_disk(model, path) as changed:
         return core.read_model(str(changed))
 
 
-def _fix_shape(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
-    dimensions = model.graph.input[0].type.tensor_type.shape.dim
-    for dimension, size in zip(dimensions, shape, strict=True):
-        if dimension.HasField("dim_value") and dimension.dim_value != size:
-            expected = [entry.dim_value or entry.dim_param for entry in dimensions]
-            raise UserError(f"{name}: input of shape {list(shape)}", f"expected {expected}")
-        dimension.dim_value = size
+def _fix_shapes(model: onnx.ModelProto, name: str, shapes: Shapes) -> None:
+    for value in model.graph.input:
+        dimensions, shape = value.type.tensor_type.shape.dim, shapes[value.name]
+        for dimension, size in zip(dimensions, shape, strict=True):
+            if dimension.HasField("dim_value") and dimension.dim_value != size:
+                expected = [entry.dim_value or entry.dim_param for entry in dimensions]
+                raise UserError(f"{name}: {value.name} of shape {list(shape)}", f"expected {expected}")
+            dimension.dim_value = size
     del model.graph.value_info[:]
     for output in model.graph.output:
-        for axis in (0, 2, 3):
-            output.type.tensor_type.shape.dim[axis].Clear()
+        dimensions = output.type.tensor_type.shape.dim
+        for axis in {*range(len(dimensions))} - {1}:
+            dimensions[axis].Clear()
 
 
 def peak_activations(compiled: Any) -> int:

@@ -13,11 +13,14 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from passionsr_trt.engines.bundle.bundles import REFERENCE_SIZE, OnnxBundle, PartInfo
+from passionsr_trt.engines.bundle.arguments import check_multiple
+from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import write_atomic
+from passionsr_trt.engines.bundle.targets import TensorRTTarget
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, chain_multiple
 from passionsr_trt.engines.graph.files import on_disk
-from passionsr_trt.engines.layers.coverage import Coverage, measure
+from passionsr_trt.engines.layers.coverage import measure
 from passionsr_trt.engines.layers.kernels import save_layers
 from passionsr_trt.engines.tensorrt.features import explain, features, network_flags
 from passionsr_trt.engines.tensorrt.gpu import jetson_model, target_name
@@ -53,30 +56,30 @@ class TensorRTPlan:
 
     def check(self, bundle: OnnxBundle) -> None:
         """UserError where the graphs do not take these sizes or this batch."""
-        entry = bundle.part("vae_encoder").input
+        fixed, multiple = bundle.model.size, chain_multiple(bundle.parts)
         for size in (self.min_size or self.size, self.size, self.max_size or self.size):
-            asked = (self.batch, entry.shape[1], *size)
-            if entry.at(size, self.batch) != asked:
+            if fixed is not None and (size != fixed or self.batch > 1):
                 raise UserError(
-                    f"{bundle.folder}: graphs of shape {entry.shape}, asked for {list(asked)}",
-                    "expected what they take",
+                    f"{bundle.folder}: graphs of {fixed[0]}×{fixed[1]} pixels, one at a time",
+                    f"asked for {size[0]}×{size[1]}, {self.batch} at once",
                     "export again without --size for any",
                 )
+            check_multiple(size, multiple)
 
-    def target(self) -> dict[str, Any]:
+    def target(self) -> TensorRTTarget:
         """What the engine was built for, as the manifest records it."""
-        return {
-            "size": list(self.size),
-            "min_size": list(self.min_size or self.size),
-            "max_size": list(self.max_size or self.size),
-            "batch": self.batch,
-            "compute_capabilities": list(self.capabilities),
-            "workspace_mib": self.workspace_mib,
-            "optimization_level": self.optimization_level,
-            "version_compatible": self.version_compatible,
-            "hardware_compatible": self.hardware_compatible,
+        return TensorRTTarget(
+            size=self.size,
+            min_size=self.min_size or self.size,
+            max_size=self.max_size or self.size,
+            batch=self.batch,
+            compute_capabilities=self.capabilities,
+            workspace_mib=self.workspace_mib,
+            optimization_level=self.optimization_level,
+            version_compatible=self.version_compatible,
+            hardware_compatible=self.hardware_compatible,
             **({} if self.capabilities else target_name()),
-        }
+        )
 
 
 def make_logger(trt: Any, path: Path) -> Any:
@@ -159,7 +162,8 @@ class TensorRTBuilder:
         if engine is None:
             raise UserError(f"{part.name}: the engine cannot be loaded again", "expected the GPU it was built on")
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        context.set_input_shape(part.input.name, part.input.at(self.plan.size, self.plan.batch))
+        for name, shape in part.shapes(self.plan.size, self.plan.batch).items():
+            context.set_input_shape(name, shape)
         inspector = engine.create_engine_inspector()
         inspector.execution_context = context
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -176,7 +180,7 @@ class TensorRTBuilder:
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         self._configure(config)
-        if any(isinstance(size, str) for size in part.input.shape):
+        if bundle.model.size is None:
             profile = builder.create_optimization_profile()
             plan = self.plan
             sizes = (
@@ -184,7 +188,8 @@ class TensorRTBuilder:
                 (plan.size, plan.batch),
                 (plan.max_size or plan.size, plan.batch),
             )
-            profile.set_shape(part.input.name, *(part.input.at(*size) for size in sizes))
+            for tensor in part.inputs:
+                profile.set_shape(tensor.name, *(tensor.at(*size) for size in sizes))
             config.add_optimization_profile(profile)
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.bundles import EngineBundle, PartInfo
+from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.layers.coverage import Layer
 from passionsr_trt.engines.layers.kernels import load_layers
 

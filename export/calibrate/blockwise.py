@@ -11,26 +11,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from passionsr_trt.export.calibrate.stages import Pairs, Tensors
-from passionsr_trt.export.families.stable_diffusion.blocks import (
-    Downsample,
-    ResBlock,
-    SpatialSelfAttention,
-    SpatialTransformer,
-    Upsample,
-)
-from passionsr_trt.export.families.stable_diffusion.tiny_vae import TinyBlock
-from passionsr_trt.export.quantize.sites import Mode, Site, set_mode
+from passionsr_trt.export.calibrate.stages import Pairs, Samples
+from passionsr_trt.export.quantize.part import Part
+from passionsr_trt.export.quantize.sites import Mode, Site
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
-BLOCKS = (ResBlock, SpatialTransformer, SpatialSelfAttention, TinyBlock, Upsample, Downsample)
+Inputs = tuple[Tensor, ...]
 
 
 def return_freed_memory() -> None:
@@ -62,12 +56,26 @@ class Spill:
         return load_file(self.folder / str(index))["x"]
 
 
-def blocks_in_order(part: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
+@dataclass(frozen=True)
+class AsInputs:
+    """Tensors as the inputs of a block, which takes one."""
+
+    tensors: Spill
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int, /) -> Inputs:
+        return (self.tensors[index],)
+
+
+def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
     """The part's outermost blocks, and sites outside of any, in the order in which they run."""
     names: dict[nn.Module, str] = {}
     inside: set[nn.Module] = set()
-    for name, module in part.named_modules():
-        if module not in inside and isinstance(module, (*BLOCKS, Site)):
+    kinds: tuple[type[nn.Module], ...] = (*part.blocks, Site)
+    for name, module in part.module.named_modules():
+        if module not in inside and isinstance(module, kinds):
             names[module] = name
             inside.update(module.modules())
     order: list[tuple[str, nn.Module]] = []
@@ -78,7 +86,7 @@ def blocks_in_order(part: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
     handles = [module.register_forward_pre_hook(note) for module in names]
     try:
         with torch.no_grad():
-            part(x)
+            part.module(*inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -87,18 +95,18 @@ def blocks_in_order(part: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
 
 @contextmanager
 def block_pairs(
-    part: nn.Module, block: nn.Module, title: str, quantized: Tensors, floats: Tensors
+    part: Part, block: nn.Module, title: str, quantized: Samples[Inputs], floats: Samples[Inputs]
 ) -> Iterator[Pairs]:
     """What one block is to learn from, on disk while the context lasts."""
     with tempfile.TemporaryDirectory(prefix="passionsr-trt-") as folder:
         inputs, targets = Spill(Path(folder) / "inputs"), Spill(Path(folder) / "targets")
-        set_mode(part, Mode.FLOAT)
-        for x in tqdm(floats, desc=f"{title}: targets", leave=False):
-            targets.append(run_until(part, block, x, before=False))
-        set_mode(part, Mode.LEARN)
-        for x in tqdm(quantized, desc=f"{title}: inputs", leave=False):
-            inputs.append(run_until(part, block, x, before=True))
-        yield Pairs(inputs, targets)
+        with part.mode(Mode.FLOAT):
+            for index in tqdm(range(len(floats)), desc=f"{title}: targets", leave=False):
+                targets.append(run_until(part, block, floats[index], before=False))
+        with part.mode(Mode.LEARN):
+            for index in tqdm(range(len(quantized)), desc=f"{title}: inputs", leave=False):
+                inputs.append(run_until(part, block, quantized[index], before=True))
+        yield Pairs(AsInputs(inputs), targets)
 
 
 class _Reached(Exception):
@@ -108,7 +116,7 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def run_until(part: nn.Module, block: nn.Module, x: Tensor, before: bool) -> Tensor:
+def run_until(part: Part, block: nn.Module, inputs: Inputs, before: bool) -> Tensor:
     """Run a part as far as a block; returns the block's input (`before`) or output."""
 
     def stop_before(_module: nn.Module, args: tuple[Tensor]) -> NoReturn:
@@ -122,7 +130,7 @@ def run_until(part: nn.Module, block: nn.Module, x: Tensor, before: bool) -> Ten
     else:
         handle = block.register_forward_hook(stop_after)
     try:
-        part(x)
+        part.module(*inputs)
     except _Reached as reached:
         return reached.x
     finally:

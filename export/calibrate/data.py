@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import sha256
-from passionsr_trt.engines.bundle.pictures import list_images, pad_to_multiple, read_picture, to_array, upscale
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.engines.bundle.pictures import chain_sources, list_images, read_picture, to_array, upscale
+from passionsr_trt.engines.bundle.wiring import sources_of
+from passionsr_trt.export.quantize.part import Model, Tensors
 from torch import Tensor
-
-MULTIPLE = 64
 
 
 def calibration_files(folder: Path, limit: int) -> list[Path]:
@@ -27,7 +28,33 @@ def data_digest(files: list[Path]) -> str:
     return hashlib.sha256("\n".join(sha256(path) for path in files).encode()).hexdigest()
 
 
-def load_input(path: Path, model: OneStepModel) -> Tensor:
-    """One image → bicubic ×upscale, reflect-padded to 64: [1, 3, H, W] float32 in [-1, 1]."""
-    enlarged = to_array(upscale(read_picture(path).rgb, model.one_step.upscale))
-    return torch.from_numpy(pad_to_multiple(enlarged, MULTIPLE))[None]
+def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
+    """One image → the chain's sources [1, C, H, W] float32, as the runtime prepares them; noise is 0, its mean."""
+    rgb = read_picture(path).rgb
+    enlarged = to_array(upscale(rgb, model.upscale))
+    made = chain_sources(rgb, enlarged, model.parts, seed=None)
+    return {name: torch.from_numpy(array) for name, array in made.items()}
+
+
+def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:
+    """One seeded crop of crop×crop output pixels of every image, on positions that every tensor has."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = [tensor for part in model.parts for tensor in (*part.inputs, part.output) if tensor.stride]
+    step = math.lcm(*(tensor.stride for tensor in tensors))
+    sources = sources_of(model.parts)
+    result = []
+    for image in images:
+        name = next(name for name, tensor in sources.items() if tensor.stride)
+        sides = [side * sources[name].stride for side in image[name].shape[2:]]
+        limits = [max(0, side - crop) // step for side in sides]
+        corner = [step * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits]
+        result.append({name: window(x, sources[name].stride, corner, crop) for name, x in image.items()})
+    return result
+
+
+def window(x: Tensor, stride: int, corner: Sequence[int], side: int) -> Tensor:
+    """A square of x [B, C, H, W], in output pixels, or what is there of it; a row as it is."""
+    if not stride:
+        return x
+    top, left = (start // stride for start in corner)
+    return x[:, :, top : top + side // stride, left : left + side // stride].contiguous()

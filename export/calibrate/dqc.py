@@ -1,4 +1,4 @@
-"""DQC, distributed quantization calibration: encoder → UNet → decoder, each taught by its float twin.
+"""DQC, distributed quantization calibration: part after part, each taught by its float twin.
 
 Each part is fed by its already quantized predecessor. Per part:
 1. search: LET and boundary ratios of every port alone (export/calibrate/search.py);
@@ -14,17 +14,16 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.blockwise import block_pairs, blocks_in_order, return_freed_memory
-from passionsr_trt.export.calibrate.data import data_digest, load_input
+from passionsr_trt.export.calibrate.data import crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.resume import Progress
 from passionsr_trt.export.calibrate.search import PortSearch, search_ports
 from passionsr_trt.export.calibrate.stages import Pairs, learned_ports, recomputing, run_stage, stages
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, posterior_mean
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.sites import Mode, Site, SiteConv, group_ports, set_mode
-from passionsr_trt.export.quantize.transform import absorbers, claim_padding, may_shift_for_free
+from passionsr_trt.export.quantize.part import Model, Part
+from passionsr_trt.export.quantize.sites import Mode, Site, SiteConv, group_ports
+from passionsr_trt.export.quantize.transform import claim_padding, may_shift_for_free
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -33,14 +32,9 @@ SEARCH_INPUTS, SEARCH_CROP = 4, 128
 
 
 def learn_calibration(
-    model: OneStepModel,
-    parts: Parts,
-    spec: QuantSpec,
-    files: list[Path],
-    partial: Path | None = None,
-    low_memory: bool = False,
+    model: Model, spec: QuantSpec, files: list[Path], partial: Path | None = None, low_memory: bool = False
 ) -> Calibration:
-    """Search, then learn, part by part. `parts` is left in the state it was given in.
+    """Search, then learn, part by part. The model is left in the state it was given in.
 
     partial: a folder that keeps what was learned so far; a second call goes on from there.
     low_memory: activations are recomputed in the backward pass, block by block or site by site within a block;
@@ -49,69 +43,61 @@ def learn_calibration(
     if low_memory or spec.granularity == "block":
         return_freed_memory()
     progress = Progress(partial)
-    float_inputs = crops([load_input(path, model) for path in files], spec.seed)
-    quantized_inputs = float_inputs
+    floats = crops([load_sources(path, model) for path in files], model, spec.seed, CROP)
+    quantized = [dict(sources) for sources in floats]
     tensors: dict[str, Tensor] = {}
-    for name, part in parts.items():
+    for part in model.parts:
         with torch.no_grad():
-            targets = [posterior_mean(part, part(x)) for x in tqdm(float_inputs, desc=f"{name}: float targets")]
-        with learning(part, name, spec, float_inputs, progress) as (searches, done):
+            for sample in tqdm(floats, desc=f"{part.name}: float targets"):
+                sample[part.output.name] = part.run(sample)
+        teacher = [part.feed(sample) for sample in floats]
+        with learning(part, spec, teacher, progress) as (searches, done):
             if spec.method == "learned":
-                learn_part(
-                    part, name, spec, Pairs(quantized_inputs, targets), float_inputs, progress, done, low_memory
-                )
+                targets = [sample[part.output.name] for sample in floats]
+                pairs = Pairs([part.feed(sample) for sample in quantized], targets)
+                learn_part(part, spec, pairs, teacher, progress, done, low_memory)
             tensors |= learned_tensors(searches, spec)
             with torch.no_grad():
-                outputs = tqdm(quantized_inputs, desc=f"{name}: quantized outputs")
-                quantized_inputs = [posterior_mean(part, part(x)) for x in outputs]
-        float_inputs = targets
+                for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):
+                    sample[part.output.name] = part.run(sample)
     progress.clear()
     return Calibration(model.digest, spec, data_digest(files), tensors)
 
 
-def crops(images: list[Tensor], seed: int, crop: int = CROP) -> list[Tensor]:
-    """One seeded crop of crop×crop pixels of every image, on multiples of 8."""
-    generator = torch.Generator().manual_seed(seed)
-    result = []
-    for image in images:
-        limits = [max(0, side - crop) // 8 for side in image.shape[2:]]
-        top, left = (8 * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits)
-        result.append(image[:, :, top : top + crop, left : left + crop].contiguous())
-    return result
-
-
 def learn_part(
-    part: nn.Module,
-    name: str,
+    part: Part,
     spec: QuantSpec,
     pairs: Pairs,
-    float_inputs: list[Tensor],
+    teacher: list[tuple[Tensor, ...]],
     progress: Progress,
     done: int,
     low_memory: bool,
 ) -> None:
-    """Every stage that is not done yet, of the part or of each block that has something to learn."""
-    learners = learners_of(part)
+    """Every stage that is not done yet, of the part or of each block that has something to learn.
+
+    teacher: the float twin's inputs.
+    """
+    learners = learners_of(part.module)
     plan = stages(spec)
     by_module = spec.granularity == "module"
-    blocks = [] if by_module and not low_memory else blocks_in_order(part, float_inputs[0])
+    blocks = [] if by_module and not low_memory else blocks_in_order(part, teacher[0])
     if by_module:
         with recomputing([block for _name, block in blocks]):
             for index, stage in enumerate(plan):
                 if index >= done:
-                    run_stage(part, stage, name, pairs, spec, lambda x: posterior_mean(part, x))
-                    progress.save(name, learners, index + 1)
+                    run_stage(part.module, stage, part.name, pairs, spec)
+                    progress.save(part.name, learners, index + 1)
         return
     blocks = [(path, block) for path, block in blocks if learned_ports(block)]
     for index, (path, block) in enumerate(blocks):
         if (index + 1) * len(plan) <= done:
             continue
-        title = f"{name}.{path}"
+        title = f"{part.name}.{path}"
         sites = [module for module in block.modules() if isinstance(module, Site)] if low_memory else []
-        with block_pairs(part, block, title, pairs.inputs, float_inputs) as own, recomputing(sites):
+        with block_pairs(part, block, title, pairs.inputs, teacher) as own, recomputing(sites):
             for stage in plan:
                 run_stage(block, stage, title, own, spec)
-        progress.save(name, learners, (index + 1) * len(plan))
+        progress.save(part.name, learners, (index + 1) * len(plan))
 
 
 def learners_of(part: nn.Module) -> nn.ModuleList:
@@ -121,58 +107,82 @@ def learners_of(part: nn.Module) -> nn.ModuleList:
 
 @contextmanager
 def learning(
-    part: nn.Module, name: str, spec: QuantSpec, inputs: list[Tensor], progress: Progress
+    part: Part, spec: QuantSpec, teacher: list[tuple[Tensor, ...]], progress: Progress
 ) -> Iterator[tuple[list[PortSearch], int]]:
     """Searched or restored learners on every quantized port and site of a part, in LEARN mode; all gone
     afterwards. Gives the searches and the number of stages already done."""
-    found = absorbers(part)
+    searches = port_searches(part, spec)
+    with keeping_padding(searches):
+        try:
+            for search in searches:
+                search.port.learner = search.learner(spec)
+                for named in search.sites:
+                    named.site.learner = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max)
+            learners = learners_of(part.module)
+            done = progress.restore(part.name, learners)
+            if done is None:
+                search_part(part, spec, searches, teacher)
+            for search in searches:
+                settle_padding(search)
+            if done is None:
+                progress.save(part.name, learners, 0)
+            with part.mode(Mode.LEARN):
+                yield searches, done or 0
+        finally:
+            for search in searches:
+                search.port.learner = None
+                for named in search.sites:
+                    named.site.learner = None
+
+
+def port_searches(part: Part, spec: QuantSpec) -> list[PortSearch]:
+    """A search for every quantized port: what it may do to it, and what of that a neighbour absorbs."""
+    absorbers = part.absorbers()
     searches = []
-    for port_name, sites in group_ports(quantized_sites(part, name, spec)).items():
+    for port_name, sites in group_ports(quantized_sites(part, spec)).items():
         site, explicit = sites[0].site, spec.allows_explicit(port_name)
-        may_scale = spec.let_scale and (explicit or site.port in found)
-        wanted = spec.shift == "all" and explicit
-        free_shift = may_shift_for_free(site.port, site, found)
-        may_shift = wanted or (spec.shift != "none" and free_shift)
-        searches.append(PortSearch(port_name, sites, may_scale, may_shift, site.port in found, free_shift))
-    paddings = [(getattr(search.sites[0].site, "pads", ()), search.port.pads) for search in searches]
+        absorbed = site.port in absorbers
+        free_shift = may_shift_for_free(site.port, site, absorbers)
+        searches.append(
+            PortSearch(
+                port_name,
+                sites,
+                may_scale=spec.let_scale and (explicit or absorbed),
+                may_shift=(spec.shift == "all" and explicit) or (spec.shift != "none" and free_shift),
+                scale_is_free=absorbed,
+                shift_is_free=free_shift,
+            )
+        )
+    return searches
+
+
+@contextmanager
+def keeping_padding(searches: list[PortSearch]) -> Iterator[None]:
+    """Paddings that moved from sites into their ports while the context lasted go back."""
+    before = [(getattr(search.sites[0].site, "pads", ()), search.port.pads) for search in searches]
     try:
-        for search in searches:
-            search.port.learner = search.learner(spec)
-            for named in search.sites:
-                named.site.learner = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max)
-        learners = learners_of(part)
-        done = progress.restore(name, learners)
-        if done is None:
-            search_part(part, name, spec, searches, inputs)
-        for search in searches:
-            settle_padding(search)
-        if done is None:
-            progress.save(name, learners, 0)
-        set_mode(part, Mode.LEARN)
-        yield searches, done or 0
+        yield
     finally:
-        set_mode(part, Mode.FLOAT)
-        for search, (site_pads, port_pads) in zip(searches, paddings, strict=True):
-            search.port.learner, search.port.pads = None, port_pads
+        for search, (site_pads, port_pads) in zip(searches, before, strict=True):
+            search.port.pads = port_pads
             for named in search.sites:
-                named.site.learner = None
                 if isinstance(named.site, SiteConv):
                     named.site.pads = site_pads
 
 
 def search_part(
-    part: nn.Module, name: str, spec: QuantSpec, searches: list[PortSearch], inputs: list[Tensor]
+    part: Part, spec: QuantSpec, searches: list[PortSearch], teacher: list[tuple[Tensor, ...]]
 ) -> None:
     """Give every port's learner the start that its search finds."""
-    side = SEARCH_CROP if name == "vae_encoder" else SEARCH_CROP // 8
 
     def observe() -> None:
-        for x in tqdm(inputs, desc=f"{name}: ranges"):
-            part(x)
+        for inputs in tqdm(teacher, desc=f"{part.name}: ranges"):
+            part.module(*inputs)
 
     def attempt() -> None:
-        for x in tqdm(inputs[:SEARCH_INPUTS], desc=f"{name}: search"):
-            part(x[:, :, :side, :side])
+        for inputs in tqdm(teacher[:SEARCH_INPUTS], desc=f"{part.name}: search"):
+            tensors = zip(inputs, part.inputs, strict=True)
+            part.module(*(window(x, info.stride, (0, 0), SEARCH_CROP) for x, info in tensors))
 
     search_ports(searches, observe, attempt, spec)
     for search in searches:

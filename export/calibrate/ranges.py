@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate.data import data_digest, load_input
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, posterior_mean
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.calibrate.data import data_digest, load_sources
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
-from passionsr_trt.export.quantize.sites import NamedSite, named_sites
+from passionsr_trt.export.quantize.part import Model
+from passionsr_trt.export.quantize.sites import NamedSite
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -40,30 +39,23 @@ def observing(ports: dict[str, NamedSite]) -> Iterator[dict[str, Histogram]]:
 
 
 @torch.no_grad()
-def calibrate(model: OneStepModel, parts: Parts, spec: QuantSpec, files: list[Path]) -> Calibration:
+def calibrate(model: Model, spec: QuantSpec, files: list[Path]) -> Calibration:
     """Scales of every quantized site from the float model's activations on `files`."""
-    chosen = {name: quantized_sites(part, name, spec) for name, part in parts.items()}
-    names = [named.name for name, part in parts.items() for named in named_sites(part, name)]
+    chosen = [named for part in model.parts for named in quantized_sites(part, spec)]
+    names = [named.name for part in model.parts for named in part.sites()]
     for pattern in spec.exclude:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"spec: exclude {pattern!r} matches no site", f"expected names like {names[-1]}")
-    if not any(chosen.values()):
+    if not chosen:
         raise UserError("the spec leaves every site float", "expected at least one site to quantize")
-    ports = {named.port_name: named for sites in chosen.values() for named in sites}
+    ports = {named.port_name: named for named in chosen}
     with observing(ports) as histograms:
         for path in tqdm(files, desc="calibrating", unit="image"):
-            run_chain(parts, load_input(path, model))
+            model.run(load_sources(path, model))
     tensors: dict[str, Tensor] = {}
     high = spec.activation_codes[1]
     for name, histogram in tqdm(histograms.items(), desc="boundaries", unit="port"):
         tensors[f"{name}.activation_scale"] = torch.tensor(activation_boundary(histogram, spec) / high)
-    for sites in chosen.values():
-        for named in sites:
-            tensors[f"{named.name}.weight_scale"] = weight_scales(named.site.weight, spec)
+    for named in chosen:
+        tensors[f"{named.name}.weight_scale"] = weight_scales(named.site.weight, spec)
     return Calibration(model.digest, spec, data_digest(files), tensors)
-
-
-def run_chain(parts: Parts, image: Tensor) -> Tensor:
-    """image [B,3,H,W] → image, through the three parts; a sampled posterior is represented by its mean."""
-    latent = posterior_mean(parts.vae_encoder, parts.vae_encoder(image))
-    return parts.vae_decoder(parts.unet(latent))

@@ -7,16 +7,17 @@ most sensitive ports float, as few as reach a target.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, posterior_mean
-from passionsr_trt.export.onnx.bundle import site_infos
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, group_ports, named_sites, set_mode
+from passionsr_trt.export.quantize.part import Model, Part
+from passionsr_trt.export.quantize.sites import Mode, NamedSite, group_ports, in_mode
 from torch import Tensor
 from tqdm import tqdm
 
@@ -44,62 +45,67 @@ class Sensitivity:
 
 
 class Probe:
-    """A calibrated model whose ports are switched one by one; crops are images [1,3,H,W] in [-1,1].
+    """A calibrated model whose ports are switched one by one; crops are the sources of small pictures.
 
-    Outputs that a switch does not change are kept: a decoder port reruns the decoder alone.
+    Outputs that a switch does not change are kept: a port of the last part reruns that part alone.
     """
 
     @torch.no_grad()
-    def __init__(self, parts: Parts, calibration: Calibration, crops: list[Tensor]) -> None:
-        self.parts = dict(parts.items())
+    def __init__(self, model: Model, calibration: Calibration, crops: list[dict[str, Tensor]]) -> None:
+        self.parts = model.parts
         self.ports: dict[str, list[NamedSite]] = {}
-        self.part_of: dict[str, str] = {}
+        self.part_of: dict[str, int] = {}
         self.macs: dict[str, int] = {}
-        x = crops[0]
-        for name, part in self.parts.items():
-            calibration.apply(part, name, x)
-            for info in site_infos(part, name, x):
+        tensors = dict(crops[0])
+        for index, part in enumerate(self.parts):
+            calibration.apply(part, tensors)
+            for info in part.site_infos(tensors):
                 self.macs[info.name] = info.macs
-            quantized = [named for named in named_sites(part, name) if named.site.weight_scale is not None]
+            quantized = [named for named in part.sites() if named.site.weight_scale is not None]
             for port, sites in group_ports(quantized).items():
-                self.ports[port], self.part_of[port] = sites, name
-            x = posterior_mean(part, part(x))
-        self.floats = self.inputs(crops, Mode.FLOAT)
-        self.fakes = self.inputs(crops, Mode.FAKE)
+                self.ports[port], self.part_of[port] = sites, index
+            tensors[part.output.name] = part.run(tensors)
+        self.floats = self.run_from(0, crops, Mode.FLOAT)
+        self.fakes = self.run_from(0, crops, Mode.FAKE)
 
-    def inputs(self, crops: list[Tensor], mode: Mode) -> dict[str, list[Tensor]]:
-        """Every part's inputs, and the chain's outputs under "out", all parts in one mode."""
-        found = {}
-        for name, part in self.parts.items():
-            found[name] = crops
-            set_mode(part, mode)
-            crops = [posterior_mean(part, part(x)) for x in crops]
-        return {**found, "out": crops}
+    def run_from(self, first: int, known: list[dict[str, Tensor]], mode: Mode) -> list[dict[str, Tensor]]:
+        """Every crop's tensors, the outputs of the parts from the `first` on computed in a mode."""
+        found = [dict(tensors) for tensors in known]
+        for part in self.parts[first:]:
+            with part.mode(mode):
+                self._run(part, found)
+        return found
 
-    def psnr(self, outputs: list[Tensor]) -> float:
+    @staticmethod
+    def _run(part: Part, crops: list[dict[str, Tensor]]) -> None:
+        for tensors in crops:
+            tensors[part.output.name] = part.run(tensors)
+
+    def psnr(self, crops: list[dict[str, Tensor]]) -> float:
         """Of pictures in [-1, 1] to the float ones, over all crops: 10·log10(2² / MSE)."""
-        pairs = zip(self.floats["out"], outputs, strict=True)
-        error = [float((a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean()) for a, b in pairs]
+        name = self.parts[-1].output.name
+        pairs = [(a[name].clamp(-1, 1), b[name].clamp(-1, 1)) for a, b in zip(self.floats, crops, strict=True)]
+        error = [float((a - b).square().mean()) for a, b in pairs]
         return 10 * math.log10(4 / max(sum(error) / len(error), 1e-12))
 
     @torch.no_grad()
     def run(self, background: Mode, different: Mode, ports: list[str]) -> float:
         """PSNR with all ports in one mode but `ports` in the other."""
-        for part in self.parts.values():
-            set_mode(part, background)
-        for port in ports:
-            for named in self.ports[port]:
-                named.site.mode = named.site.port.mode = different
         known = self.floats if background is Mode.FLOAT else self.fakes
-        names = list(self.parts)
-        first = min((names.index(self.part_of[port]) for port in ports), default=0)
-        tensors = known[names[first]]
-        for name in names[first:]:
-            tensors = [posterior_mean(self.parts[name], self.parts[name](x)) for x in tensors]
-        return self.psnr(tensors)
+        first = min((self.part_of[port] for port in ports), default=0)
+        with ExitStack() as modes:
+            for part in self.parts:
+                modes.enter_context(part.mode(background))
+            for port in ports:
+                for named in self.ports[port]:
+                    modes.enter_context(in_mode(named.site, different))
+            found = [dict(tensors) for tensors in known]
+            for part in self.parts[first:]:
+                self._run(part, found)
+        return self.psnr(found)
 
     def report(self) -> Sensitivity:
-        whole = self.psnr(self.fakes["out"])
+        whole = self.psnr(self.fakes)
         total = sum(self.macs.values())
         ports = []
         with tqdm(self.ports.items(), desc="sensitivity", unit="port") as progress:
@@ -148,17 +154,15 @@ def without(calibration: Calibration, sites: list[str]) -> Calibration:
     return Calibration(calibration.model_digest, spec, calibration.data_digest, kept)
 
 
-def draw(report: Sensitivity, path: Path) -> None:
+def draw(report: Sensitivity, parts: Sequence[str], path: Path) -> None:
     """Two rows over all ports in module order: PSNR alone, and what leaving one float gains."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ports = sorted(report.ports, key=lambda entry: entry.port)
-    order = ("vae_encoder", "unet", "vae_decoder")
-    ports.sort(key=lambda entry: order.index(entry.port.split(".")[0]))
-    colours = dict(zip(order, ("#4c78a8", "#f58518", "#54a24b"), strict=True))
+    ports = sorted(report.ports, key=lambda entry: (parts.index(entry.port.split(".")[0]), entry.port))
+    colours = {name: f"C{index}" for index, name in enumerate(parts)}
     shades = [colours[entry.port.split(".")[0]] for entry in ports]
     figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(11, 5.5), sharex=True, layout="constrained")
     top.scatter(range(len(ports)), [entry.psnr_alone for entry in ports], c=shades, s=14)
@@ -170,10 +174,10 @@ def draw(report: Sensitivity, path: Path) -> None:
     names = {entry.port: index for index, entry in enumerate(ports)}
     for entry in report.ports[:5]:
         bottom.annotate(entry.port, (names[entry.port], entry.gain_if_float), fontsize=7, rotation=12)
-    bottom.set_xlabel("ports in the order of the chain: " + ", ".join(order))
+    bottom.set_xlabel("ports in the order of the chain: " + ", ".join(parts))
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[name]) for name in order]
-    top.legend(handles, order, frameon=False, ncols=3, fontsize=8)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colours[name]) for name in parts]
+    top.legend(handles, parts, frameon=False, ncols=len(parts), fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

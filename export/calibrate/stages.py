@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
@@ -21,20 +21,22 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+S = TypeVar("S", covariant=True)
 
-class Tensors(Protocol):
-    """A list, or anything that reads one tensor at a time."""
+
+class Samples(Protocol[S]):
+    """A list, or anything that reads one sample at a time."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Tensor: ...
+    def __getitem__(self, index: int, /) -> S: ...
 
 
 @dataclass(frozen=True)
 class Pairs:
     """Inputs of the quantized module, and what its float twin gives. One crop each."""
 
-    inputs: Tensors
-    targets: Tensors
+    inputs: Samples[tuple[Tensor, ...]]
+    targets: Samples[Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,8 @@ def run_stage(
     title: str,
     pairs: Pairs,
     spec: QuantSpec,
-    output: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> None:
-    """Learn one stage; `output` picks what is compared from what the module gives."""
+    """Learn one stage."""
     if not stage.boundaries_follow:
         freeze_boundaries(module)
     parameters = stage.parameters(module)
@@ -103,7 +104,7 @@ def run_stage(
             for _sample in range(spec.accumulate):
                 index = next(samples)
                 target = pairs.targets[index]
-                error = nn.functional.mse_loss(output(module(pairs.inputs[index])), target)
+                error = nn.functional.mse_loss(module(*pairs.inputs[index]), target)
                 loss = error / target.square().mean().clamp_min(1e-12) / spec.accumulate
                 loss.backward()
                 total += float(loss.detach())

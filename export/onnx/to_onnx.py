@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,13 @@ import numpy as np
 import onnx
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.quantize.sites import Mode, Site, named_sites, set_mode
-from torch import Tensor, nn
+from passionsr_trt.engines.bundle.wiring import Size
+from passionsr_trt.export.quantize.part import Part
+from passionsr_trt.export.quantize.sites import Mode, NamedSite, Site, in_mode, named_sites
+from torch import nn
 
 OPSET = 20
 EXTERNAL_DATA_BYTES = 100_000_000
-IO_NAMES = {
-    "vae_encoder": ("image", "latent"),
-    "unet": ("latent", "clean_latent"),
-    "vae_decoder": ("clean_latent", "image_out"),
-}
 
 
 @dataclass(frozen=True)
@@ -39,64 +36,61 @@ class ExportPlan:
     precision: of what stays float.
     """
 
-    size: tuple[int, int] = (512, 512)
+    size: Size = (512, 512)
     dynamic: bool = True
     precision: str = "fp32"
 
 
-def example_input(part_name: str, channels: int, plan: ExportPlan) -> Tensor:
-    """A zero tensor of the part's input shape, float32."""
-    height, width = plan.size
-    if part_name == "vae_encoder":
-        return torch.zeros(1, 3, height, width)
-    return torch.zeros(1, channels, height // 8, width // 8)
-
-
 @torch.no_grad()
-def export_part(
-    part: nn.Module, part_name: str, channels: int, plan: ExportPlan, path: Path, consume: bool = False
-) -> None:
+def export_part(part: Part, multiple: int, plan: ExportPlan, path: Path, consume: bool = False) -> None:
     """Write `path`. Sites with scales become QDQ, the others stay float in `plan.precision`.
 
-    consume: the part's own weights are let go on the way.
+    multiple: of picture sides that the chain takes. consume: the part's own weights are let go on the way.
     """
-    twin = _export_twin(part, part_name, plan.precision, consume)
-    sample = example_input(part_name, channels, plan)
-    if plan.dynamic:
-        # two of them: torch takes a side of 1 for a constant
-        sample = sample[:, :, : max(16, sample.shape[2] // 4), : max(16, sample.shape[3] // 4)].repeat(2, 1, 1, 1)
-    input_name, output_name = IO_NAMES[part_name]
-    shapes = None
-    if plan.dynamic:
-        step = 64 if part_name == "vae_encoder" else 8
-        height, width = torch.export.Dim("h", min=1, max=1024), torch.export.Dim("w", min=1, max=1024)
-        shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: step * height, 3: step * width},)
-    with quiet_exporter():
+    twin = _export_twin(part, plan.precision, consume)
+    # two of two multiples: torch takes a batch or a side of 1 for a constant
+    size, batch = ((2 * multiple, 2 * multiple), 2) if plan.dynamic else (plan.size, 1)
+    with quiet_exporter(), in_mode(twin, Mode.QDQ):
         program = torch.onnx.export(
             twin,
-            (sample,),
+            tuple(torch.zeros(tensor.at(size, batch)) for tensor in part.inputs),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_shapes=shapes,
+            input_names=[tensor.name for tensor in part.inputs],
+            output_names=[part.output.name],
+            dynamic_shapes=_symbols(part, multiple) if plan.dynamic else None,
             verbose=False,
         )
     assert program is not None
     program.save(str(path), external_data=True)  # weights beside the graph: never twice in memory
     del program
     model = onnx.load(str(path), load_external_data=False)
-    rename_nodes(model, twin, part_name)
+    sites = list(named_sites(twin, part.name))
+    rename_nodes(model, sites, part.name)
     if consume:  # by force: the exporter's rewriter keeps its last graph
-        for named in named_sites(twin, part_name):
+        for named in sites:
             assert named.site.stored is not None
             storage = named.site.stored.untyped_storage()
             if storage.resizable():
                 storage.resize_(0)
     if plan.dynamic:
-        _name_axes(model, part_name)
+        _name_axes(model, part)
     is_large = save_model(model, path)
     onnx.checker.check_model(str(path), full_check=not is_large)
+
+
+def _symbols(part: Part, multiple: int) -> tuple[dict[int, Any], ...]:
+    """Batch, and sides in multiples of what the chain takes."""
+    height, width = torch.export.Dim("h", min=1, max=1024), torch.export.Dim("w", min=1, max=1024)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    shapes = []
+    for tensor in part.inputs:
+        sides: dict[int, Any] = {}
+        if tensor.stride:
+            step = multiple // tensor.stride
+            sides = {2: step * height, 3: step * width} if step > 1 else {2: height, 3: width}
+        shapes.append({0: batch, **sides})
+    return tuple(shapes)
 
 
 @contextmanager
@@ -112,14 +106,14 @@ def quiet_exporter() -> Iterator[None]:
         logging.disable(level)
 
 
-def _export_twin(part: nn.Module, part_name: str, precision: str, consume: bool) -> nn.Module:
-    """A shallow twin for export in QDQ mode: weights are shared, buffers and types are its own."""
+def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
+    """A shallow twin for export: weights are shared, buffers and types are its own."""
     memo: dict[int, Any] = {}
-    for parameter in part.parameters():
+    for parameter in part.module.parameters():
         memo[id(parameter)] = parameter
-    twin = copy.deepcopy(part, memo)
+    twin = copy.deepcopy(part.module, memo)
     memo.clear()
-    own, sites = list(named_sites(part, part_name)), list(named_sites(twin, part_name))
+    own, sites = part.sites(), list(named_sites(twin, part.name))
     if precision == "fp16":
         # the first and the last site stay float32, and with them the x0 formula and the images
         sites[0].site.out_dtype = torch.float16
@@ -136,7 +130,6 @@ def _export_twin(part: nn.Module, part_name: str, precision: str, consume: bool)
             site.weight = _without_values(site.weight)
         if consume:
             original.site.weight = _without_values(original.site.weight)
-    set_mode(twin, Mode.QDQ)
     return twin
 
 
@@ -154,7 +147,7 @@ def _without_values(weight: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device="meta"), requires_grad=False)
 
 
-def rename_nodes(model: onnx.ModelProto, part: nn.Module, part_name: str) -> None:
+def rename_nodes(model: onnx.ModelProto, sites: Iterable[NamedSite], part_name: str) -> None:
     """Call every site's Conv/MatMul by the site's name and its Q/DQ by the port's; UserError if one is lost."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     producer: dict[str, onnx.NodeProto] = {}
@@ -164,7 +157,7 @@ def rename_nodes(model: onnx.ModelProto, part: nn.Module, part_name: str) -> Non
         for name in node.output:
             producer[name] = node
     initializers = {tensor.name for tensor in model.graph.initializer}
-    for named in named_sites(part, part_name):
+    for named in sites:
         path = named.name.removeprefix(f"{part_name}.")
         keys = [key for key in (f"{path}.stored", f"{path}.weight") if key in initializers]
         nodes = consumers.get(keys[0], []) if keys else []
@@ -181,14 +174,15 @@ def rename_nodes(model: onnx.ModelProto, part: nn.Module, part_name: str) -> Non
             producer[dequantize.input[0]].name = f"{named.port_name}/input/QuantizeLinear"
 
 
-def _name_axes(model: onnx.ModelProto, part_name: str) -> None:
+def _name_axes(model: onnx.ModelProto, part: Part) -> None:
     """Readable names for the dynamic axes of inputs and outputs."""
+    strides = {tensor.name: tensor.stride for tensor in (*part.inputs, part.output)}
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
-        unit = "" if value.name.startswith("image") else "/8"
-        for axis, name in ((0, "batch"), (2, f"height{unit}"), (3, f"width{unit}")):
-            if not dims[axis].dim_value:
-                dims[axis].dim_param = name
+        unit = f"/{strides[value.name]}" if strides[value.name] > 1 else ""
+        for dim, name in zip(dims, ("batch", "channels", f"height{unit}", f"width{unit}"), strict=False):
+            if not dim.dim_value:
+                dim.dim_param = name
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> bool:

@@ -16,11 +16,12 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.sites import NamedSite, group_ports, named_sites
-from passionsr_trt.export.quantize.transform import absorbers, fold_port
+from passionsr_trt.export.quantize.sites import NamedSite, group_ports
+from passionsr_trt.export.quantize.transform import fold_port
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 TENSORS = "calibration.safetensors"
 
@@ -59,15 +60,15 @@ class Calibration:
         tensors = load_file(checked_file(folder, manifest, TENSORS))
         return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
 
-    def apply(self, part: nn.Module, part_name: str, probe: Tensor | None = None) -> int:
+    def apply(self, part: Part, probe: Tensors | None = None) -> int:
         """Give every calibrated site and port of a part its scales; returns how many sites that were.
 
-        With `probe`, an input of the part in FLOAT mode, LET is folded under proof: FoldError names the port
+        With `probe`, tensors for the part in FLOAT mode, LET is folded under proof: FoldError names the port
         after whose fold the float output is no longer the same.
         """
         low, high = self.spec.activation_codes
         applied: list[NamedSite] = []
-        for named in named_sites(part, part_name):
+        for named in part.sites():
             weight_scale = self.tensors.get(f"{named.name}.weight_scale")
             if weight_scale is None:
                 continue
@@ -83,11 +84,11 @@ class Calibration:
         return len(applied)
 
     @torch.no_grad()
-    def _fold(self, part: nn.Module, groups: dict[str, list[NamedSite]], probe: Tensor | None) -> None:
+    def _fold(self, part: Part, groups: dict[str, list[NamedSite]], probe: Tensors | None) -> None:
         """LET into the weights. An absorber's rows carry their own quantizer along, so scales come first."""
-        found = absorbers(part)
+        found = part.absorbers()
         learned = any(f"{port_name}.let_scale" in self.tensors for port_name in groups)
-        reference = part(probe) if probe is not None and learned else None
+        reference = part.run(probe) if probe is not None and learned else None
         for port_name, sites in groups.items():
             scale = self.tensors.get(f"{port_name}.let_scale")
             shift = self.tensors.get(f"{port_name}.let_shift")
@@ -99,7 +100,7 @@ class Calibration:
                 )
             fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
             if probe is not None and reference is not None:
-                prove(port_name, reference, part(probe))
+                prove(port_name, reference, part.run(probe))
 
 
 def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.quantize.sites import NamedSite, named_sites
-from torch import nn
+from passionsr_trt.export.quantize.part import Part
+from passionsr_trt.export.quantize.sites import NamedSite
 
 
-def quantized_sites(part: nn.Module, part_name: str, spec: QuantSpec) -> list[NamedSite]:
+def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:
     """The sites of a part that the spec quantizes.
 
     1. a site that `exclude` matches stays float;
@@ -15,7 +15,7 @@ def quantized_sites(part: nn.Module, part_name: str, spec: QuantSpec) -> list[Na
     3. convolutions with fewer than min_channels inputs stay float;
     4. sites that share a port are quantized together or not at all.
     """
-    sites = list(named_sites(part, part_name))
+    sites = part.sites()
     ends = {sites[0].name, sites[-1].name} if spec.keep_first_last else set()
     kept = {
         named.name

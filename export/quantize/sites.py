@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +36,26 @@ class Mode(enum.Enum):
     LEARN = "learn"
 
 
+class Moded(nn.Module):
+    """A module that computes by mode; `in_mode` switches it, and back."""
+
+    mode: Mode = Mode.FLOAT
+
+
+@contextmanager
+def in_mode(module: nn.Module, mode: Mode) -> Iterator[None]:
+    """Every site, port and attention of a module in one mode while the context lasts, then in its own again."""
+    moded = [found for found in module.modules() if isinstance(found, Moded)]
+    before = [found.mode for found in moded]
+    try:
+        for found in moded:
+            found.mode = mode
+        yield
+    finally:
+        for found, own in zip(moded, before, strict=True):
+            found.mode = own
+
+
 class PortLearner(Protocol):
     """What LEARN mode asks of a port: LET's s and δ per channel, and the quantizer of the transformed x."""
 
@@ -44,7 +65,7 @@ class PortLearner(Protocol):
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
 
 
-class Port(nn.Module):
+class Port(Moded):
     """The quantized input of one or more sites. `scale` is a scalar buffer, or None while float."""
 
     scale: Tensor | None
@@ -54,7 +75,6 @@ class Port(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mode = Mode.FLOAT
         self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
         self.after_silu = False  # norm → SiLU → Q is one kernel on a GPU; an explicit transform parts it
         self.learner = None
@@ -100,7 +120,7 @@ class Port(nn.Module):
         )
 
 
-class Site(nn.Module):
+class Site(Moded):
     """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port.
 
     `weight_scale` [O] is None while the site is float.
@@ -113,7 +133,6 @@ class Site(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, port: Port | None = None) -> None:
         super().__init__()
-        self.mode = Mode.FLOAT
         self.assign(weight, bias)
         self.port = port if port is not None else Port()
         self.code_limit = 127
@@ -276,10 +295,3 @@ def group_ports(sites: Iterable[NamedSite]) -> dict[str, list[NamedSite]]:
     for named in sites:
         groups.setdefault(named.port_name, []).append(named)
     return groups
-
-
-def set_mode(part: nn.Module, mode: Mode) -> None:
-    """Switch every site, port and mode-aware module of a part."""
-    for module in part.modules():
-        if isinstance(getattr(module, "mode", None), Mode):
-            module.__dict__["mode"] = mode

@@ -2,15 +2,16 @@
 
     x̃ = (x − δ)/s,  W̃ = W·s,  B̃ = B + W·δ,  so that  W̃·x̃ + B̃ = W·x + B
 
-| port of                                        | 1/s goes into                     | δ goes into            |
-| ---------------------------------------------- | --------------------------------- | ---------------------- |
-| linears after LayerNorm, proj_in, VAE q/k/v     | the norm's γ and β                | the norm's β           |
-| to_out of self-attention                        | rows of to_v                      | bias of to_v           |
-| to_out of cross-attention                       | the constant V                    | the constant V         |
-| GEGLU output linear                             | the value half of proj            | an explicit Add        |
-| conv after conv → ReLU (TAESD blocks)           | rows of the conv before           | an explicit Add        |
-| everything else                                 | an explicit Mul before Q          | an explicit Add        |
+| a neighbour                                     | 1/s goes into          | δ goes into           |
+| ----------------------------------------------- | ---------------------- | --------------------- |
+| a norm in front of the port (Into.NORM)         | its γ and β            | its β                 |
+| a site whose rows are the channels (Into.ROWS)  | rows of W and b        | b                     |
+| an attention with a constant V (Into.VALUE)     | V                      | V                     |
+| none                                            | an explicit Mul before Q | an explicit Add     |
 
+Which neighbour absorbs which port is stated by the family, row by row (Absorb). A wrong row is refused by the
+proof of the fold, a missing one costs a Mul. A neighbour that cannot take δ (a ReLU or a product lies between)
+leaves an explicit Add.
 δ passes through attention because softmax rows sum to 1. ReLU commutes with s > 0 but not with δ.
 A shifted port of a padded convolution pads in float before the Add: the padding stands for x = 0.
 Folds are computed in float64 and cast back.
@@ -18,19 +19,13 @@ Folds are computed in float64 and cast back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from passionsr_trt.export.families.stable_diffusion.blocks import (
-    ConstantCrossAttention,
-    FeedForward,
-    SelfAttention,
-    SpatialSelfAttention,
-    SpatialTransformer,
-    TransformerBlock,
-)
-from passionsr_trt.export.families.stable_diffusion.tiny_vae import Pool, TinyBlock
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv
 from torch import Tensor, nn
 
@@ -45,36 +40,52 @@ class Absorber:
     takes_shift: bool
 
 
-def absorbers(part: nn.Module) -> dict[Port, Absorber]:
-    """Every port of a part whose transformation a neighbour absorbs."""
+class Into(enum.Enum):
+    """What a neighbour is that absorbs a port's transformation."""
+
+    NORM = "the affine part of a LayerNorm or GroupNorm"
+    ROWS = "the output rows of a site"
+    VALUE = "the constant V of an attention"
+
+
+@dataclass(frozen=True)
+class Absorb:
+    """A row that a family states: ports of sites whose path ends in `site`, absorbed by `neighbour` beside it.
+
+    `attn1.to_q`, `norm1`: what feeds `blocks.3.attn1.to_q` is absorbed by `blocks.3.norm1`. takes_shift: False
+    where it can absorb s alone.
+    """
+
+    site: str
+    neighbour: str
+    into: Into = Into.NORM
+    takes_shift: bool = True
+
+
+def resolve(module: nn.Module, rows: Iterable[Absorb]) -> dict[Port, Absorber]:
+    """Every port of a module whose transformation a neighbour absorbs; UserError for a row that fits nowhere."""
     found: dict[Port, Absorber] = {}
-    for module in part.modules():
-        if isinstance(module, TransformerBlock):
-            found[module.attn1.to_q.port] = into_norm(module, "norm1")
-            found[module.attn2.to_q.port] = into_norm(module, "norm2")
-            found[module.ff.proj.port] = into_norm(module, "norm3")
-        elif isinstance(module, SpatialTransformer):
-            found[module.proj_in.port] = into_norm(module, "norm")
-        elif isinstance(module, SpatialSelfAttention):
-            found[module.attention.to_q.port] = into_norm(module, "group_norm")
-        elif isinstance(module, SelfAttention):
-            found[_site(module.to_out[0]).port] = into_rows(module.to_v, takes_shift=True)
-        elif isinstance(module, ConstantCrossAttention):
-            found[_site(module.to_out[0]).port] = into_constant_value(module)
-        elif isinstance(module, FeedForward):
-            found[module.out.port] = into_rows(module.proj, takes_shift=False)
-        elif isinstance(module, TinyBlock):
-            first, second, third = (_site(conv) for conv in module.conv)
-            found[second.port] = into_rows(first, takes_shift=False)
-            found[third.port] = into_rows(second, takes_shift=False)
-        elif isinstance(module, Pool):
-            found[module.conv_out.port] = into_norm(module, "norm", takes_shift=False)
+    modules = dict(module.named_modules())
+    for path, site in modules.items():
+        for row in rows:
+            if isinstance(site, Site) and f".{path}".endswith(f".{row.site}"):
+                place = path[: len(path) - len(row.site)]
+                found[site.port] = _absorber(modules, f"{place}{row.neighbour}".rstrip("."), row)
     return found
 
 
-def _site(module: nn.Module) -> Site:
-    assert isinstance(module, Site)
-    return module
+def _absorber(modules: dict[str, nn.Module], neighbour: str, row: Absorb) -> Absorber:
+    target = modules.get(neighbour)
+    if row.into is Into.NORM and isinstance(target, nn.LayerNorm | nn.GroupNorm):
+        holder, _dot, name = neighbour.rpartition(".")
+        return into_norm(modules[holder], name, row.takes_shift)
+    if row.into is Into.ROWS and isinstance(target, Site):
+        return into_rows(target, row.takes_shift)
+    if row.into is Into.VALUE and target is not None and isinstance(getattr(target, "value", None), Tensor):
+        return into_constant_value(target)
+    raise UserError(
+        f"{neighbour}: cannot absorb {row.site}", f"expected {row.into.value}", "mend the family's row"
+    )
 
 
 def into_norm(owner: nn.Module, name: str, takes_shift: bool = True) -> Absorber:
@@ -113,7 +124,7 @@ def into_rows(site: Site, takes_shift: bool) -> Absorber:
     return Absorber(fold, takes_shift)
 
 
-def into_constant_value(attention: ConstantCrossAttention) -> Absorber:
+def into_constant_value(attention: Any) -> Absorber:
     """V [h, tokens, d] ← (V − δ)/s, δ and s split by head."""
 
     def fold(s: Tensor, delta: Tensor) -> None:

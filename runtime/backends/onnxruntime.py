@@ -1,4 +1,4 @@
-"""One ONNX graph under ONNX Runtime: the float reference, and a baseline of the benchmark."""
+"""ONNX graphs under ONNX Runtime: the float reference, and a baseline of the benchmark."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.runtime.chain import PROVIDERS
+from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
+from passionsr_trt.runtime.chain import PROVIDERS, Arrays, Chain, fixed
 
 
 class OnnxEngine:
-    """`run` takes and gives one float32 array."""
+    """One graph."""
 
     def __init__(self, path: Path, threads: int = 0, provider: str = "cpu") -> None:
         chosen = [PROVIDERS[provider]]
@@ -31,10 +33,18 @@ class OnnxEngine:
                 f"expected {chosen[0]}",
                 "CUDA's or TensorRT's libraries are missing; see `passionsr-trt doctor`",
             )
-        self._input = self._session.get_inputs()[0].name
 
-    def prepare(self, shape: tuple[int, ...]) -> None:
+    def prepare(self, shapes: Shapes) -> None:
         """Nothing: ONNX Runtime takes any shape as it comes."""
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._input: np.ascontiguousarray(x)})[0]
+    def run(self, inputs: Arrays) -> np.ndarray:
+        return self._session.run(None, {name: np.ascontiguousarray(x) for name, x in inputs.items()})[0]
+
+
+def open_chain(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
+    """The chain of an ONNX bundle."""
+    engines = {part.name: OnnxEngine(bundle.open(part), threads, provider) for part in bundle.parts}
+    label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
+    place = "" if provider == "cpu" else f" {provider}"
+    name = f"ONNX Runtime{place} {label}"
+    return Chain(bundle.model, bundle.parts, HostExecutor(engines), name, **fixed(bundle))

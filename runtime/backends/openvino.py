@@ -1,8 +1,9 @@
-"""One OpenVINO engine on the CPU, compiled for each shape it meets; the last few are kept, on disk many more."""
+"""OpenVINO engines on the CPU, compiled for each shape they meet; the last few are kept, on disk many more."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,23 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.openvino.compiled_cache import CompiledCache, model_key
-from passionsr_trt.engines.openvino.model import code_limit, compile_static, failure, import_compiled
+from passionsr_trt.engines.openvino.model import (
+    code_limit,
+    compile_static,
+    failure,
+    import_compiled,
+    runs_in_bfloat16,
+)
+from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
+from passionsr_trt.runtime.chain import Arrays, Chain, fixed
+from passionsr_trt.runtime.memory import HostMemory
 from tqdm import tqdm
 
 KEPT_SHAPES = 3
+Key = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -30,76 +43,84 @@ class OpenVINOOptions:
 
 
 class OpenVINOEngine:
-    """`run` takes and gives one float32 array; a new shape costs a compilation first.
+    """One part on the CPU; new shapes cost a compilation first. Different engines may be prepared at once.
 
     digest: the file's SHA-256, by which compiled models are kept; without it none are.
     `code_limit`: the range that weight codes are brought into when they are compiled, None: as they are.
     """
 
+    _compiling = threading.Lock()  # one compilation at a time: each takes every core, and memory of its own
+
     def __init__(
-        self,
-        path: Path,
-        spec: dict[str, Any] | None,
-        options: OpenVINOOptions | None = None,
-        digest: str = "",
+        self, path: Path, spec: QuantSpec | None, options: OpenVINOOptions | None = None, digest: str = ""
     ) -> None:
         self._path, self._options, self._digest = path, options or OpenVINOOptions(), digest
         self.code_limit = code_limit(spec, self._options.built_limit)
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._requests: OrderedDict[Key, Any] = OrderedDict()
 
-    def compile(self, shape: tuple[int, ...], **more: Any) -> Any:
-        """The compiled model for a shape; `more`: OpenVINO properties."""
+    def compile(self, shapes: Shapes, **more: Any) -> Any:
+        """The compiled model for some shapes; `more`: OpenVINO properties."""
         own = self._options
-        return compile_static(self._path, shape, own.threads, own.bfloat16, limit=self.code_limit, properties=more)
+        return compile_static(
+            self._path, shapes, own.threads, own.bfloat16, limit=self.code_limit, properties=more
+        )
 
-    def prepare(self, shape: tuple[int, ...]) -> None:
-        """Have the compiled model of a shape at hand: among the last few, from the cache, or compiled now."""
-        request = self._requests.pop(shape, None)
+    def prepare(self, shapes: Shapes) -> None:
+        """Have the compiled model of these shapes at hand: among the last few, from the cache, or compiled now."""
+        key = tuple(sorted(shapes.items()))
+        request = self._requests.pop(key, None)
         if request is None:
             while len(self._requests) >= KEPT_SHAPES:
                 self._requests.popitem(last=False)
-            request = self._model(shape).create_infer_request()
-        self._requests[shape] = request
+            request = self._model(shapes).create_infer_request()
+        self._requests[key] = request
 
-    def _model(self, shape: tuple[int, ...]) -> Any:
+    def _model(self, shapes: Shapes) -> Any:
         own, cache = self._options, self._options.cache if self._digest else None
         if cache is None:
-            return self.compile(shape)
+            with self._compiling:
+                return self.compile(shapes)
         key = model_key(
-            self._digest, shape, threads=own.threads, bfloat16=own.bfloat16, code_limit=self.code_limit
+            self._digest, shapes, threads=own.threads, bfloat16=own.bfloat16, code_limit=self.code_limit
         )
         kept = cache.load(key)
         if kept is not None and (model := import_compiled(kept, own.threads, own.bfloat16)) is not None:
             return model
-        name = f"compiling {self._path.stem} for {'×'.join(map(str, shape))}"
-        with tqdm(total=1, desc=name, unit="model", leave=False) as progress:
-            model = self.compile(shape)
+        sizes = ", ".join("×".join(map(str, shape)) for shape in shapes.values())
+        with (
+            self._compiling,
+            tqdm(total=1, desc=f"compiling {self._path.stem} for {sizes}", leave=False) as progress,
+        ):
+            model = self.compile(shapes)
             cache.keep(key, model.export_model().getvalue())
             progress.update()
         return model
 
-    def run(self, x: np.ndarray) -> np.ndarray:
+    def run(self, inputs: Arrays) -> np.ndarray:
         """The output as an array of its own; UserError where OpenVINO fails, of memory above all."""
-        self.prepare(x.shape)
-        request = self._requests[x.shape]
+        shapes = {name: x.shape for name, x in inputs.items()}
+        self.prepare(shapes)
+        request = self._requests[tuple(sorted(shapes.items()))]
         try:
-            request.infer([np.ascontiguousarray(x)])
+            request.infer({name: np.ascontiguousarray(x) for name, x in inputs.items()})
         except RuntimeError as error:
-            raise failure(f"{self._path}: OpenVINO cannot run it on {list(x.shape)}", error) from error
+            raise failure(f"{self._path}: OpenVINO cannot run it on {shapes}", error) from error
         return np.array(request.get_output_tensor(0).data)
 
 
-def load_parts(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> dict[str, OpenVINOEngine]:
-    """The checked engines of a bundle by part; cache: bytes that compiled models may take on disk, 0: none.
+def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
+    """The chain of a bundle's checked engines; cache: bytes that compiled models may take on disk, 0: none.
 
     A line on stderr where this CPU needs other weight codes than the engines were built with.
     """
+    target = bundle.target
+    assert isinstance(target, OpenVINOTarget)
     engines = {}
     for part in bundle.parts:
         options = OpenVINOOptions(
             threads=threads,
-            bfloat16=part.name in bundle.target.get("bfloat16", ()),
-            built_limit=bundle.target.get("weight_code_limit"),
+            bfloat16=runs_in_bfloat16(part, target),
+            built_limit=target.weight_code_limit,
             cache=CompiledCache(cache) if cache else None,
         )
         engines[part.name] = OpenVINOEngine(bundle.open(part), bundle.spec, options, bundle.digest(part))
@@ -110,4 +131,5 @@ def load_parts(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> dict[s
             f"±{limit}: `build-engines` here says what that costs",
             file=sys.stderr,
         )
-    return engines
+    memory, label = HostMemory.of(bundle), f"OpenVINO {bundle.label}"
+    return Chain(bundle.model, bundle.parts, HostExecutor(engines), label, memory=memory, **fixed(bundle))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.chain import Arrays, Chain
 
 if TYPE_CHECKING:  # OpenVINO itself may not be installed
+    from passionsr_trt.runtime.backends.host import HostExecutor
     from passionsr_trt.runtime.backends.openvino import OpenVINOEngine
 
 RUNS = 3
@@ -26,21 +26,22 @@ def check_profiled(bundle: EngineBundle) -> None:
         )
 
 
-def profile_chain(chain: Chain, image: np.ndarray) -> dict[str, dict[str, float]]:
+def profile_chain(chain: Chain, sources: Arrays) -> dict[str, dict[str, float]]:
     """Part → kernel kind → milliseconds per run (mean of 3), the most expensive first; of OpenVINO engines."""
-    inputs = chain.stages(image)
-    names = {"vae_encoder": "image", "unet": "latent", "vae_decoder": "clean_latent"}
+    tensors = {**sources, **chain.run(sources, chain.every_output).tensors}
     profile = {}
-    for part, engine in chain.engines.items():
-        compiled = cast("OpenVINOEngine", engine).compile(inputs[names[part]].shape, PERF_COUNT=True)
+    for part in chain.parts:
+        feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+        engine = cast("OpenVINOEngine", cast("HostExecutor", chain.executor).engines[part.name])
+        compiled = engine.compile({name: x.shape for name, x in feed.items()}, PERF_COUNT=True)
         request = compiled.create_infer_request()
         totals: defaultdict[str, float] = defaultdict(float)
         for index in range(RUNS + 1):
-            request.infer([inputs[names[part]]])
+            request.infer(feed)
             if index:
                 for layer in request.profiling_info:
                     totals[f"{layer.node_type} {layer.exec_type}"] += layer.real_time.total_seconds() * 1e3 / RUNS
-        profile[part] = {
+        profile[part.name] = {
             kind: round(time, 2)
             for kind, time in sorted(totals.items(), key=lambda item: -item[1])
             if time >= 0.005

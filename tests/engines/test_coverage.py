@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle, SiteInfo
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.wiring import SiteInfo
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.layers.coverage import Layer, measure
 from passionsr_trt.engines.tensorrt.layer_log import parse_layers

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle, ModelInfo
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.runtime import doctor

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle, ModelInfo
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.runtime.backends import openvino as openvino_engine
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.infer import by_size

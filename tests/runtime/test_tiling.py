@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle.bundles import ModelInfo
+from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.runtime.chain import Chain, load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, upscale

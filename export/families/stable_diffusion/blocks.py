@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.quantize.sites import Mode, Port, SiteConv, SiteLinear
+from passionsr_trt.export.quantize.sites import Mode, Moded, Port, SiteConv, SiteLinear
 from torch import Tensor, nn
 
 
@@ -47,12 +47,11 @@ def attend(query: Tensor, key_t: Tensor, value: Tensor, mode: Mode) -> Tensor:
     return torch.matmul(torch.softmax(torch.matmul(query, key_t), dim=-1), value)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Moded):
     """Multi-head self-attention on tokens [B, N, C]; q, k, v read one port. W_q carries 1/√d."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
-        self.mode = Mode.FLOAT
         self.heads = attention.heads
         port = Port()
         self.to_q = SiteLinear.from_linear(attention.to_q, port)
@@ -71,7 +70,7 @@ class SelfAttention(nn.Module):
         return self.to_out[0](out.reshape(batch, tokens, channels))
 
 
-class ConstantCrossAttention(nn.Module):
+class ConstantCrossAttention(Moded):
     """Cross-attention to a constant text embedding: Kᵀ [h, d, tokens] and V [h, tokens, d] are constants."""
 
     key_t: Tensor
@@ -79,7 +78,6 @@ class ConstantCrossAttention(nn.Module):
 
     def __init__(self, attention: Any, text: Tensor) -> None:
         super().__init__()
-        self.mode = Mode.FLOAT
         self.heads = attention.heads
         self.to_q = SiteLinear.from_linear(attention.to_q)
         self.to_out = nn.ModuleList([SiteLinear.from_linear(attention.to_out[0])])

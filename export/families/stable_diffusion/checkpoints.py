@@ -22,13 +22,8 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.families.stable_diffusion.folder import (
-    WEIGHTS,
-    load_unet,
-    load_vae,
-    read_json,
-    read_weights,
-)
+from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, load_unet, load_vae
+from passionsr_trt.export.families.weights import read_json, read_weights
 from safetensors.torch import save_file
 from torch import Tensor
 

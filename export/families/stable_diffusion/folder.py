@@ -9,21 +9,15 @@ FOLDER/text_embedding.safetensors one constant tensor [1, tokens, width]
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.manifest import sha256
-from passionsr_trt.engines.bundle.memory import free_memory
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from passionsr_trt.export.families.weights import folder_digest, load_checked, read_json, read_weights
+from torch import Tensor
 
-KEYS_AT_ONCE = 64
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -83,28 +77,6 @@ class OneStepModel:
         return cls(folder, one_step, alpha_bar, text, unet, kind, vae, channels, folder_digest(folder))
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the relative path and SHA-256 of every .json and .safetensors file of a model."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".json", ".safetensors"):
-            digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that belongs to a model; UserError where it is missing or none."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing", "expected as part of the model folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})", "expected JSON") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: not a JSON object", "expected one")
-    return data
-
-
 def _read_one_step(path: Path) -> OneStep:
     data = read_json(path)
     known = set(OneStep.__dataclass_fields__)
@@ -135,51 +107,6 @@ def _alpha_bar(path: Path, timestep: int) -> float:
     if timestep >= steps:
         raise UserError(f"one_step.json: timestep is {timestep}", f"expected less than {steps}")
     return float(torch.prod(1 - betas[: timestep + 1]))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back.
-
-    UserError where they do not fit into the memory that is free.
-    """
-    tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-            needed = sum(4 * prod(file.get_slice(key).get_shape()) for key in keys)
-        if needed > (free := free_memory()):
-            raise UserError(
-                f"{path}: {needed / 2**30:.1f} GiB of weights in float32",
-                f"{free / 2**30:.1f} GiB of memory are free",
-                "end other programs, or take a machine with more",
-            )
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            with safe_open(path, framework="pt") as file:
-                for key in keys[start : start + KEYS_AT_ONCE]:
-                    tensors[key] = file.get_tensor(key).to(torch.float32)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing", "expected the weights there") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole safetensors file ({error})", "expected undamaged weights", "copy it again"
-        ) from None
-    return tensors
-
-
-def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
-    """load_state_dict that names the first missing, unknown or misshapen key."""
-    expected = module.state_dict()
-    if missing := sorted(set(expected) - set(state)):
-        raise UserError(f"{source}: {missing[0]} is missing ({len(missing)} in all)", "expected per config.json")
-    if unknown := sorted(set(state) - set(expected)):
-        raise UserError(f"{source}: unknown key {unknown[0]!r} ({len(unknown)} in all)", "expected per config")
-    for key, tensor in state.items():
-        if tensor.shape != expected[key].shape:
-            raise UserError(
-                f"{source}: {key} has shape {list(tensor.shape)}", f"expected {list(expected[key].shape)}"
-            )
-    module.load_state_dict(state, assign=True)
-    module.eval().requires_grad_(False)
 
 
 def _from_config(cls: Any, folder: Path) -> Any:

@@ -30,11 +30,11 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.families.stable_diffusion.checkpoints import read_checkpoint
-from passionsr_trt.export.families.stable_diffusion.fold import Parts
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path, vae_path
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
 from torch import Tensor
 
@@ -70,9 +70,9 @@ class Layer:
 
 
 def import_calibration(
-    model: OneStepModel, parts: Parts, unet: Path, vae: Path, bits: int
+    model: OneStepModel, built: Model, unet: Path, vae: Path, bits: int
 ) -> tuple[Calibration, Report]:
-    """Both files of one calibrated model; UserError where they are not that or of another architecture."""
+    """Both files of one calibrated model, whose parts are `built`; UserError for any others."""
     report = Report()
     layers: dict[str, Layer] = {}
     for path, module, rename in ((unet, model.unet, unet_path), (vae, model.vae, vae_path)):
@@ -93,8 +93,8 @@ def import_calibration(
         count_lost(tensors, weights, rename, module.config, report)
     spec = QuantSpec(bits_weights=bits, bits_activations=bits, method="learned")
     found = {}
-    for part_name, part in parts.items():
-        for sites in group_ports(quantized_sites(part, part_name, spec)).values():
+    for part in built.parts:
+        for sites in group_ports(quantized_sites(part, spec)).values():
             found.update(port_tensors(sites, layers, spec, report))
     if not found:
         raise UserError(f"{unet}: none of its layers is a site of the model", "expected the model it was made for")

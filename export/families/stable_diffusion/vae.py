@@ -52,10 +52,11 @@ class KLStage(nn.Module):
 
 
 class KLEncoder(nn.Module):
-    """AutoencoderKL's encoder. image [B,3,H,W] in [-1,1] → z [B,C,H/8,W/8], scaled.
+    """AutoencoderKL's encoder. image [B,3,H,W] in [-1,1] → z [B,C,H/8,W/8], scaled; for posterior `sample` with
+    noise [B,C,H/8,W/8].
 
     conv_out' = scaling_factor · quant_conv ∘ conv_out (1×1 after 3×3, exact). Posterior `mode` keeps the
-    mean rows only. Posterior `sample` gives [B, 2C, …]: scaled mean, then scaled standard deviation.
+    mean rows only. Posterior `sample` gives scaled mean + scaled standard deviation · noise.
     """
 
     def __init__(self, vae: Any, scaling_factor: float, posterior: str) -> None:
@@ -66,7 +67,7 @@ class KLEncoder(nn.Module):
         self.mid_block = KLMid(encoder.mid_block)
         self.conv_norm_out = encoder.conv_norm_out
         self.conv_out = SiteConv.from_conv(encoder.conv_out)
-        self.posterior, self.scaling_factor = posterior, scaling_factor
+        self.scaling_factor = scaling_factor
         weight, bias = encoder.conv_out.weight.data.double(), encoder.conv_out.bias.data.double()
         if vae.quant_conv is not None:
             mix = vae.quant_conv.weight.data.double().flatten(1)
@@ -79,17 +80,17 @@ class KLEncoder(nn.Module):
             weight, bias = weight[:rows], bias[:rows]
         self.conv_out.assign(weight.float(), bias.float())
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         x = self.conv_in(image)
         for stage in self.down_blocks:
             x = stage(x)
         x = F.silu(self.conv_norm_out(self.mid_block(x)))
         moments = self.conv_out(x)
-        if self.posterior == "mode":
+        if noise is None:
             return moments
         mean, log_variance = moments.chunk(2, dim=1)
         deviation = torch.exp(0.5 * torch.clamp(log_variance, -30.0, 20.0))
-        return torch.cat([mean, deviation * self.scaling_factor], dim=1)
+        return mean + deviation * self.scaling_factor * noise
 
 
 class KLDecoder(nn.Module):

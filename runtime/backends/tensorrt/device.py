@@ -1,7 +1,8 @@
-"""The GPU behind a small interface: primary context, one stream, memory, events (pycuda), graphs (cuda-python).
+"""The GPU behind a small interface: primary context, streams, memory, events (pycuda), graphs (cuda-python).
 
 The primary context is retained, never created (no `pycuda.autoinit`), so other libraries of the process share it.
-Every use pushes it and pops it again: any thread may call, one at a time.
+Every use pushes it and pops it again: any thread may call, one at a time. `Device` is what the executor knows
+of it; tests put a simulated one in its place.
 """
 
 from __future__ import annotations
@@ -9,15 +10,45 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
 
 
-class GpuDevice:
-    """One CUDA device with one stream; `close` frees all that was allocated through it."""
+class Graph(Protocol):
+    """Work that was captured from a stream; `launch` puts all of it on the stream again."""
+
+    def launch(self) -> None: ...
+    def free(self) -> None: ...
+
+
+class Device(Protocol):
+    """What is put on a stream runs in its order, some time later; streams order themselves by events alone."""
+
+    def current(self) -> AbstractContextManager[None]: ...
+    def stream(self) -> Any: ...
+    def event(self) -> Any: ...
+    def allocate(self, size: int) -> Any: ...
+    def pinned(self, shape: tuple[int, ...]) -> np.ndarray: ...
+    def free(self, buffer: Any) -> None: ...
+    def unpin(self, array: np.ndarray) -> None: ...
+    def upload(self, target: Any, source: np.ndarray, stream: Any) -> None: ...
+    def copy(self, target: Any, source: Any, size: int, stream: Any) -> None: ...
+    def download(self, target: np.ndarray, source: Any, stream: Any) -> None: ...
+    def record(self, event: Any, stream: Any) -> None: ...
+    def wait(self, event: Any, stream: Any) -> None: ...
+    def synchronize(self, event: Any) -> None: ...
+    def settle(self, stream: Any) -> None: ...
+    def seconds_between(self, start: Any, end: Any) -> float: ...
+    def capture(self, work: Callable[[], None], stream: Any) -> Graph | None: ...
+    def free_memory(self) -> int: ...
+    def close(self) -> None: ...
+
+
+class CudaDevice:
+    """GPU `index` through pycuda."""
 
     def __init__(self, index: int = 0) -> None:
         try:
@@ -32,10 +63,6 @@ class GpuDevice:
         except self.cuda.Error as error:
             raise UserError(f"no usable NVIDIA GPU ({error})", "expected one with its driver", NO_GPU) from None
         self._lock = threading.RLock()
-        self._owned: list[Any] = []
-        self.closed = False
-        with self.current():
-            self.stream = self.cuda.Stream()
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -51,69 +78,85 @@ class GpuDevice:
             finally:
                 self.context.pop()
 
+    def stream(self) -> Any:
+        return self.cuda.Stream()
+
+    def event(self) -> Any:
+        return self.cuda.Event()
+
     def allocate(self, size: int) -> Any:
         """Device memory of `size` bytes; int(result) is its address."""
-        self._owned.append(self.cuda.mem_alloc(max(size, 1)))
-        return self._owned[-1]
+        return self.cuda.mem_alloc(max(size, 1))
 
     def pinned(self, shape: tuple[int, ...]) -> np.ndarray:
         """A page-locked float32 array, which copies run to and from without waiting."""
         array: np.ndarray = self.cuda.pagelocked_empty(shape, np.float32)
-        self._owned.append(array.base)
         return array
 
-    def upload(self, target: Any, source: np.ndarray) -> None:
-        self.cuda.memcpy_htod_async(target, source, self.stream)
+    def free(self, buffer: Any) -> None:
+        buffer.free()
 
-    def download(self, target: np.ndarray, source: Any) -> None:
-        self.cuda.memcpy_dtoh_async(target, source, self.stream)
+    def unpin(self, array: np.ndarray) -> None:
+        base: Any = array.base
+        base.free()
 
-    def event(self) -> Any:
-        """An event recorded now on the stream; `seconds_between` two of them."""
-        event = self.cuda.Event()
-        event.record(self.stream)
-        return event
+    def upload(self, target: Any, source: np.ndarray, stream: Any) -> None:
+        self.cuda.memcpy_htod_async(target, source, stream)
 
-    @staticmethod
-    def seconds_between(start: Any, end: Any) -> float:
+    def copy(self, target: Any, source: Any, size: int, stream: Any) -> None:
+        self.cuda.memcpy_dtod_async(target, source, size, stream)
+
+    def download(self, target: np.ndarray, source: Any, stream: Any) -> None:
+        self.cuda.memcpy_dtoh_async(target, source, stream)
+
+    def record(self, event: Any, stream: Any) -> None:
+        event.record(stream)
+
+    def wait(self, event: Any, stream: Any) -> None:
+        """What is put on the stream from now on waits for the event; the host does not."""
+        stream.wait_for_event(event)
+
+    def synchronize(self, event: Any) -> None:
+        """The host waits."""
+        event.synchronize()
+
+    def settle(self, stream: Any) -> None:
+        """The host waits for all that is on a stream."""
+        stream.synchronize()
+
+    def seconds_between(self, start: Any, end: Any) -> float:
         return float(end.time_since(start)) / 1e3
 
-    def capture(self, work: Callable[[], None]) -> CapturedGraph | None:
+    def capture(self, work: Callable[[], None], stream: Any) -> CapturedGraph | None:
         """What `work` puts on the stream as one graph, or None where cuda-python is missing or capture fails."""
         try:
             driver = importlib.import_module("cuda.bindings.driver")
         except (ImportError, OSError):
             return None
-        stream = driver.CUstream(int(self.stream.handle))
+        handle = driver.CUstream(int(stream.handle))
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        if driver.cuStreamBeginCapture(stream, mode)[0] != driver.CUresult.CUDA_SUCCESS:
+        if driver.cuStreamBeginCapture(handle, mode)[0] != driver.CUresult.CUDA_SUCCESS:
             return None
         try:
             work()
         except UserError:
-            driver.cuStreamEndCapture(stream)  # leaves the stream usable; the graph is void
+            driver.cuStreamEndCapture(handle)  # leaves the stream usable; the graph is void
             return None
-        status, graph = driver.cuStreamEndCapture(stream)
+        status, graph = driver.cuStreamEndCapture(handle)
         if status != driver.CUresult.CUDA_SUCCESS:
             return None
         status, executable = driver.cuGraphInstantiate(graph, 0)
         driver.cuGraphDestroy(graph)
-        return CapturedGraph(driver, executable, stream) if status == driver.CUresult.CUDA_SUCCESS else None
+        return CapturedGraph(driver, executable, handle) if status == driver.CUresult.CUDA_SUCCESS else None
 
-    def release(self) -> None:
-        """Free every buffer; the device can be used on."""
-        with self.current():
-            self.stream.synchronize()
-            while self._owned:
-                self._owned.pop().free()
+    def free_memory(self) -> int:
+        """Bytes of the GPU's memory that nobody has taken."""
+        free, _total = self.cuda.mem_get_info()
+        return int(free)
 
     def close(self) -> None:
-        """Free everything and let go of the context."""
-        self.release()
-        with self.current():
-            del self.stream
+        """Let go of the context; all that was made of it must be gone."""
         self.context.detach()
-        self.closed = True
 
 
 class CapturedGraph:

@@ -1,23 +1,43 @@
-"""One TensorRT or TensorRT-RTX engine on the GPU. Nothing but enqueues: memory and order are the chain's."""
+"""TensorRT and TensorRT-RTX engines on the GPU. Nothing but enqueues: memory and order are the executor's."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.user_cache import read_cached, write_cached
 from passionsr_trt.engines.tensorrt.library import load_tensorrt
 
 CACHE = "tensorrt-rtx"  # the folder of compiled kernels in the user's cache folder
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Context(Protocol):
+    """An engine for inputs of one shape. scratch: bytes of device memory that it works in."""
+
+    scratch: int
+
+    def bind(self, addresses: Mapping[str, int], scratch: int) -> None:
+        """Tensors and scratch memory, by address, for the next enqueues."""
+
+    def enqueue(self, stream: Any) -> None: ...
+
+
+class DeviceEngine(Protocol):
+    """most_scratch: bytes that it works in at the largest shapes it was built for."""
+
+    most_scratch: int
+
+    def context(self, shapes: Shapes) -> Context: ...
+    def close(self) -> None: ...
 
 
 class TensorRTEngine:
-    """A deserialized engine with one execution context whose activation memory is lent by the chain.
-
-    Engines that carry host code (version-compatible ones) are refused unless `host_code` says otherwise:
-    they would run code from the file.
+    """A deserialized engine. Engines that carry host code (version-compatible ones) are refused unless `host_code`
+    says otherwise: they would run code from the file.
     """
 
     def __init__(self, path: Path, backend: str, host_code: bool = False, cuda_graph: bool = True) -> None:
@@ -32,19 +52,12 @@ class TensorRTEngine:
                 "expected an engine for this GPU and version",
                 "build it here with build-engines",
             )
-        self._cache: Any = None
-        self._cache_file = ""
+        self.most_scratch = int(self.engine.device_memory_size_v2)
+        self._config: Any = None
         if backend == "tensorrt-rtx":
-            self.context = self._rtx_context(plan, cuda_graph)
-        else:
-            strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            self.context = self.engine.create_execution_context(strategy)
-        names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        self.input, self.output = names
-        if self.engine.get_tensor_mode(self.input) != self.trt.TensorIOMode.INPUT:
-            self.input, self.output = self.output, self.input
+            self._config = self._rtx_config(plan, cuda_graph)
 
-    def _rtx_context(self, plan: bytes, cuda_graph: bool) -> Any:
+    def _rtx_config(self, plan: bytes, cuda_graph: bool) -> Any:
         """RTX compiles its kernels on the device: they are kept in a runtime cache of this engine; it also
         captures CUDA graphs itself."""
         trt = self.trt
@@ -57,35 +70,52 @@ class TensorRTEngine:
         if (kept := read_cached(CACHE, self._cache_file)) is not None:
             self._cache.deserialize(kept)
         config.set_runtime_cache(self._cache)
-        return self.engine.create_execution_context(config)
+        return config
 
-    def prepare(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-        """Set the input's shape; returns the output's, and the bytes of activation memory it takes."""
-        if not self.context.set_input_shape(self.input, shape):
-            low, _best, high = self.engine.get_tensor_profile_shape(self.input, 0)
+    def context(self, shapes: Shapes) -> TensorRTContext:
+        """An execution context of its own for these shapes; its activation memory is lent by the executor."""
+        if self._config is not None:
+            context = self.engine.create_execution_context(self._config)
+        else:
+            strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self.engine.create_execution_context(strategy)
+        if context is None:
             raise UserError(
-                f"{self.input}: shape {list(shape)} is outside what the engine was built for",
-                f"expected {list(low)} to {list(high)}",
-                "build with --min-size and --max-size, or set --tile",
+                "TensorRT made no execution context", "expected room on the GPU", "use a smaller --tile"
             )
-        size = int(self.context.update_device_memory_size_for_shapes())
-        return tuple(self.context.get_tensor_shape(self.output)), size
-
-    def bind(self, source: Any, target: Any, activations: Any, size: int) -> None:
-        """Addresses on the device for the next enqueues."""
-        self.context.set_device_memory(int(activations), size)
-        self.context.set_tensor_address(self.input, int(source))
-        self.context.set_tensor_address(self.output, int(target))
-
-    def enqueue(self, stream: Any) -> None:
-        if not self.context.execute_async_v3(int(stream.handle)):
-            raise UserError("TensorRT could not enqueue the engine", "", "see the messages above")
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                low, _best, high = self.engine.get_tensor_profile_shape(name, 0)
+                raise UserError(
+                    f"{name}: shape {list(shape)} is outside what the engine was built for",
+                    f"expected {list(low)} to {list(high)}",
+                    "build with --min-size and --max-size, or set --tile",
+                )
+        return TensorRTContext(context)
 
     def close(self) -> None:
         """Keep RTX's compiled kernels, then let go of everything in the order TensorRT wants."""
-        if self._cache is not None:
+        if self._config is not None:
             write_cached(CACHE, self._cache_file, bytes(self._cache.serialize()))
-        self._cache = self.context = self.engine = self._runtime = None
+            self._cache = None
+        self._config = self.engine = self._runtime = None
+
+
+class TensorRTContext:
+    """One execution context."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self.scratch = int(context.update_device_memory_size_for_shapes())
+
+    def bind(self, addresses: Mapping[str, int], scratch: int) -> None:
+        self._context.set_device_memory(scratch, self.scratch)
+        for name, address in addresses.items():
+            self._context.set_tensor_address(name, address)
+
+    def enqueue(self, stream: Any) -> None:
+        if not self._context.execute_async_v3(int(stream.handle)):
+            raise UserError("TensorRT could not enqueue the engine", "", "see the messages above")
 
 
 def cache_file(plan: bytes, version: str) -> str:

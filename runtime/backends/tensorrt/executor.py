@@ -1,250 +1,180 @@
-"""The chain on a GPU: three engines on one stream, latents that never leave the device, shared scratch memory.
+"""Jobs on a GPU: three streams, two jobs under way, buffers and graphs kept for every shape that was met.
 
-Order of work for one image: copy in → encoder → UNet → decoder → copy out. Host buffers come in pairs, so that
-while the GPU works on one image the host reads and writes its neighbours (`run_many`). After one warm-up enqueue
-each part is captured as a CUDA graph (TensorRT; TensorRT-RTX captures its own); where that fails, and on any shape
-before its first run, engines are enqueued one by one. Events between the parts give the seconds of each.
+The next job's inputs go up and the last one's results come down while the GPU computes (plan.py). Between the parts
+of one job nothing leaves the device. Scratch memory is shared by all engines and only grows.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from passionsr_trt.engines.bundle.bundles import PART_NAMES, EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.tensorrt.library import has_driver
-from passionsr_trt.runtime.backends.tensorrt.device import CapturedGraph, GpuDevice
-from passionsr_trt.runtime.backends.tensorrt.engine import TensorRTEngine
-from passionsr_trt.runtime.chain import Chain, sample_posterior
+from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.runtime.backends.host import shapes_of
+from passionsr_trt.runtime.backends.tensorrt.device import Device
+from passionsr_trt.runtime.backends.tensorrt.engine import DeviceEngine
+from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, Plan, Slot
+from passionsr_trt.runtime.chain import Arrays, Done
 
-TENSORS = ("image", "latent", "clean_latent", "image_out")
-SLOTS = 2
-
-
-@dataclass
-class Buffers:
-    """Everything of one input shape: tensor shapes and device addresses, host pairs, graphs once captured."""
-
-    shapes: dict[str, tuple[int, ...]]
-    device: dict[str, Any]
-    activations: Any
-    activation_size: int
-    host_in: list[np.ndarray]
-    host_out: list[np.ndarray]
-    graphs: dict[str, CapturedGraph]
+KEPT_PLANS = (
+    8  # for as many combinations of parts and shapes: pictures of two sizes, each part's tiles and their rest
+)
 
 
-@dataclass
-class PartBuffers:
-    """What one part alone needs for one input shape."""
-
-    name: str
-    source: Any
-    target: Any
-    host_in: np.ndarray
-    host_out: np.ndarray
+@dataclass(frozen=True)
+class Ticket:
+    plan: Plan
+    slot: Slot
 
 
-class PartOnDevice:
-    """One part alone, from array to array; for tiles and comparisons."""
+class DeviceExecutor:
+    """Engines of one bundle on one device; use from any thread, one at a time.
 
-    def __init__(self, chain: TensorRTChain, name: str) -> None:
-        self.chain, self.name = chain, name
+    graphs: capture every part as a CUDA graph. `close` frees everything, the device as well.
+    """
 
-    def prepare(self, shape: tuple[int, ...]) -> None:
-        """Nothing: buffers are made when the first input comes."""
+    depth = SLOTS
+    ragged = True
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        return self.chain.run_alone(self.name, x)
+    def __init__(self, device: Device, engines: Mapping[str, DeviceEngine], graphs: bool = True) -> None:
+        self.device, self.engines, self.graphs = device, dict(engines), graphs
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._scratch: Any = None
+        self._scratch_size = 0
+        self._closed = False
+        with device.current():
+            self._up, self._work, self._down = (device.stream() for _ in range(3))
 
-
-class TensorRTChain(Chain):
-    """Engines of one bundle on GPU 0. Use from any thread, one at a time; `close` frees everything."""
-
-    def __init__(self, bundle: EngineBundle, cuda_graph: bool = True) -> None:
-        if not has_driver():
-            raise UserError(
-                f"{bundle.folder}: engines for {bundle.backend}",
-                "expected an NVIDIA GPU and its driver to run them",
-                "run them where there is one, or build with --backend openvino",
-            )
-        host_code = bool(bundle.target.get("version_compatible"))
-        self.device = GpuDevice()
-        self.trt: dict[str, TensorRTEngine] = {}
-        self.buffers: Buffers | None = None
-        self.alone: PartBuffers | None = None
-        self.cuda_graph = cuda_graph and bundle.backend == "tensorrt"
-        name = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[bundle.backend]
-        smallest, largest = (tuple(bundle.target[key]) for key in ("min_size", "max_size"))
-        super().__init__(
-            bundle.model,
-            {part: PartOnDevice(self, part) for part in PART_NAMES},
-            f"{name} {bundle.label}",
-            limits=(smallest, largest),
-            batch=bundle.target.get("batch", 1),
-        )
-        try:
-            with self.device.current():
-                for part in bundle.parts:
-                    path = bundle.open(part)
-                    self.trt[part.name] = TensorRTEngine(path, bundle.backend, host_code, cuda_graph)
-        except BaseException:
-            self.close()
-            raise
-
-    def stages(self, image: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Ticket:
+        """Put a job's whole work on the streams."""
         with self.device.current():
-            self._prepare(image.shape)
-            result = self._collect(self._submit(image, 0, seed))
-            between = {name: self._fetch(name) for name in ("latent", "clean_latent")}
-        return {"image": image, **between, "image_out": result}
+            plan = self._plan(parts, inputs, keep)
+            slot = next(slot for slot in plan.slots if not slot.busy)
+            try:
+                self._enqueue(plan, slot, inputs)
+            except BaseException:
+                self._settle()
+                raise
+            slot.busy = True
+            return Ticket(plan, slot)
 
-    def run(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
-        return next(self.run_many([image], seed))
+    def _enqueue(self, plan: Plan, slot: Slot, inputs: Arrays) -> None:
+        device = self.device
+        for name in plan.inputs:
+            slot.host_in[name][...] = inputs[name]
+            device.upload(slot.staged_in[name], slot.host_in[name], self._up)
+        device.record(slot.uploaded, self._up)
+        device.wait(slot.uploaded, self._work)
+        for name in plan.inputs:
+            device.copy(plan.memory[name], slot.staged_in[name], slot.host_in[name].nbytes, self._work)
+        device.record(slot.marks[0], self._work)
+        for index in range(len(plan.parts)):
+            plan.launch(index, self._work)
+            device.record(slot.marks[index + 1], self._work)
+        for name in plan.keep:
+            device.copy(slot.staged_out[name], plan.memory[name], slot.host_out[name].nbytes, self._work)
+        device.record(slot.computed, self._work)
+        device.wait(slot.computed, self._down)
+        for name in plan.keep:
+            device.download(slot.host_out[name], slot.staged_out[name], self._down)
+        device.record(slot.downloaded, self._down)
 
-    def run_many(self, images: Iterable[np.ndarray], seed: int = 0) -> Iterator[np.ndarray]:
-        """As `run` for each image, in order; an image is asked for while the GPU works on the one before."""
-        waiting: deque[tuple[int, list[Any]]] = deque()
-        for index, image in enumerate(images):
-            while waiting and (len(waiting) == SLOTS or not self._fits(image.shape)):
-                yield self._finish(waiting.popleft())
-            with self.device.current():
-                self._prepare(image.shape)
-                waiting.append(self._submit(image, index % SLOTS, seed))
-        while waiting:
-            yield self._finish(waiting.popleft())
-
-    def run_alone(self, name: str, x: np.ndarray) -> np.ndarray:
-        """One part, in buffers of its own, which stay for the next input of this shape."""
+    def collect(self, ticket: Ticket) -> Done:
+        """Wait for a job: arrays of their own, and the seconds of its parts without the copies."""
+        plan, slot = ticket.plan, ticket.slot
         with self.device.current():
-            if self.alone is None or (self.alone.name, self.alone.host_in.shape) != (name, x.shape):
-                self._forget()
-                shape, size = self.trt[name].prepare(x.shape)
-                source, target = self.device.allocate(x.nbytes), self.device.allocate(4 * int(np.prod(shape)))
-                self.trt[name].bind(source, target, self.device.allocate(size), size)
-                pinned = self.device.pinned(x.shape), self.device.pinned(shape)
-                self.alone = PartBuffers(name, source, target, *pinned)
-            own = self.alone
-            own.host_in[...] = x
-            self.device.upload(own.source, own.host_in)
-            self.trt[name].enqueue(self.device.stream)
-            self.device.download(own.host_out, own.target)
-            self.device.stream.synchronize()
-            return own.host_out.copy()
+            try:
+                self.device.synchronize(slot.downloaded)
+                tensors = {name: array.copy() for name, array in slot.host_out.items()}
+                times = zip(plan.parts, slot.marks, slot.marks[1:], strict=False)
+                seconds = {part.name: self.device.seconds_between(start, end) for part, start, end in times}
+            finally:
+                slot.busy = False
+        return Done(tensors, seconds)
 
     def close(self) -> None:
-        """Free graphs, buffers, engines, the context; safe to call twice."""
-        if self.device.closed:
+        """Free graphs, buffers, engines, the device; safe to call twice."""
+        if self._closed:
             return
+        self._closed = True
         with suppress(UserError), self.device.current():
-            self._forget()
-            for engine in self.trt.values():
+            self._settle()
+            for plan in self._plans.values():
+                plan.free()
+            self._plans.clear()
+            if self._scratch is not None:
+                self.device.free(self._scratch)
+            for engine in self.engines.values():
                 engine.close()
-        self.trt.clear()
+        self.engines.clear()
+        del self._up, self._work, self._down
         self.device.close()
 
-    def _forget(self) -> None:
-        """Free graphs and buffers."""
-        if self.buffers is not None:
-            for graph in self.buffers.graphs.values():
-                graph.free()
-            self.buffers = None
-        self.alone = None
-        self.device.release()
+    def held(self) -> int:
+        """Bytes of buffers that would be given up for others."""
+        return sum(plan.size for plan in self._plans.values()) + self._scratch_size
 
-    def _fits(self, shape: tuple[int, ...]) -> bool:
-        return self.buffers is not None and self.buffers.shapes["image"] == shape
-
-    def _prepare(self, shape: tuple[int, ...]) -> None:
-        """Buffers for this input shape; nothing to do where it is the last one's."""
-        if self._fits(shape):
-            return
-        self._forget()
+    def _plan(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Plan:
+        """Contexts, buffers and graphs for a job's shapes: those that are there, or new ones."""
+        shapes = shapes_of(parts, inputs)
+        key = tuple(part.name for part in parts), tuple(sorted(shapes.items())), tuple(keep)
+        plan = self._plans.pop(key, None)
+        if plan is None:
+            while len(self._plans) >= KEPT_PLANS and self._drop_one():
+                pass
+            plan = self._make(parts, shapes, keep)
+        self._plans[key] = plan
         try:
-            encoded, first = self.trt["vae_encoder"].prepare(shape)
-            latent = encoded
-            if self.model.posterior != "mode":
-                latent = (encoded[0], encoded[1] // 2, *encoded[2:])
-            clean, second = self.trt["unet"].prepare(latent)
-            output, third = self.trt["vae_decoder"].prepare(clean)
-            shapes = dict(zip((*TENSORS, "encoded"), (shape, latent, clean, output, encoded), strict=True))
-            size = max(first, second, third)
-            self.buffers = Buffers(
-                shapes,
-                {name: self.device.allocate(4 * int(np.prod(of))) for name, of in shapes.items()},
-                self.device.allocate(size),
-                size,
-                [self.device.pinned(shape) for _ in range(SLOTS)],
-                [self.device.pinned(output) for _ in range(SLOTS)],
-                {},
-            )
-            self._bind()
-            for name in PART_NAMES:  # one enqueue of each before any is captured
-                self.trt[name].enqueue(self.device.stream)
-            self.device.stream.synchronize()
-            if self.cuda_graph:
-                self._capture()
+            self._grow_scratch(plan.needs_scratch)
+            self._bind(plan)
         except BaseException:
-            self._forget()
+            del self._plans[key]
+            self._settle()
+            plan.free()
             raise
+        return plan
 
-    def _bind(self) -> None:
-        assert self.buffers is not None
-        memory, scratch, size = self.buffers.device, self.buffers.activations, self.buffers.activation_size
-        latent = "latent" if self.model.posterior == "mode" else "encoded"
-        self.trt["vae_encoder"].bind(memory["image"], memory[latent], scratch, size)
-        self.trt["unet"].bind(memory["latent"], memory["clean_latent"], scratch, size)
-        self.trt["vae_decoder"].bind(memory["clean_latent"], memory["image_out"], scratch, size)
+    def _make(
+        self, parts: Sequence[PartInfo], shapes: Mapping[str, tuple[int, ...]], keep: Collection[str]
+    ) -> Plan:
+        """A new plan; older ones that are idle make room where there is none."""
+        while True:
+            try:
+                return Plan.make(self.device, self.engines, parts, shapes, keep)
+            except UserError:
+                if not self._drop_one():
+                    raise
 
-    def _capture(self) -> None:
-        assert self.buffers is not None
-        for name, engine in self.trt.items():
-            graph = self.device.capture(lambda engine=engine: engine.enqueue(self.device.stream))
-            if graph is not None:
-                self.buffers.graphs[name] = graph
+    def _drop_one(self) -> bool:
+        """Free the plan that was not used for longest, of those that nothing waits for."""
+        for key, plan in self._plans.items():
+            if not plan.busy:
+                self._settle()
+                del self._plans[key]
+                plan.free()
+                return True
+        return False
 
-    def _submit(self, image: np.ndarray, slot: int, seed: int) -> tuple[int, list[Any]]:
-        """Put one image's whole work on the stream; returns the slot and the events between its parts."""
-        assert self.buffers is not None
-        self.buffers.host_in[slot][...] = image
-        self.device.upload(self.buffers.device["image"], self.buffers.host_in[slot])
-        events = [self.device.event()]
-        for name in PART_NAMES:
-            if name in self.buffers.graphs:
-                self.buffers.graphs[name].launch()
-            else:
-                self.trt[name].enqueue(self.device.stream)
-            events.append(self.device.event())
-            if name == "vae_encoder" and self.model.posterior != "mode":
-                latent = sample_posterior(self._fetch("encoded"), self.model, seed)
-                self.device.upload(self.buffers.device["latent"], np.ascontiguousarray(latent))
-                self.device.stream.synchronize()
-        self.device.download(self.buffers.host_out[slot], self.buffers.device["image_out"])
-        events.append(self.device.event())
-        return slot, events
+    def _grow_scratch(self, size: int) -> None:
+        """Memory that all engines work in, one after another; a larger one is at another address."""
+        if self._scratch is not None and size <= self._scratch_size:
+            return
+        self._settle()
+        if self._scratch is not None:
+            self.device.free(self._scratch)
+            self._scratch, self._scratch_size = None, 0
+        self._scratch = self.device.allocate(size)
+        self._scratch_size = size
 
-    def _finish(self, ticket: tuple[int, list[Any]]) -> np.ndarray:
-        with self.device.current():
-            return self._collect(ticket)
+    def _bind(self, plan: Plan) -> None:
+        if plan.bind(self._scratch) and self.graphs:
+            plan.capture(self._work)
 
-    def _collect(self, ticket: tuple[int, list[Any]]) -> np.ndarray:
-        """Wait for one image; an array of its own, and `seconds` of its parts."""
-        assert self.buffers is not None
-        slot, events = ticket
-        events[-1].synchronize()
-        for name, start, end in zip(PART_NAMES, events[:3], events[1:4], strict=True):
-            self.seconds[name] = self.device.seconds_between(start, end)
-        return self.buffers.host_out[slot].copy()
-
-    def _fetch(self, name: str) -> np.ndarray:
-        """A device tensor as an array, after all work put on the stream so far."""
-        assert self.buffers is not None
-        host = np.empty(self.buffers.shapes[name], np.float32)
-        self.device.download(host, self.buffers.device[name])
-        self.device.stream.synchronize()
-        return host
+    def _settle(self) -> None:
+        """Wait for all that is under way."""
+        for stream in (self._up, self._work, self._down):
+            self.device.settle(stream)

@@ -1,0 +1,48 @@
+"""What engines were built for, a record a backend; it is part of their key and of their manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from passionsr_trt.engines.bundle.wiring import Size
+
+
+@dataclass(frozen=True)
+class OpenVINOTarget:
+    """bfloat16: what is not INT8 may run in it, where a part's `rest` bears it and the CPU has it.
+
+    graph_revision: of the rewriting. weight_code_limit: the range that weight codes were brought into, None: as
+    they are in the bundle.
+    """
+
+    bfloat16: bool
+    graph_revision: int
+    weight_code_limit: int | None
+    device: str = "CPU"
+
+
+@dataclass(frozen=True)
+class TensorRTTarget:
+    """Sizes (height, width) in output pixels; batch: up to so many at once. compute_capabilities: of a build ahead
+    of time, empty for the GPU that was at hand, which `gpu` and `capability` then name.
+    """
+
+    size: Size
+    min_size: Size
+    max_size: Size
+    batch: int
+    compute_capabilities: tuple[str, ...]
+    workspace_mib: int
+    optimization_level: int | None
+    version_compatible: bool
+    hardware_compatible: bool
+    gpu: str = ""
+    capability: str = ""
+
+
+Target = OpenVINOTarget | TensorRTTarget
+TARGETS: dict[str, type[OpenVINOTarget] | type[TensorRTTarget]] = {
+    "openvino": OpenVINOTarget,
+    "tensorrt": TensorRTTarget,
+    "tensorrt-rtx": TensorRTTarget,
+}

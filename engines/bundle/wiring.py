@@ -1,0 +1,149 @@
+"""A chain as data: tensors, parts in their order, the model. It is written into every bundle's manifest.
+
+A part's inputs are sources or outputs of parts before it; there is no general graph. Sources:
+
+| name    | what                                                        | stride            |
+| ------- | ----------------------------------------------------------- | ----------------- |
+| `lr`    | the picture as it came                                      | the model's upscale |
+| `image` | its bicubic enlargement                                     | 1                 |
+| `noise` | seeded normals, the same for every backend; calibration: 0  | the tensor's own  |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from passionsr_trt.engines.bundle.errors import UserError
+
+REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
+SOURCES = ("lr", "image", "noise")
+Size = tuple[int, int]  # height, width, in output pixels
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """float32 [B, channels, H/stride, W/stride]. stride: output pixels that a position stands for; 0: a row."""
+
+    name: str
+    channels: int
+    stride: int
+
+    def at(self, size: Size, batch: int = 1) -> tuple[int, ...]:
+        """The shape for a picture of `size` output pixels."""
+        if not self.stride:
+            return batch, self.channels
+        return batch, self.channels, size[0] // self.stride, size[1] // self.stride
+
+    def __str__(self) -> str:
+        """`latent [B, 4, H/8, W/8]`."""
+        sides = {0: "", 1: ", H, W"}.get(self.stride, f", H/{self.stride}, W/{self.stride}")
+        return f"{self.name} [B, {self.channels}{sides}]"
+
+
+@dataclass(frozen=True)
+class SiteInfo:
+    """One Conv or Linear: macs per 512×512 image; quantized where the graph holds its Q/DQ."""
+
+    name: str
+    kind: str
+    port: str
+    quantized: bool
+    macs: int
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """One graph or engine. multiple: its pictures' and tiles' sides are multiples of it, in output pixels.
+
+    rest: `bfloat16` where what is not INT8 bears it on a CPU that has it, else `float32`.
+    """
+
+    name: str
+    file: str
+    inputs: tuple[TensorInfo, ...]
+    output: TensorInfo
+    multiple: int
+    rest: str = "float32"
+    sites: tuple[SiteInfo, ...] = ()
+
+    def shapes(self, size: Size, batch: int = 1) -> dict[str, tuple[int, ...]]:
+        """Input name → shape for pictures of `size`."""
+        return {tensor.name: tensor.at(size, batch) for tensor in self.inputs}
+
+    @property
+    def finest(self) -> int:
+        """The smallest stride of its tensors: 1 where it works on full-resolution rows."""
+        return min(tensor.stride for tensor in (*self.inputs, self.output) if tensor.stride)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the chain must know of the model. family is shown, never branched on; align: its usual colour fix.
+
+    size: the one picture size (height, width) of a fixed export, with a batch of 1; None: any.
+    """
+
+    digest: str
+    family: str
+    upscale: int
+    align: str
+    size: Size | None = None
+
+
+class Wired(Protocol):
+    """A part of a chain, before or after export."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]: ...
+    @property
+    def output(self) -> TensorInfo: ...
+    @property
+    def multiple(self) -> int: ...
+
+
+def chain_multiple(parts: Sequence[Wired]) -> int:
+    """Picture sides are padded to it."""
+    return math.lcm(*(part.multiple for part in parts))
+
+
+def sources_of(parts: Sequence[Wired]) -> dict[str, TensorInfo]:
+    """The sources that a chain takes, by name."""
+    return {tensor.name: tensor for part in parts for tensor in part.inputs if tensor.name in SOURCES}
+
+
+def picture_size(tensors: Iterable[TensorInfo], shapes: Mapping[str, Sequence[int]]) -> Size:
+    """The output pixels that the shapes [B, C, h, w] of some tensors stand for."""
+    known = next(tensor for tensor in tensors if tensor.stride and tensor.name in shapes)
+    height, width = shapes[known.name][2:]
+    return height * known.stride, width * known.stride
+
+
+def check_wiring(parts: Sequence[PartInfo], where: str) -> None:
+    """UserError where the parts are no chain: an input that nothing gives, a stride that does not divide."""
+    if not parts:
+        raise UserError(f"{where}: no parts", "expected one at least")
+    known: dict[str, TensorInfo] = {}
+    for part in parts:
+        for tensor in part.inputs:
+            given = known.get(tensor.name)
+            if given is None and tensor.name not in SOURCES:
+                raise UserError(
+                    f"{where}: {part.name} takes {tensor.name!r}, which no part before it gives",
+                    f"expected one of {', '.join((*SOURCES, *known))}",
+                )
+            if given is not None and given != tensor:
+                raise UserError(f"{where}: {part.name} takes {tensor}", f"expected {given}")
+            if tensor.name in SOURCES:
+                known[tensor.name] = tensor
+        strides = {tensor.stride for tensor in (*part.inputs, part.output)} - {0}
+        if part.multiple < 1 or any(stride < 1 or part.multiple % stride for stride in strides):
+            raise UserError(f"{where}: {part.name} has multiple {part.multiple}", "expected one of its strides'")
+        if part.output.name in known:
+            raise UserError(f"{where}: {part.name} gives {part.output.name!r} again", "expected a new name")
+        known[part.output.name] = part.output
+    last = parts[-1].output
+    if (last.channels, last.stride) != (3, 1):
+        raise UserError(f"{where}: the chain ends with {last}", "expected a picture [B, 3, H, W]")

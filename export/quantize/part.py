@@ -1,0 +1,143 @@
+"""A part and a model: modules with their wiring, as a family hands them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, SiteInfo, Size, TensorInfo, sources_of
+from passionsr_trt.export.quantize.proof import prove
+from passionsr_trt.export.quantize.sites import Mode, NamedSite, Port, in_mode, named_sites
+from passionsr_trt.export.quantize.transform import Absorb, Absorber, resolve
+from torch import Tensor, nn
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass
+class Part:
+    """A deployable module and how it is wired (engines/bundle/wiring.py).
+
+    absorb: which neighbours absorb which port. blocks: kinds of modules whose sites learn together. rest:
+    `bfloat16` where what is not INT8 bears it.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[TensorInfo, ...]
+    output: TensorInfo
+    multiple: int
+    rest: str = "float32"
+    absorb: tuple[Absorb, ...] = ()
+    blocks: tuple[type[nn.Module], ...] = ()
+
+    def sites(self) -> list[NamedSite]:
+        return list(named_sites(self.module, self.name))
+
+    def absorbers(self) -> dict[Port, Absorber]:
+        return resolve(self.module, self.absorb)
+
+    def feed(self, tensors: Tensors) -> tuple[Tensor, ...]:
+        """The part's inputs among a chain's tensors, in its order."""
+        return tuple(tensors[tensor.name] for tensor in self.inputs)
+
+    def run(self, tensors: Tensors) -> Tensor:
+        output: Tensor = self.module(*self.feed(tensors))
+        return output
+
+    @contextmanager
+    def mode(self, mode: Mode) -> Iterator[None]:
+        """The part in another mode while the context lasts."""
+        with in_mode(self.module, mode):
+            yield
+
+    def info(self, file: str, tensors: Tensors) -> PartInfo:
+        """What the manifest says of it; MACs are counted on `tensors` and scaled by the area, which is exact."""
+        sites = self.site_infos(tensors)
+        return PartInfo(self.name, file, self.inputs, self.output, self.multiple, self.rest, sites)
+
+    @torch.no_grad()
+    def site_infos(self, tensors: Tensors) -> tuple[SiteInfo, ...]:
+        """Every site with its MACs at the reference size."""
+        counted: dict[str, int] = {}
+        handles = []
+        for named in self.sites():
+
+            def hook(module: nn.Module, _args: object, output: Tensor, key: str = named.name) -> None:
+                weight = module.weight
+                assert isinstance(weight, Tensor)
+                counted[key] = output.numel() * weight[0].numel()
+
+            handles.append(named.site.register_forward_hook(hook))
+        try:
+            output = self.run(tensors)
+        finally:
+            for handle in handles:
+                handle.remove()
+        pixels = output.shape[0] * output.shape[2] * output.shape[3] * self.output.stride**2
+        return tuple(
+            SiteInfo(
+                named.name,
+                named.site.kind,
+                named.port_name,
+                named.site.weight_scale is not None,
+                counted.get(named.name, 0) * REFERENCE_SIZE**2 // pixels,
+            )
+            for named in self.sites()
+        )
+
+
+@dataclass
+class Model:
+    """A chain of parts. reference: sources → every part's output, as the model's authors wrote it (float32).
+
+    align: the colour fix that suits it. errors: of each part's folds, end to end.
+    """
+
+    family: str
+    digest: str
+    upscale: int
+    align: str
+    parts: tuple[Part, ...]
+    reference: Callable[[Tensors], Tensors] | None
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def part(self, name: str) -> Part:
+        return next(part for part in self.parts if part.name == name)
+
+    def forget_reference(self) -> None:
+        """Let the original's weights go; parts share those that no fold changed."""
+        self.reference = None
+
+    @torch.no_grad()
+    def run(self, sources: Tensors) -> dict[str, Tensor]:
+        """Sources → every tensor of the chain, by the parts as they stand."""
+        tensors = dict(sources)
+        for part in self.parts:
+            tensors[part.output.name] = part.run(tensors)
+        return tensors
+
+    @torch.no_grad()
+    def prove(self, sources: Tensors) -> None:
+        """Every part against the reference, fed its tensors; FoldError names the part."""
+        assert self.reference is not None
+        tensors = {**sources, **self.reference(sources)}
+        for part in self.parts:
+            self.errors[part.name] = prove(part.name, tensors[part.output.name], part.run(tensors))
+
+
+def smooth_sources(parts: Sequence[Part], size: Size, batch: int = 1, seed: int = 1) -> dict[str, Tensor]:
+    """Sources for a proof: smooth seeded pictures of `size` output pixels in [-1, 1], and seeded noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, size[0] // 8, size[1] // 8, generator=generator) * 2 - 1
+    made = {}
+    for tensor in sources_of(parts).values():
+        shape = tensor.at(size, batch)
+        if tensor.name == "noise":
+            made[tensor.name] = torch.randn(shape, generator=generator)
+        else:
+            picture = nn.functional.interpolate(coarse, size=shape[2:], mode="bicubic")
+            made[tensor.name] = picture.clamp(-1, 1)
+    return made

@@ -1,0 +1,67 @@
+"""Parts on host arrays, one after another: what OpenVINO and ONNX Runtime have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from passionsr_trt.engines.bundle.wiring import PartInfo, picture_size
+from passionsr_trt.runtime.chain import Arrays, Done
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Engine(Protocol):
+    """One part, ready to run on float32 arrays by name."""
+
+    def prepare(self, shapes: Shapes) -> None:
+        """Whatever inputs of these shapes need once, so that it is not counted into a run's time."""
+
+    def run(self, inputs: Arrays) -> np.ndarray: ...
+
+
+class HostExecutor:
+    """A job is done when `submit` returns. Parts of a job are made ready together, each in a thread of its own."""
+
+    depth = 1
+    ragged = False  # another shape is another model to compile and to keep
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self.engines = dict(engines)
+
+    def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Done:
+        self.prepare(parts, inputs)
+        tensors, seconds = dict(inputs), {}
+        for part in parts:
+            feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+            start = time.perf_counter()
+            tensors[part.output.name] = self.engines[part.name].run(feed)
+            seconds[part.name] = time.perf_counter() - start
+        return Done({name: tensors[name] for name in keep}, seconds)
+
+    def collect(self, ticket: Done) -> Done:
+        return ticket
+
+    def prepare(self, parts: Sequence[PartInfo], inputs: Arrays) -> None:
+        """Every part for the shapes that it will see."""
+        shapes = shapes_of(parts, inputs)
+        wanted = [{tensor.name: shapes[tensor.name] for tensor in part.inputs} for part in parts]
+        engines = [self.engines[part.name] for part in parts]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(lambda engine, own: engine.prepare(own), engines, wanted))
+
+    def close(self) -> None:
+        self.engines.clear()
+
+
+def shapes_of(parts: Sequence[PartInfo], inputs: Arrays) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a job, known from its inputs."""
+    shapes = {name: array.shape for name, array in inputs.items()}
+    size = picture_size((tensor for part in parts for tensor in part.inputs), shapes)
+    batch = len(next(iter(inputs.values())))
+    for part in parts:
+        shapes[part.output.name] = part.output.at(size, batch)
+    return shapes
