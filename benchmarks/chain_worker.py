@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import PART_NAMES, EngineBundle
 from passionsr_trt.runtime.benchmark import random_image
-from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.loading import load_engines
 
 Part = Callable[[Any], Any]
 

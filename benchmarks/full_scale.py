@@ -61,7 +61,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from passionsr_trt.runtime.benchmark import random_image
-from passionsr_trt.runtime.chain import load_engines
+from passionsr_trt.runtime.loading import load_engines
 stages = load_engines(Path(sys.argv[1])).stages(random_image((512, 512)))
 for name, key in (("vae_encoder", "image"), ("unet", "latent"), ("vae_decoder", "clean_latent")):
     np.savez(Path(sys.argv[2]) / f"{name}.npz", stages[key])

@@ -18,7 +18,7 @@ from own_commands import command
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.runtime.benchmark import conditions, measure
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.loading import open_engines
 
 THREADS = 2
 VARIANTS = ("without LET", "scales", "scales and shifts")
@@ -54,7 +54,7 @@ def main() -> None:
         command("build-engines", folder / "onnx", "-o", folder / "openvino")
         rtx = ("--backend", "tensorrt-rtx", "--compute-capability", arguments.compute_capability)
         command("build-engines", folder / "onnx16", *rtx, "-o", folder / "rtx")
-        chains.append(Chain.from_engines(EngineBundle.load(folder / "openvino"), THREADS))
+        chains.append(open_engines(EngineBundle.load(folder / "openvino"), THREADS))
         chains[-1].label = name
         listed[name] = {
             part: {"kernels": sum(figures["kernels"].values()), "bytes": figures["bytes_moved"]}

@@ -31,6 +31,7 @@ from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOpti
 from passionsr_trt.runtime.benchmark import conditions, measure
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import read_picture
+from passionsr_trt.runtime.loading import open_onnx
 from quality_images import TestSet
 from quality_methods import Method, methods
 from quality_report import write_report
@@ -74,7 +75,7 @@ class Workspace:
 
             model = OneStepModel.load(self.arguments.model)
             bundle = OnnxBundle.load(self.float_bundle)
-            chain = Chain.from_onnx(bundle, THREADS)
+            chain = open_onnx(bundle, THREADS)
             stages = [chain.stages(load_input(path, model).numpy()) for path in sorted(self.crops(seed).iterdir())]
             folder.mkdir()
             for part in bundle.parts:

@@ -21,7 +21,7 @@ from own_commands import peak_mib
 from passionsr_trt.engines.bundle.arguments import whole
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.benchmark import conditions
-from passionsr_trt.runtime.chain import load_engines
+from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.upscaler import Options, super_resolve
 from PIL import Image
 

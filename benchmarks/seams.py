@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.arguments import whole
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.chain import load_engines
 from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
+from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
 from passionsr_trt.runtime.tile_choice import tilings
 from passionsr_trt.runtime.tiling import Tiles, run_tiled, seam_energy

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.arguments import parse_size, whole
 from passionsr_trt.engines.bundle.bundles import PART_NAMES
-from passionsr_trt.runtime.chain import load_engines
+from passionsr_trt.runtime.loading import load_engines
 
 SHAPES = ["512x512", "448x448", "576x512", "512x576", "1024x512", "512x1024", "2x512x512"]
 

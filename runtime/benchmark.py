@@ -20,6 +20,7 @@ from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, sources_of
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
 from passionsr_trt.runtime.chain import Arrays, Chain
+from passionsr_trt.runtime.loading import open_engines, open_onnx
 from tqdm import tqdm
 
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
@@ -36,13 +37,13 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     if arguments.profile:
         check_profiled(tested)
     makers: list[Callable[[], Chain]] = [
-        lambda: Chain.from_engines(tested, arguments.threads),
-        lambda: Chain.from_engines(baseline, arguments.threads),
+        lambda: open_engines(tested, arguments.threads),
+        lambda: open_engines(baseline, arguments.threads),
     ]
     if arguments.onnx:
         onnx_bundle = OnnxBundle.load(arguments.onnx)
         check_same_model(tested, onnx_bundle)
-        makers.append(lambda: Chain.from_onnx(onnx_bundle, arguments.threads, arguments.provider))
+        makers.append(lambda: open_onnx(onnx_bundle, arguments.threads, arguments.provider))
     check_writable(arguments.output)
     with ExitStack() as opened:
         chains = [opened.enter_context(closing(make())) for make in makers]

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import Bundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, chain_multiple
 
@@ -77,29 +76,6 @@ class Chain:
     batch: int | None = None
     memory: Memory | None = None
 
-    @classmethod
-    def from_engines(
-        cls, bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True, cache: int = 0
-    ) -> Chain:
-        """Check and load engines; the backend's library must be installed, and a GPU there for TensorRT's.
-
-        cache: bytes that compiled OpenVINO models may take in the user's cache folder, 0: none are kept.
-        """
-        if bundle.backend == "openvino":
-            from passionsr_trt.runtime.backends.openvino import open_chain
-
-            return open_chain(bundle, threads, cache)
-        from passionsr_trt.runtime.backends.tensorrt.chain import open_chain as open_on_gpu
-
-        return open_on_gpu(bundle, cuda_graph)
-
-    @classmethod
-    def from_onnx(cls, bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
-        """The same chain under ONNX Runtime, by one of its execution providers (PROVIDERS)."""
-        from passionsr_trt.runtime.backends.onnxruntime import open_chain
-
-        return open_chain(bundle, threads, provider)
-
     @property
     def multiple(self) -> int:
         """Picture sides are multiples of it."""
@@ -156,12 +132,3 @@ def fixed(bundle: Bundle) -> dict[str, Any]:
     """`limits` and `batch` of graphs that were exported for one size; None where they take any."""
     size = bundle.model.size
     return {"limits": None, "batch": None} if size is None else {"limits": (size, size), "batch": 1}
-
-
-def load_engines(
-    folder: Path, threads: int = 0, provider: str | None = None, cuda_graph: bool = True, cache: int = 0
-) -> Chain:
-    """Chain of the engines in `folder`, or with a `provider` of the ONNX bundle there under ONNX Runtime."""
-    if provider:
-        return Chain.from_onnx(OnnxBundle.load(folder), threads, provider)
-    return Chain.from_engines(EngineBundle.load(folder), threads, cuda_graph, cache)

@@ -22,6 +22,7 @@ from passionsr_trt.runtime.images import (
     to_array,
     upscale,
 )
+from passionsr_trt.runtime.loading import open_engines, open_onnx
 from passionsr_trt.runtime.metrics import measure, summarize
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.polygraphy_runner import compare_part
@@ -41,8 +42,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     truths = find_truths(images, arguments.ground_truth)
     check_writable(arguments.output)
     with (
-        closing(Chain.from_onnx(reference_bundle, provider=arguments.provider)) as reference,
-        closing(Chain.from_engines(engine_bundle)) as tested,
+        closing(open_onnx(reference_bundle, provider=arguments.provider)) as reference,
+        closing(open_engines(engine_bundle)) as tested,
     ):
         report, sheets = compare_all(reference, tested, images, truths, arguments)
     save_image(overview(sheets), arguments.output / "overview.png")

@@ -14,7 +14,7 @@ from typing import Any
 from passionsr_trt.engines.bundle.arguments import gibibytes, whole
 from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.chain import PROVIDERS, Chain, load_engines
+from passionsr_trt.runtime.chain import PROVIDERS, Chain
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
     SUFFIXES,
@@ -26,6 +26,7 @@ from passionsr_trt.runtime.images import (
     read_picture,
     save_image,
 )
+from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import HelpFormatter, run
 from passionsr_trt.runtime.planning import Options, check_options
 from passionsr_trt.runtime.upscaler import attempt, super_resolve_all

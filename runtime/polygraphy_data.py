@@ -29,8 +29,8 @@ import numpy as np
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import chain_sources, list_images, read_picture, to_array, upscale
+from passionsr_trt.runtime.loading import open_onnx
 from passionsr_trt.runtime.main import run
 
 
@@ -42,7 +42,7 @@ def load_data() -> Iterator[dict[str, np.ndarray]]:
         raise UserError(f"PASSIONSR_PART is {part_name!r}", f"expected one of {', '.join(names)}")
     part = bundle.part(part_name)
     side = int(os.environ.get("PASSIONSR_SIZE", "0"))
-    chain = Chain.from_onnx(bundle)
+    chain = open_onnx(bundle)
     for path in list_images([Path(_setting("PASSIONSR_IMAGES"))])[: int(os.environ.get("PASSIONSR_LIMIT", "2"))]:
         rgb = read_picture(path).rgb
         source = to_array(upscale(rgb, bundle.model.upscale))

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.stable_diffusion import checkpoints
+from passionsr_trt.export.quantize.part import Part
+from passionsr_trt.export.quantize.sites import Mode, Moded
+from torch import nn
 
 UNET = {
     "in_channels": 4,
@@ -54,3 +58,15 @@ def write_model(
         folder, *modules, checkpoints.SD21 / "scheduler", torch.randn(1, 7, 24), {**steps, **(one_step or {})}
     )
     return folder
+
+
+def switch(module: nn.Module, mode: Mode) -> None:
+    """Every site, port and attention of a module in one mode, for good."""
+    for found in module.modules():
+        if isinstance(found, Moded):
+            found.mode = mode
+
+
+def lone_part(name: str, module: nn.Module, channels: int) -> Part:
+    """A part of a module that takes and gives a picture-sized tensor."""
+    return Part(name, module, (TensorInfo("image", channels, 1),), TensorInfo("out", channels, 1), 1)

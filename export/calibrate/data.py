@@ -33,7 +33,7 @@ def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
     rgb = read_picture(path).rgb
     enlarged = to_array(upscale(rgb, model.upscale))
     made = chain_sources(rgb, enlarged, model.parts, seed=None)
-    return {name: torch.from_numpy(array) for name, array in made.items()}
+    return {name: torch.from_numpy(array[0])[None] for name, array in made.items()}
 
 
 def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:

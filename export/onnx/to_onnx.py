@@ -75,6 +75,7 @@ def export_part(part: Part, multiple: int, plan: ExportPlan, path: Path, consume
                 storage.resize_(0)
     if plan.dynamic:
         _name_axes(model, part)
+    _forget_sources(model)
     is_large = save_model(model, path)
     onnx.checker.check_model(str(path), full_check=not is_large)
 
@@ -183,6 +184,12 @@ def _name_axes(model: onnx.ModelProto, part: Part) -> None:
         for dim, name in zip(dims, ("batch", "channels", f"height{unit}", f"width{unit}"), strict=False):
             if not dim.dim_value:
                 dim.dim_param = name
+
+
+def _forget_sources(model: onnx.ModelProto) -> None:
+    """Take out the exporter's notes: for every node its stack trace, with the paths of the machine it ran on."""
+    for noted in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del noted.metadata_props[:]
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> bool:

@@ -6,39 +6,40 @@ import json
 import multiprocessing
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.build import building, why_build
-from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
 
-CPU = {"device": "CPU"}
-
 
 def test_equal_keys_are_reused_and_a_changed_one_says_why(small: Built, tmp_path: Path) -> None:
-    bundle = OnnxBundle.load(small.onnx_int8)
-    assert why_build(small.engines_int8, bundle, "openvino", CPU) is None
-    assert why_build(tmp_path, bundle, "openvino", CPU) == "nothing there yet"
-    assert "device was CPU, now NPU" in str(why_build(small.engines_int8, bundle, "openvino", {"device": "NPU"}))
+    bundle, target = OnnxBundle.load(small.onnx_int8), EngineBundle.load(small.engines_int8).target
+    assert why_build(small.engines_int8, bundle, "openvino", target) is None
+    assert why_build(tmp_path, bundle, "openvino", target) == "nothing there yet"
+    assert "device was CPU, now NPU" in str(
+        why_build(small.engines_int8, bundle, "openvino", replace(target, device="NPU"))
+    )
     other = OnnxBundle.load(small.onnx_fp32)
-    assert why_build(small.engines_int8, other, "openvino", CPU) == "the ONNX bundle changed"
-    assert "backend was openvino" in str(why_build(small.engines_int8, bundle, "tensorrt-rtx", CPU))
+    assert why_build(small.engines_int8, other, "openvino", target) == "the ONNX bundle changed"
+    assert "backend was openvino" in str(why_build(small.engines_int8, bundle, "tensorrt-rtx", target))
 
 
 def test_another_version_or_damage_is_rebuilt(small: Built, tmp_path: Path) -> None:
-    bundle = OnnxBundle.load(small.onnx_int8)
+    bundle, target = OnnxBundle.load(small.onnx_int8), EngineBundle.load(small.engines_int8).target
     copy = tmp_path / "engines"
     shutil.copytree(small.engines_int8, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["key"]["openvino version"] = "2020.1"
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "openvino version was 2020.1" in str(why_build(copy, bundle, "openvino", CPU))
+    assert "openvino version was 2020.1" in str(why_build(copy, bundle, "openvino", target))
     (copy / "unet.onnx").write_bytes(b"")
-    assert why_build(copy, bundle, "openvino", CPU) == "what is there is damaged"
+    assert why_build(copy, bundle, "openvino", target) == "what is there is damaged"
 
 
 def test_a_dry_run_prints_the_key_and_builds_nothing(

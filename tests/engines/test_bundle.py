@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo, check_wiring
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
@@ -38,6 +41,49 @@ def test_a_newer_schema_is_named_before_its_unknown_keys(copy: Path) -> None:
     edit(copy, schema_version=99, invented=True)
     with pytest.raises(UserError, match="newer version"):
         EngineBundle.load(copy)
+
+
+def test_an_older_schema_is_named_with_the_way_out(small: Built, copy: Path, tmp_path: Path) -> None:
+    edit(copy, schema_version=2)
+    with pytest.raises(UserError, match=r"an older version \(schema 2\).*export again, then build-engines"):
+        EngineBundle.load(copy)
+    onnx = tmp_path / "onnx"
+    shutil.copytree(small.onnx_int8, onnx)
+    edit(onnx, schema_version=2)
+    with pytest.raises(UserError, match="this one reads 3; export again"):
+        OnnxBundle.load(onnx)
+
+
+def test_values_of_another_type_are_named(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for change, wrong in (
+        ({"target": {**manifest["target"], "bfloat16": "yes"}}, "target: bfloat16 is 'yes'; expected bool"),
+        ({"parts": "all"}, "parts is 'all'"),
+        ({"coverage": {"unet": {"invented": 1}}}, "coverage.unet: unknown key 'invented'"),
+        ({"spec": {"bits_weights": 5}}, "bits_weights is 5"),
+        ({"model": {**manifest["model"], "size": [64]}}, "model: size is "),
+        ({"backend": "another"}, "backend is 'another'; expected one of openvino"),
+    ):
+        edit(copy, **{**manifest, **change})
+        with pytest.raises(UserError, match=re.escape(wrong)):
+            EngineBundle.load(copy)
+
+
+def test_a_chain_that_is_none_is_refused() -> None:
+    image, latent = TensorInfo("image", 3, 1), TensorInfo("latent", 4, 8)
+    first = PartInfo("first", "", (image,), latent, 8)
+    last = PartInfo("last", "", (latent,), TensorInfo("out", 3, 1), 8)
+    check_wiring([first, last], "here")
+    for parts, wrong in (
+        ([], "no parts"),
+        ([last, first], "'latent', which no part before it gives"),
+        ([first, replace(last, inputs=(replace(latent, channels=8),))], "takes latent [B, 8, H/8, W/8]"),
+        ([first], "the chain ends with latent"),
+        ([replace(first, multiple=4), last], "first has multiple 4"),
+        ([first, last, replace(last, name="again")], "gives 'out' again"),
+    ):
+        with pytest.raises(UserError, match=re.escape(wrong)):
+            check_wiring(parts, "here")
 
 
 def test_unknown_and_missing_keys_are_named(copy: Path) -> None:

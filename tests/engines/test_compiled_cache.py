@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
 
 def test_keys_differ_by_file_shape_options_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(digest: str = "d", shape: tuple[int, ...] = (1, 3, 64, 64), threads: int = 0) -> str:
-        return model_key(digest, shape, threads=threads)
+        return model_key(digest, {"image": shape}, threads=threads)
 
     keys = {key(), key("e"), key(shape=(1, 3, 64, 128)), key(threads=1)}
     assert key() in keys and len(keys) == 4

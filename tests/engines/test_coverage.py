@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.wiring import SiteInfo
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import SiteInfo
 from passionsr_trt.engines.layers.coverage import Layer, measure
 from passionsr_trt.engines.tensorrt.layer_log import parse_layers
 from passionsr_trt.engines.tensorrt.roofline import part_layers
@@ -84,7 +84,7 @@ def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
     for part, figures in bundle.coverage.items():
         assert figures["sites_quantized"] > 0 and not figures["float_sites"], part
         assert figures["bytes_moved"] > 0
-    assert bundle.target["compute_capabilities"] == ["8.6", "8.9", "12.0"]
+    assert bundle.target.compute_capabilities == ("8.6", "8.9", "12.0")
     assert "LayerType: " in (Path(engines) / "unet.log").read_text()
     for part in bundle.parts:
         sites = {site.name for site in part.sites}

@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.openvino import builder as openvino_builder
 from passionsr_trt.engines.openvino import model as openvino_model
 from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.openvino.graph import REVISION
 from passionsr_trt.engines.openvino.model import code_limit, failure
 from passionsr_trt.runtime.main import main
 from PIL import Image
@@ -59,7 +62,7 @@ def test_full_range_bundles_are_brought_into_range_where_the_cpu_saturates(small
     line = next(line for line in built.stdout.splitlines() if "no VNNI" in line)
     assert "within ±63" in line and '"weight_code_limit": 63' in line
     assert float(re.search(r"([\d.]+) dB to the bundle", line)[1]) > 24  # type: ignore[index]
-    assert EngineBundle.load(tmp_path / "engines").target["weight_code_limit"] == 63
+    assert EngineBundle.load(tmp_path / "engines").target.weight_code_limit == 63
     again = on_an_old_cpu(*COMMAND, *words)
     assert "reused" in again.stdout
 
@@ -72,7 +75,8 @@ def test_engines_of_another_machine_are_brought_into_range_when_they_are_loaded(
     shutil.copytree(small.onnx_int8, foreign)  # an OpenVINO engine is a graph
     (foreign / "manifest.json").unlink()
     here = EngineBundle.load(small.engines_int8)
-    replace(here, target={**here.target, "weight_code_limit": None, "bfloat16": []}).save(foreign)
+    target = OpenVINOTarget(bfloat16=False, graph_revision=REVISION, weight_code_limit=None)
+    replace(here, target=target).save(foreign)
     words = ("infer", str(photo), "--engines", str(foreign), "--align", "none", "--no-cache", "-o")
     done = on_an_old_cpu(*COMMAND, *words, str(tmp_path / "old.png"))
     assert done.returncode == 0 and "weight codes are brought within ±63" in done.stderr
@@ -94,14 +98,14 @@ def test_half_range_bundles_are_built_as_they_are(small_model: Path, tmp_path: P
 
 
 def test_a_cpu_that_is_exact_in_no_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = {"weight_code_limit": 127, "bits_weights": 8}
+    spec = QuantSpec()
     monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: False)
     assert code_limit(None) is None
     with pytest.raises(UserError, match="use the float engines"):
         code_limit(spec)
     monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: limit <= 63)
     assert code_limit(spec) == 63 and code_limit(spec, built=63) is None
-    assert code_limit({**spec, "bits_weights": 6}) is None, "six bits are in range as they are"
+    assert code_limit(QuantSpec(bits_weights=6)) is None, "six bits are in range as they are"
 
 
 def test_wrong_kernels_are_found_before_engines_are_delivered(
@@ -109,13 +113,14 @@ def test_wrong_kernels_are_found_before_engines_are_delivered(
 ) -> None:
     original = openvino_builder.compile_static
 
-    def wrong(path: Path, shape: tuple[int, ...], **more: Any) -> object:
-        compiled = original(path, shape, **more)
+    def wrong(path: Path, shapes: Any, **more: Any) -> object:
+        compiled = original(path, shapes, **more)
         return lambda inputs: {0: compiled(inputs)[0] * 1.3}
 
     monkeypatch.setattr(openvino_builder, "compile_static", wrong)
     with pytest.raises(UserError, match="its kernels are wrong"):
-        openvino_builder.prove_engines(OnnxBundle.load(small.onnx_int8), small.engines_int8)
+        bundle = OnnxBundle.load(small.onnx_int8)
+        openvino_builder.OpenVINOBuilder(bundle).prove(bundle, small.engines_int8)
 
 
 def test_running_out_of_memory_is_called_that() -> None:

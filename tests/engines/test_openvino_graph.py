@@ -77,7 +77,7 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 
 def run_openvino(model: onnx.ModelProto, x: np.ndarray, folder: Path) -> np.ndarray:
     onnx.save(model, str(folder / "model.onnx"))
-    result: np.ndarray = compile_static(folder / "model.onnx", x.shape)([x])[0]
+    result: np.ndarray = compile_static(folder / "model.onnx", {"x": x.shape})([x])[0]
     return result
 
 

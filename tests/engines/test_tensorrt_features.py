@@ -69,7 +69,7 @@ def test_the_real_builder_takes_every_other_flag(
     words += ["--size", "128x128", "--min-size", "64x64", "--batch", "3"]
     assert main([*words, "--require-int8", "1.0"]) == 0
     bundle = EngineBundle.load(tmp_path)
-    assert bundle.target["batch"] == 3
+    assert bundle.target.batch == 3
     assert not any(figures["bytes_moved"] for figures in bundle.coverage.values()), "sizes are not fixed"
     capsys.readouterr()
     assert main(["predict", str(tmp_path)]) == 1

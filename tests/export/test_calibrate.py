@@ -9,81 +9,77 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import calibration_files
-from passionsr_trt.export.calibrate.ranges import calibrate, observing, quantized_sites, run_chain
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.calibrate.ranges import calibrate, observing
+from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.families.weights import folder_digest
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.sites import Mode, named_sites, set_mode
+from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.part import Model
+from passionsr_trt.export.quantize.sites import Mode
+
+from tests.helpers import switch
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "demo" / "calib" / "lr"
 
 
-@pytest.fixture(scope="module")
-def model(small_model: Path) -> OneStepModel:
-    return OneStepModel.load(small_model)
-
-
 @pytest.fixture
-def parts(model: OneStepModel) -> Parts:
-    return build_parts(model)
+def model(small_model: Path) -> Model:
+    return load_model(small_model)
 
 
-def names(parts: Parts, part: str, spec: QuantSpec) -> set[str]:
-    return {named.name for named in quantized_sites(getattr(parts, part), part, spec)}
+def names(model: Model, part: str, spec: QuantSpec) -> set[str]:
+    return {named.name for named in quantized_sites(model.part(part), spec)}
 
 
-def test_first_last_and_narrow_convolutions_stay_float(parts: Parts) -> None:
-    every = {named.name for named in named_sites(parts.unet, "unet")}
-    assert every - names(parts, "unet", QuantSpec()) == {"unet.conv_in", "unet.conv_out"}
-    kept = {named.name for named in named_sites(parts.vae_decoder, "vae_decoder")}
-    kept -= names(parts, "vae_decoder", QuantSpec())
+def test_first_last_and_narrow_convolutions_stay_float(model: Model) -> None:
+    every = {named.name for named in model.part("unet").sites()}
+    assert every - names(model, "unet", QuantSpec()) == {"unet.conv_in", "unet.conv_out"}
+    kept = {named.name for named in model.part("vae_decoder").sites()}
+    kept -= names(model, "vae_decoder", QuantSpec())
     assert kept == {"vae_decoder.post_quant_conv", "vae_decoder.conv_in", "vae_decoder.conv_out"}
 
 
-def test_sites_of_one_port_are_quantized_together_or_not_at_all(parts: Parts) -> None:
+def test_sites_of_one_port_are_quantized_together_or_not_at_all(model: Model) -> None:
     prefix = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-    chosen = names(parts, "unet", QuantSpec(exclude=(f"{prefix}.to_k",)))
+    chosen = names(model, "unet", QuantSpec(exclude=(f"{prefix}.to_k",)))
     assert not {f"{prefix}.to_q", f"{prefix}.to_k", f"{prefix}.to_v"} & chosen
     assert f"{prefix}.to_out.0" in chosen
 
 
-def test_a_spec_that_leaves_nothing_is_refused(model: OneStepModel, parts: Parts) -> None:
+def test_a_spec_that_leaves_nothing_is_refused(model: Model) -> None:
     with pytest.raises(UserError, match="every site float"):
-        calibrate(model, parts, QuantSpec(exclude=("*",)), calibration_files(IMAGES, 1))
+        calibrate(model, QuantSpec(exclude=("*",)), calibration_files(IMAGES, 1))
     with pytest.raises(UserError, match=r"'unet.typo.\*' matches no site"):
-        calibrate(model, parts, QuantSpec(exclude=("unet.typo.*",)), calibration_files(IMAGES, 1))
+        calibrate(model, QuantSpec(exclude=("unet.typo.*",)), calibration_files(IMAGES, 1))
 
 
-def test_observing_takes_its_hooks_away_when_the_work_fails(parts: Parts) -> None:
-    ports = {named.port_name: named for named in named_sites(parts.unet, "unet")}
+def test_observing_takes_its_hooks_away_when_the_work_fails(model: Model) -> None:
+    ports = {named.port_name: named for named in model.part("unet").sites()}
     with pytest.raises(RuntimeError, match="boom"), observing(ports):
         raise RuntimeError("boom")
     assert not any(named.site.port._forward_pre_hooks for named in ports.values())
 
 
-def test_more_bits_are_closer_to_float(model: OneStepModel, parts: Parts) -> None:
+def test_more_bits_are_closer_to_float(model: Model) -> None:
     files = calibration_files(IMAGES, 1)
-    image = torch.rand(1, 3, 64, 64) * 2 - 1
-    with torch.no_grad():
-        reference = run_chain(parts, image)
-        errors = []
-        for bits in (8, 6, 4):
-            spec = QuantSpec(bits_weights=bits, bits_activations=bits)
-            calibration = calibrate(model, parts, spec, files)
-            for name, part in parts.items():
-                assert calibration.apply(part, name) > 0
-                set_mode(part, Mode.FAKE)
-            errors.append(float((run_chain(parts, image) - reference).square().mean()))
-            for _name, part in parts.items():
-                set_mode(part, Mode.FLOAT)
+    sources = {"image": torch.rand(1, 3, 64, 64) * 2 - 1}
+    reference = model.run(sources)["image_out"]
+    errors = []
+    for bits in (8, 6, 4):
+        spec = QuantSpec(bits_weights=bits, bits_activations=bits)
+        calibration = calibrate(model, spec, files)
+        for part in model.parts:
+            assert calibration.apply(part) > 0
+            switch(part.module, Mode.FAKE)
+        errors.append(float((model.run(sources)["image_out"] - reference).square().mean()))
+        for part in model.parts:
+            switch(part.module, Mode.FLOAT)
     assert 0 < errors[0] < errors[1] < errors[2]
 
 
-def test_the_artefact_survives_a_round_trip_and_refuses_damage(
-    model: OneStepModel, parts: Parts, tmp_path: Path
-) -> None:
-    calibration = calibrate(model, parts, QuantSpec(), calibration_files(IMAGES, 1))
+def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp_path: Path) -> None:
+    calibration = calibrate(model, QuantSpec(), calibration_files(IMAGES, 1))
     folder = tmp_path / "calibration"
     calibration.save(folder)
     loaded = Calibration.load(folder)
@@ -96,6 +92,6 @@ def test_the_artefact_survives_a_round_trip_and_refuses_damage(
 
 
 def test_the_committed_calibration_is_the_demos() -> None:
-    model = OneStepModel.load(ROOT / "demo" / "model")
+    digest = folder_digest(ROOT / "demo" / "model")
     found = [Calibration.load(path.parent) for path in (ROOT / "calib_cache").glob("*/manifest.json")]
-    assert [one.model_digest for one in found if one.spec == QuantSpec(method="learned")] == [model.digest]
+    assert [one.model_digest for one in found if one.spec == QuantSpec(method="learned")] == [digest]

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.calibrate.data import calibration_files, load_input
+from passionsr_trt.engines.bundle.pictures import pad_to_multiple
+from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo
+from passionsr_trt.export.calibrate.data import calibration_files, load_sources
 from passionsr_trt.runtime import images
 from PIL import Image
 
 from tests.conftest import DEMO
 
 
-def model(factor: int) -> Any:
-    """What load_input asks of a model."""
-    return SimpleNamespace(one_step=SimpleNamespace(upscale=factor))
+def load_image(path: Path, factor: int) -> torch.Tensor:
+    """The source `image` of a chain whose sides are multiples of 64."""
+    image = TensorInfo("image", 3, 1)
+    part = PartInfo("part", "", (image,), TensorInfo("out", 3, 1), 64)
+    model: Any = SimpleNamespace(upscale=factor, parts=(part,))
+    return load_sources(path, model)["image"]
 
 
 def noise(size: tuple[int, int]) -> np.ndarray:
@@ -46,21 +51,21 @@ def smallest(path: Path) -> None:
 def test_calibration_sees_what_the_runtime_will(tmp_path: Path, write: Any, factor: int) -> None:
     path = tmp_path / "image.png"
     write(path)
-    found = load_input(path, model(factor))
+    found = load_image(path, factor)
     source = images.to_array(images.upscale(images.read_picture(path).rgb, factor))
-    assert np.array_equal(found.numpy(), images.pad_to_multiple(source, 64)[None])
+    assert np.array_equal(found.numpy(), pad_to_multiple(source, 64)[None])
 
 
 def test_rotation_and_depth_are_heeded(tmp_path: Path) -> None:
     rotated(tmp_path / "rotated.png")
-    assert load_input(tmp_path / "rotated.png", model(4)).shape == (1, 3, 192, 128)
+    assert load_image(tmp_path / "rotated.png", 4).shape == (1, 3, 192, 128)
     sixteen_bits(tmp_path / "deep.png")
-    deep = load_input(tmp_path / "deep.png", model(1))[0, :, :24, :40]
+    deep = load_image(tmp_path / "deep.png", 1)[0, :, :24, :40]
     assert deep.min() < -0.9 and abs(float(deep.mean())) < 0.1, "neither white nor black"
 
 
 def before(path: Path, factor: int) -> torch.Tensor:
-    """How load_input prepared an image when the committed calibrations were made, word for word."""
+    """How it prepared an image when the committed calibrations were made, word for word."""
     with Image.open(path) as image:
         rgb = image.convert("RGB")
     rgb = rgb.resize((rgb.width * factor, rgb.height * factor), Image.Resampling.BICUBIC)
@@ -75,7 +80,7 @@ def before(path: Path, factor: int) -> torch.Tensor:
 def test_ordinary_images_are_prepared_as_ever(name: str, factor: int) -> None:
     """To the bit, and laid out alike in memory, by which convolutions round their last bits."""
     for path in calibration_files(DEMO / name, 3):
-        found, expected = load_input(path, model(factor)), before(path, factor)
+        found, expected = load_image(path, factor), before(path, factor)
         assert torch.equal(found, expected) and found.stride() == expected.stride(), path
 
 
@@ -83,7 +88,7 @@ def test_every_byte_becomes_the_same_number(tmp_path: Path) -> None:
     path = tmp_path / "bytes.png"
     ramp = np.arange(256, dtype=np.uint8).reshape(4, 64).repeat(16, axis=0)
     Image.fromarray(np.stack([ramp, ramp[::-1], ramp[:, ::-1]], axis=-1)).save(path)
-    found, expected = load_input(path, model(1)), before(path, 1)
+    found, expected = load_image(path, 1), before(path, 1)
     assert torch.equal(found, expected) and found.stride() == expected.stride(), "64×64: nothing is padded"
 
 
@@ -98,3 +103,20 @@ def test_calibration_takes_every_suffix_of_the_runtime(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         calibration_files(tmp_path / "empty", 1)
+
+
+def test_a_low_resolution_source_is_mirrored_out_beside_the_image(tmp_path: Path) -> None:
+    """Both stand for the same pixels: `lr` [1, 3, H/4, W/4] of `image` [1, 3, H, W]; noise is its mean, 0."""
+    smallest(tmp_path / "image.png")
+    inputs = (TensorInfo("lr", 3, 4), TensorInfo("image", 3, 1), TensorInfo("noise", 4, 8))
+    part = PartInfo("part", "", inputs, TensorInfo("out", 3, 1), 64)
+    made = load_sources(tmp_path / "image.png", SimpleNamespace(upscale=4, parts=(part,)))  # type: ignore[arg-type]
+    assert {name: tuple(x.shape) for name, x in made.items()} == {
+        "lr": (1, 3, 16, 16),
+        "image": (1, 3, 64, 64),
+        "noise": (1, 4, 8, 8),
+    }
+    small = torch.from_numpy(images.to_array(images.read_picture(tmp_path / "image.png").rgb))
+    assert torch.equal(made["lr"][0, :, :8, :8], small)
+    assert torch.equal(made["lr"][0, :, 8, :8], small[:, 6]), "mirrored without repeating the edge"
+    assert not made["noise"].any()

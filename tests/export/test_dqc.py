@@ -9,29 +9,24 @@ import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate import dqc
 from passionsr_trt.export.calibrate.blockwise import blocks_in_order
-from passionsr_trt.export.calibrate.data import calibration_files, load_input
-from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
-from passionsr_trt.export.calibrate.ranges import run_chain
+from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
 from passionsr_trt.export.calibrate.stages import Pairs, Stage
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.proof import relative_error
-from passionsr_trt.export.quantize.sites import Mode, set_mode
+from passionsr_trt.export.quantize.sites import Mode
 
 from tests.conftest import DEMO
+from tests.helpers import switch
 
 FILES = calibration_files(DEMO / "calib" / "lr", 2)
 
 
 @pytest.fixture(scope="module")
-def model(small_model: Path) -> OneStepModel:
-    return OneStepModel.load(small_model)
-
-
-@pytest.fixture(scope="module")
-def parts(model: OneStepModel) -> Parts:
-    return build_parts(model)
+def model(small_model: Path) -> Model:
+    return load_model(small_model)
 
 
 def equal(first: Calibration, second: Calibration) -> bool:
@@ -39,24 +34,23 @@ def equal(first: Calibration, second: Calibration) -> bool:
     return same_keys and all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
 
 
-def quantization_error(model: OneStepModel, calibration: Calibration) -> float:
+def quantization_error(folder: Path, calibration: Calibration) -> float:
     """Relative error of the fake-quantized chain on a photo."""
-    parts = build_parts(model)
-    image = crops([load_input(FILES[0], model)], 0)[0]
-    with torch.no_grad():
-        expected = run_chain(parts, image)
-        for name, part in parts.items():
-            calibration.apply(part, name)
-            set_mode(part, Mode.FAKE)
-        return relative_error(expected, run_chain(parts, image))
+    model = load_model(folder)
+    (sources,) = crops([load_sources(FILES[0], model)], model, 0, CROP)
+    expected = model.run(sources)["image_out"]
+    for part in model.parts:
+        calibration.apply(part)
+        switch(part.module, Mode.FAKE)
+    return relative_error(expected, model.run(sources)["image_out"])
 
 
 @pytest.mark.parametrize("granularity", ["module", "block"])
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(
-    model: OneStepModel, parts: Parts, granularity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, granularity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, granularity=granularity)
-    whole = learn_calibration(model, parts, spec, FILES)
+    whole = learn_calibration(model, spec, FILES)
     ran: list[str] = []
     run_stage = dqc.run_stage
 
@@ -70,41 +64,39 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     ran += [""] * 5 if granularity == "module" else []
     partial = tmp_path / "partial"
     with pytest.raises(KeyboardInterrupt):
-        learn_calibration(model, parts, spec, FILES, partial)
+        learn_calibration(model, spec, FILES, partial)
     assert sorted(path.stem for path in partial.iterdir()) == ["unet", "vae_decoder", "vae_encoder"]
     monkeypatch.setattr(dqc, "run_stage", lambda *args: (ran.append("again"), run_stage(*args)))
     before = len(ran)
-    assert equal(whole, learn_calibration(model, parts, spec, FILES, partial))
+    assert equal(whole, learn_calibration(model, spec, FILES, partial))
     assert 0 < len(ran) - before < before
     assert not partial.exists()
 
 
-def test_a_damaged_partial_result_is_learned_anew(model: OneStepModel, parts: Parts, tmp_path: Path) -> None:
+def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) -> None:
     spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1)
     (tmp_path / "vae_encoder.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    assert equal(
-        learn_calibration(model, parts, spec, FILES), learn_calibration(model, parts, spec, FILES, tmp_path)
-    )
+    assert equal(learn_calibration(model, spec, FILES), learn_calibration(model, spec, FILES, tmp_path))
 
 
 @pytest.mark.parametrize("granularity", ["module", "block"])
-def test_recomputing_activations_changes_nothing(model: OneStepModel, parts: Parts, granularity: str) -> None:
+def test_recomputing_activations_changes_nothing(model: Model, granularity: str) -> None:
     spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, accumulate=2, granularity=granularity)
-    plain, low = (learn_calibration(model, parts, spec, FILES, low_memory=on) for on in (False, True))
+    plain, low = (learn_calibration(model, spec, FILES, low_memory=on) for on in (False, True))
     for key, value in plain.tensors.items():
         torch.testing.assert_close(low.tensors[key], value, rtol=1e-4, atol=1e-6)
 
 
-def test_accumulated_gradients_are_the_mean_of_their_crops(parts: Parts) -> None:
+def test_accumulated_gradients_are_the_mean_of_their_crops(model: Model) -> None:
     """One step over the same crop twice is one step over it once; Adam's first step shows the sign alone,
     so the gradients are compared."""
-    part = parts.vae_decoder
+    part = model.part("vae_decoder")
     torch.manual_seed(0)
     x, target = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64)
     gradients = []
     for accumulate in (1, 2):
         spec = QuantSpec(method="learned", let_steps=0, lbq_steps=1, accumulate=accumulate)
-        with dqc.learning(part, "vae_decoder", spec, [x], dqc.Progress(None)):
+        with dqc.learning(part, spec, [(x,)], dqc.Progress(None)):
             seen: list[torch.Tensor] = []
 
             def parameters(module: torch.nn.Module, seen: list[torch.Tensor] = seen) -> list[torch.nn.Parameter]:
@@ -112,31 +104,30 @@ def test_accumulated_gradients_are_the_mean_of_their_crops(parts: Parts) -> None
                 found.register_hook(lambda gradient: seen.append(gradient.clone()))
                 return [found]
 
-            dqc.run_stage(part, Stage("LBQ", 1, parameters, False), "t", Pairs([x], [target]), spec)
+            dqc.run_stage(part.module, Stage("LBQ", 1, parameters, False), "t", Pairs([(x,)], [target]), spec)
             gradients.append(sum(seen))
             assert len(seen) == accumulate
     torch.testing.assert_close(*gradients)
 
 
-def test_blocks_come_in_the_order_they_run(parts: Parts) -> None:
+def test_blocks_come_in_the_order_they_run(model: Model) -> None:
     with torch.no_grad():
-        names = [name for name, _block in blocks_in_order(parts.unet, torch.randn(1, 4, 16, 16))]
+        names = [name for name, _block in blocks_in_order(model.part("unet"), (torch.randn(1, 4, 16, 16),))]
     assert names[0] == "conv_in" and names[-1] == "conv_out" and len(set(names)) == len(names)
     first, second = names.index("down_blocks.0.resnets.0"), names.index("down_blocks.0.attentions.0")
     assert second == first + 1
 
 
-def test_smoothquant_scales_by_its_rule_and_shifts_nothing(model: OneStepModel, parts: Parts) -> None:
+def test_smoothquant_scales_by_its_rule_and_shifts_nothing(model: Model) -> None:
     spec = QuantSpec(method="smoothquant", smooth_alpha=0.7)
-    result = learn_calibration(model, parts, spec, FILES)
+    result = learn_calibration(model, spec, FILES)
     shifts = [value for key, value in result.tensors.items() if key.endswith(".let_shift")]
     assert shifts and not any(bool(value.any()) for value in shifts)
     seen: list[torch.Tensor] = []
-    site = parts.vae_decoder.get_submodule("mid_block.resnets.0.conv1")
+    site = model.part("vae_decoder").module.get_submodule("mid_block.resnets.0.conv1")
     handle = site.port.register_forward_pre_hook(lambda _port, args: seen.append(args[0]))  # type: ignore[union-attr,operator]
-    with torch.no_grad():
-        for image in crops([load_input(path, model) for path in FILES], spec.seed):
-            run_chain(parts, image)
+    for sources in crops([load_sources(path, model) for path in FILES], model, spec.seed, CROP):
+        model.run(sources)
     handle.remove()
     reach = torch.cat(seen).abs().amax((0, 2, 3))
     expected = reach**0.7 / site.weight.abs().amax((0, 2, 3)) ** 0.3  # type: ignore[union-attr,operator]
@@ -144,10 +135,10 @@ def test_smoothquant_scales_by_its_rule_and_shifts_nothing(model: OneStepModel, 
     torch.testing.assert_close(found / found[0], expected / expected[0], rtol=1e-3, atol=1e-4)
 
 
-def test_block_by_block_beats_the_search_alone(model: OneStepModel, parts: Parts) -> None:
+def test_block_by_block_beats_the_search_alone(model: Model, small_model: Path) -> None:
     base = {"bits_weights": 6, "bits_activations": 6, "method": "learned", "granularity": "block"}
     searched, learned = (
-        learn_calibration(model, parts, QuantSpec(**base, let_steps=n, lbq_steps=n), FILES)  # type: ignore[arg-type]
+        learn_calibration(model, QuantSpec(**base, let_steps=n, lbq_steps=n), FILES)  # type: ignore[arg-type]
         for n in (0, 20)
     )
-    assert quantization_error(model, learned) < quantization_error(model, searched)
+    assert quantization_error(small_model, learned) < quantization_error(small_model, searched)

@@ -9,18 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate.data import calibration_files, load_input
-from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
+from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
 from passionsr_trt.export.calibrate.learn import LearnedPort, learned_quantize
 from passionsr_trt.export.calibrate.ranges import calibrate
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize import calibration, transform
+from passionsr_trt.export.quantize.part import Model, Tensors
 from passionsr_trt.export.quantize.proof import TOLERANCE, FoldError, relative_error
 from passionsr_trt.export.quantize.quantizer import fake_quantize
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, set_mode
+from passionsr_trt.export.quantize.sites import Mode, NamedSite
 
 from tests.conftest import DEMO
+from tests.helpers import switch
 
 VALUES = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(torch.tensor)
 
@@ -55,68 +56,55 @@ def test_a_following_boundary_covers_the_transformed_range() -> None:
     assert float(port.transform(x).detach()[0, 0].abs().max()) == 2.0
 
 
-def distance(parts: Parts, image: torch.Tensor) -> float:
+def distance(model: Model, sources: Tensors) -> float:
     """Relative error of the fake-quantized chain to the float one."""
     outputs = []
     for mode in (Mode.FLOAT, Mode.FAKE):
-        x = image
-        for _name, part in parts.items():
-            set_mode(part, mode)
-            x = part(x)
-        outputs.append(x)
+        for part in model.parts:
+            switch(part.module, mode)
+        outputs.append(model.run(sources)["image_out"])
     return relative_error(*outputs)
 
 
 @pytest.mark.parametrize("bits", [8, 6])
 def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits: int) -> None:
-    model = OneStepModel.load(small_model)
     files = calibration_files(DEMO / "calib" / "lr", 4)
     width = {"bits_weights": bits, "bits_activations": bits}
     learned = QuantSpec(**width, method="learned")  # type: ignore[arg-type]
-    images = crops([load_input(path, model) for path in files], 0)
-    image = images[0]
     errors = {}
     for name, spec in (("range", QuantSpec(**width)), ("learned", learned)):  # type: ignore[arg-type]
-        parts = build_parts(model)
+        model = load_model(small_model)
+        images = crops([load_sources(path, model) for path in files], model, 0, CROP)
         make = calibrate if name == "range" else learn_calibration
-        result = make(model, parts, spec, files)
+        result = make(model, spec, files)
         with torch.no_grad():
-            before = [part(x) for _name, part in parts.items() for x in [example(parts, _name, image)]]
-            for part_name, part in parts.items():
-                assert result.apply(part, part_name, example(parts, part_name, image)) > 0
-            after = [part(x) for _name, part in parts.items() for x in [example(parts, _name, image)]]
-            assert all(relative_error(a, b) <= TOLERANCE for a, b in zip(before, after, strict=True))
-            errors[name] = sum(distance(parts, crop) for crop in images) / len(images)
+            before = model.run(images[0])
+            for part in model.parts:
+                assert result.apply(part, before) > 0
+                assert relative_error(before[part.output.name], part.run(before)) <= TOLERANCE
+        errors[name] = sum(distance(model, crop) for crop in images) / len(images)
     assert errors["learned"] < errors["range"]
 
 
-def example(parts: Parts, name: str, image: torch.Tensor) -> torch.Tensor:
-    """A seeded input of a part."""
-    torch.manual_seed(0)
-    return image if name == "vae_encoder" else torch.randn(1, 4, 16, 16)
-
-
 def test_learning_is_repeatable_and_leaves_the_parts_alone(small_model: Path) -> None:
-    model = OneStepModel.load(small_model)
-    parts = build_parts(model)
+    model = load_model(small_model)
     files = calibration_files(DEMO / "calib" / "lr", 2)
     spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        before = parts.vae_encoder(image)
-    first, second = (learn_calibration(model, parts, spec, files) for _ in range(2))
+        before = model.parts[0].module(image)
+    first, second = (learn_calibration(model, spec, files) for _ in range(2))
     assert all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
     with torch.no_grad():
-        assert torch.equal(parts.vae_encoder(image), before)
+        assert torch.equal(model.parts[0].module(image), before)
 
 
 def test_a_wrong_let_fold_is_refused_and_names_its_port(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = OneStepModel.load(small_model)
-    parts = build_parts(model)
+    model = load_model(small_model)
     spec = QuantSpec(method="learned", explicit_gain=0.0, let_steps=0, lbq_steps=0)
-    learned = learn_calibration(model, parts, spec, calibration_files(DEMO / "calib" / "lr", 1))
+    learned = learn_calibration(model, spec, calibration_files(DEMO / "calib" / "lr", 1))
     # a conv2 feeds a residual sum; after conv1 a norm would hide a wrong gain
     ends = ("vae_encoder.", ".conv2.let_scale")
     keys = [key for key in learned.tensors if key.startswith(ends[0]) and key.endswith(ends[1])]
@@ -129,4 +117,4 @@ def test_a_wrong_let_fold_is_refused_and_names_its_port(
 
     monkeypatch.setattr(calibration, "fold_port", wrong)
     with pytest.raises(FoldError, match=port):
-        learned.apply(parts.vae_encoder, "vae_encoder", torch.rand(1, 3, 64, 64))
+        learned.apply(model.part("vae_encoder"), {"image": torch.rand(1, 3, 64, 64)})

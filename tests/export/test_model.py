@@ -70,13 +70,13 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
 def test_damage_is_named(
     small_model: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
-    from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+    from passionsr_trt.export.families.registry import load_model
 
     folder = tmp_path / "model"
     shutil.copytree(small_model, folder)
     damage(folder)
     with pytest.raises(UserError, match=message):
-        build_parts(OneStepModel.load(folder))
+        load_model(folder)
 
 
 def test_the_digest_follows_the_content_not_the_place(small_model: Path, tmp_path: Path) -> None:
@@ -96,6 +96,6 @@ def test_alpha_bar_is_stable_diffusions(small_model: Path) -> None:
 def test_weights_that_do_not_fit_are_named_before_they_are_read(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.export.families.stable_diffusion.folder.free_memory", lambda: 2**10)
+    monkeypatch.setattr("passionsr_trt.export.families.weights.free_memory", lambda: 2**10)
     with pytest.raises(UserError, match=r"of weights in float32; 0\.0 GiB of memory are free"):
         OneStepModel.load(small_model)

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate.data import calibration_files, load_input
-from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
-from passionsr_trt.export.calibrate.ranges import calibrate, run_chain
+from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
+from passionsr_trt.export.calibrate.ranges import calibrate
+from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer, TransformerBlock
-from passionsr_trt.export.families.stable_diffusion.fold import Parts, build_parts
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.proof import relative_error
-from passionsr_trt.export.quantize.sites import Mode, set_mode
-from torch import Tensor
+from passionsr_trt.export.quantize.sites import Mode
 
 from tests.conftest import DEMO
 
@@ -26,11 +25,11 @@ FACTOR = 30.0
 
 
 @torch.no_grad()
-def plant_outliers(parts: Parts) -> int:
+def plant_outliers(model: Model) -> int:
     """Scale one channel in sixteen of every norm that feeds linears alone; returns how many norms."""
     generator = torch.Generator().manual_seed(7)
     count = 0
-    for module in parts.unet.modules():
+    for module in model.part("unet").module.modules():
         pairs = []
         if isinstance(module, TransformerBlock):
             attention = module.attn1
@@ -54,21 +53,21 @@ def plant_outliers(parts: Parts) -> int:
 
 def snr(folder: Path, spec: QuantSpec, files: list[Path], planted: bool) -> float:
     """Of the quantized UNet's output to the float one, in dB."""
-    model = OneStepModel.load(folder)  # anew: the parts share their norms with it
-    parts = build_parts(model)
-    images = crops([load_input(path, model) for path in files], 0)
+    model = load_model(folder)
+    unet = model.part("unet")
+    images = crops([load_sources(path, model) for path in files], model, 0, CROP)
     with torch.no_grad():
-        latent = parts.vae_encoder(images[0])
-        expected = parts.unet(latent)
+        tensors = model.run(images[0])
+        expected = unet.run(tensors)
         if planted:
-            assert plant_outliers(parts) >= 4
-            assert relative_error(expected, parts.unet(latent)) < 1e-4, "the float model is the same"
+            assert plant_outliers(model) >= 4
+            assert relative_error(expected, unet.run(tensors)) < 1e-4, "the float model is the same"
     make = calibrate if spec.method == "range" else learn_calibration
-    calibration = make(model, parts, spec, files)
+    calibration = make(model, spec, files)
     with torch.no_grad():
-        calibration.apply(parts.unet, "unet", latent)
-        set_mode(parts.unet, Mode.FAKE)
-        found = parts.unet(latent)
+        calibration.apply(unet, tensors)
+        with unet.mode(Mode.FAKE):
+            found = unet.run(tensors)
     return float(-20 * torch.log10(torch.linalg.norm(found - expected) / torch.linalg.norm(expected)))
 
 
@@ -81,9 +80,8 @@ def test_let_absorbs_outlier_channels_and_minmax_does_not(small_model: Path) -> 
 
 
 def test_the_chain_is_the_same_with_outliers(small_model: Path) -> None:
-    parts = build_parts(OneStepModel.load(small_model))
-    image: Tensor = torch.rand(1, 3, 64, 64) * 2 - 1
-    with torch.no_grad():
-        before = run_chain(parts, image)
-        plant_outliers(parts)
-        assert relative_error(before, run_chain(parts, image)) < 1e-4
+    model = load_model(small_model)
+    sources = {"image": torch.rand(1, 3, 64, 64) * 2 - 1}
+    before = model.run(sources)["image_out"]
+    plant_outliers(model)
+    assert relative_error(before, model.run(sources)["image_out"]) < 1e-4

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.passionsr import Report, port_tensors, read_layer
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.proof import relative_error
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, SiteConv, set_mode
+from passionsr_trt.export.quantize.sites import Mode, NamedSite, SiteConv
 from passionsr_trt.runtime.main import main
 from torch import Tensor, nn
 
 from tests.export.ldm import unet_names, vae_names
+from tests.helpers import lone_part, switch
 
 
 def entries(name: str, weight: Tensor, x: Tensor, split: bool = False) -> dict[str, Tensor]:
@@ -59,10 +60,10 @@ def test_the_grid_of_a_convolution_is_theirs(split: bool, bits: int) -> None:
     layer = read_layer(theirs, "l", weight, Path("file"), report)
     tensors = port_tensors([NamedSite("l", "l", site)], {"l": layer}, spec, report)
     ours = Calibration("", spec, "", tensors)
-    part = nn.Sequential(site)
+    part = lone_part("p", nn.Sequential(site), 16)
     renamed = {key.replace("l.", "p.0.", 1): value for key, value in tensors.items()}
     ours.tensors = renamed
-    assert ours.apply(part, "p", x) == 1 and report.sites == 1
+    assert ours.apply(part, {"image": x}) == 1 and report.sites == 1
 
     scale, shift = (theirs[f"l.{name}"] for name in ("scale_factor", "offset"))
     halves = range(2) if split else range(1)
@@ -73,7 +74,7 @@ def test_the_grid_of_a_convolution_is_theirs(split: bool, bits: int) -> None:
     low, high = low[:, None, None], high[:, None, None]
     step = (high - low) / (2**bits - 1)
     expected = (torch.round(((x - shift) / scale - low) / step) * step + low) * scale + shift
-    set_mode(part, Mode.FAKE)
+    switch(part.module, Mode.FAKE)
     delta, gain = renamed["p.0.let_shift"][:, None, None], renamed["p.0.let_scale"][:, None, None]
     top, left, bottom, right = site.port.pads
     found = site.port(x)[:, :, top : -bottom or None, left : -right or None] * gain + delta
@@ -142,16 +143,15 @@ def test_a_calibrated_checkpoint_becomes_a_calibration(
     assert "norm that differs" not in said and "stay float" not in said
     (folder,) = tmp_path.iterdir()
     calibration = Calibration.load(folder)
-    model = OneStepModel.load(small_model)
     torch.manual_seed(0)
-    image, latent = torch.rand(1, 3, 64, 64) * 2 - 1, torch.randn(1, 4, 16, 16)
+    latent = torch.randn(1, 4, 16, 16)
+    tensors = {"image": torch.rand(1, 3, 64, 64) * 2 - 1, "latent": latent, "clean_latent": latent}
     with torch.no_grad():
-        for name, part in build_parts(model).items():
-            x = image if name == "vae_encoder" else latent
-            before = part(x)
-            assert calibration.apply(part, name, x) > 0, "and every fold is proved"
-            set_mode(part, Mode.FAKE)
-            assert 0 < relative_error(before, part(x)) < 0.25, name
+        for part in load_model(small_model).parts:
+            before = part.run(tensors)
+            assert calibration.apply(part, tensors) > 0, "and every fold is proved"
+            with part.mode(Mode.FAKE):
+                assert 0 < relative_error(before, part.run(tensors)) < 0.25, part.name
 
 
 def test_foreign_files_are_refused(

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate.data import calibration_files, load_input
-from passionsr_trt.export.calibrate.dqc import crops, learn_calibration
+from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+from passionsr_trt.export.calibrate.dqc import learn_calibration
 from passionsr_trt.export.calibrate.ranges import calibrate
 from passionsr_trt.export.calibrate.sensitivity import Probe, without
-from passionsr_trt.export.families.stable_diffusion.fold import build_parts
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.sites import Mode
 from passionsr_trt.runtime.main import main
@@ -25,17 +24,16 @@ FILES = calibration_files(DEMO / "calib" / "lr", 2)
 
 @pytest.fixture(scope="module")
 def probe(small_model: Path) -> Probe:
-    model = OneStepModel.load(small_model)
+    model = load_model(small_model)
     spec = QuantSpec(method="learned", let_steps=0, lbq_steps=0, bits_weights=6, bits_activations=6)
-    parts = build_parts(model)
-    calibration = learn_calibration(model, parts, spec, FILES)
-    return Probe(parts, calibration, crops([load_input(FILES[0], model)], 0, 64))
+    calibration = learn_calibration(model, spec, FILES)
+    return Probe(model, calibration, crops([load_sources(FILES[0], model)], model, 0, 64))
 
 
 def test_the_extremes_are_the_float_and_the_quantized_chain(probe: Probe) -> None:
     everything = list(probe.ports)
     assert probe.run(Mode.FAKE, Mode.FLOAT, everything) > 100
-    quantized = probe.psnr(probe.fakes["out"])
+    quantized = probe.psnr(probe.fakes)
     assert probe.run(Mode.FLOAT, Mode.FAKE, everything) == pytest.approx(quantized, abs=1e-3)
     assert probe.run(Mode.FAKE, Mode.FLOAT, []) == pytest.approx(quantized, abs=1e-3)
     assert quantized < 60
@@ -44,7 +42,7 @@ def test_the_extremes_are_the_float_and_the_quantized_chain(probe: Probe) -> Non
 def test_a_budget_is_met_with_as_few_float_ports_as_the_ranking_allows(probe: Probe) -> None:
     decoder = [port for port in probe.ports if port.startswith("vae_decoder")]
     ranking = decoder + [port for port in probe.ports if port not in decoder]
-    quantized = probe.psnr(probe.fakes["out"])
+    quantized = probe.psnr(probe.fakes)
     kept, psnr = probe.within_budget(ranking, quantized + 1.0)
     assert 0 < len(kept) < len(ranking) and psnr >= quantized + 1.0
     assert probe.run(Mode.FAKE, Mode.FLOAT, kept[:-1]) < quantized + 1.0
@@ -54,17 +52,17 @@ def test_a_budget_is_met_with_as_few_float_ports_as_the_ranking_allows(probe: Pr
 
 
 def test_a_calibration_without_sites_exports_them_float(small_model: Path) -> None:
-    model = OneStepModel.load(small_model)
-    parts = build_parts(model)
-    whole = calibrate(model, parts, QuantSpec(), FILES[:1])
+    model = load_model(small_model)
+    decoder = model.part("vae_decoder")
+    whole = calibrate(model, QuantSpec(), FILES[:1])
     site = "vae_decoder.mid_block.resnets.0.conv1"
     reduced = without(whole, [site])
     assert reduced.key != whole.key and reduced.spec.exclude == (site,)
     assert (
-        reduced.apply(parts.vae_decoder, "vae_decoder")
+        reduced.apply(decoder)
         == sum(key.startswith("vae_decoder.") and key.endswith(".weight_scale") for key in whole.tensors) - 1
     )
-    assert parts.vae_decoder.get_submodule(site.removeprefix("vae_decoder.")).weight_scale is None
+    assert decoder.module.get_submodule(site.removeprefix("vae_decoder.")).weight_scale is None
 
 
 def test_the_command_writes_report_plot_and_calibration(

@@ -12,10 +12,11 @@ from onnx import numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.export.quantize.quantizer import quantize
-from passionsr_trt.export.quantize.sites import Mode, Port, SiteConv, SiteLinear, set_mode
+from passionsr_trt.export.quantize.sites import Mode, Port, SiteConv, SiteLinear
 from torch import nn
 
 from tests.conftest import Built
+from tests.helpers import switch
 
 
 @pytest.fixture(scope="module", params=["vae_encoder", "unet", "vae_decoder"])
@@ -112,10 +113,10 @@ def test_codes_and_results_agree_with_pytorch_code_for_code(kind: str, bits: int
     high = 2 ** (bits - 1) - 1
     site.set_weight_scale(site.weight.flatten(1).abs().amax(1) / high, high)
     site.port.set_scale(torch.tensor(2.0 / high), -high - 1, high)
-    set_mode(site, Mode.FAKE)
+    switch(site, Mode.FAKE)
     expected, codes = site(x), quantize(x, torch.tensor(2.0 / high), -high - 1, high)
     site.prepare_export()
-    set_mode(site, Mode.QDQ)
+    switch(site, Mode.QDQ)
     program = torch.onnx.export(OneSite(site).eval(), (x,), dynamo=True, opset_version=20, verbose=False)
     assert program is not None
     model = program.model_proto

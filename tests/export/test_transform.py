@@ -6,22 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.export.families.stable_diffusion.fold import build_parts
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.families.stable_diffusion.chain import build_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
-from passionsr_trt.export.quantize.sites import Mode, SiteConv, group_ports, named_sites, set_mode
-from passionsr_trt.export.quantize.transform import absorbers, fold_port
+from passionsr_trt.export.quantize.sites import Mode, SiteConv, SiteLinear, group_ports, in_mode, named_sites
+from passionsr_trt.export.quantize.transform import Absorb, Into, fold_port, into_rows, resolve
 from torch import nn
 
 from tests.conftest import DEMO
 from tests.helpers import write_model
 
 
-def fold_everything(part: nn.Module, name: str, shift: float, seed: int) -> int:
+def fold_everything(part: Part, shift: float, seed: int) -> int:
     """Random s in [0.2, 5] and δ at every port; returns how many ports an absorber took."""
     generator = torch.Generator().manual_seed(seed)
-    found = absorbers(part)
-    for sites in group_ports(list(named_sites(part, name))).values():
+    found = part.absorbers()
+    for sites in group_ports(part.sites()).values():
         channels = sites[0].site.in_channels
         s = torch.exp((torch.rand(channels, generator=generator, dtype=torch.float64) * 2 - 1) * 1.6)
         delta = shift * torch.randn(channels, generator=generator, dtype=torch.float64)
@@ -35,14 +38,14 @@ def fold_everything(part: nn.Module, name: str, shift: float, seed: int) -> int:
 def test_random_transformations_of_every_port_change_nothing(tmp_path: Path, kind: str, shift: float) -> None:
     folder = DEMO / "model" if kind == "demo" else write_model(tmp_path / "model", kind)
     model = OneStepModel.load(folder)
-    parts, folded = build_parts(model), build_parts(model)
-    x = torch.rand(1, 3, 64, 128) * 2 - 1
-    for (name, part), (_name, other) in zip(parts.items(), folded.items(), strict=True):
-        reference = part(x)
-        assert fold_everything(other, name, shift, seed=1) > 0
-        assert relative_error(reference, other(x)) <= TOLERANCE, name
-        assert relative_error(reference, part(x)) == 0, "the original must not be touched"
-        x = reference
+    parts, folded = build_model(model).parts, build_model(model).parts
+    tensors = {"image": torch.rand(1, 3, 64, 128) * 2 - 1}
+    for part, other in zip(parts, folded, strict=True):
+        reference = part.run(tensors)
+        assert fold_everything(other, shift, seed=1) > 0
+        assert relative_error(reference, other.run(tensors)) <= TOLERANCE, part.name
+        assert relative_error(reference, part.run(tensors)) == 0, "the original must not be touched"
+        tensors[part.output.name] = reference
 
 
 def test_a_shifted_padded_convolution_is_exact_on_the_border() -> None:
@@ -61,9 +64,9 @@ def test_a_shifted_padded_convolution_is_exact_on_the_border() -> None:
 
 
 def test_absorbed_ports_carry_no_explicit_operation(small_model: Path) -> None:
-    unet = build_parts(OneStepModel.load(small_model)).unet
-    fold_everything(unet, "unet", 0.5, seed=2)
-    block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    unet = load_model(small_model).part("unet")
+    fold_everything(unet, 0.5, seed=2)
+    block = unet.module.down_blocks[0].attentions[0].transformer_blocks[0]
     for port in (block.attn1.to_q.port, block.attn2.to_q.port, block.ff.proj.port, block.attn1.to_out[0].port):
         assert port.multiplier is None and port.offset is None
     assert block.ff.out.port.multiplier is None and block.ff.out.port.offset is not None
@@ -73,13 +76,41 @@ def test_absorbed_ports_carry_no_explicit_operation(small_model: Path) -> None:
 def test_a_fold_carries_the_weight_quantizer_of_its_rows_along() -> None:
     """Quantizing before or after rows are scaled gives the same function."""
     torch.manual_seed(0)
-    from passionsr_trt.export.quantize.sites import SiteLinear
-    from passionsr_trt.export.quantize.transform import into_rows
-
     site, x = SiteLinear(torch.randn(5, 7), torch.randn(5)), torch.randn(3, 7)
     site.set_weight_scale(site.weight.abs().amax(1) / 127, 127)
-    set_mode(site, Mode.FAKE)
-    before = site(x)
-    s, delta = torch.rand(5).double() + 0.5, torch.randn(5).double()
-    into_rows(site, takes_shift=True).fold(s, delta)
-    torch.testing.assert_close(site(x) * s.float() + delta.float(), before, rtol=1e-4, atol=1e-4)
+    with in_mode(site, Mode.FAKE):
+        before = site(x)
+        s, delta = torch.rand(5).double() + 0.5, torch.randn(5).double()
+        into_rows(site, takes_shift=True).fold(s, delta)
+        torch.testing.assert_close(site(x) * s.float() + delta.float(), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_of_a_family_that_names_no_neighbour_is_refused(small_model: Path) -> None:
+    unet = load_model(small_model).part("unet").module
+    with pytest.raises(UserError, match="to_q; expected the affine part"):
+        resolve(unet, [Absorb("attn1.to_q", "attn1.to_k")])
+    with pytest.raises(UserError, match="expected the output rows of a site"):
+        resolve(unet, [Absorb("ff.out", "norm3", Into.ROWS)])
+
+
+@torch.no_grad()
+def test_a_wrong_row_is_refused_by_the_proof(small_model: Path) -> None:
+    """norm1 in front of the feed-forward, which norm3 feeds: the float output is another."""
+    part = load_model(small_model).part("unet")
+    x = torch.randn(1, 4, 16, 16)
+    reference = part.module(x)
+    wrong = resolve(part.module, [Absorb("ff.proj", "norm1")])
+    (port, absorber), *_others = wrong.items()
+    sites = [named for named in part.sites() if named.site.port is port]
+    channels = sites[0].site.in_channels
+    fold_port(sites, absorber, torch.full((channels,), 2.0).double(), torch.zeros(channels).double())
+    assert relative_error(reference, part.module(x)) > TOLERANCE
+
+
+def test_modes_go_back_when_the_work_fails() -> None:
+    site = SiteLinear(torch.randn(2, 2), None)
+    with in_mode(site, Mode.FAKE):
+        with pytest.raises(RuntimeError), in_mode(site, Mode.LEARN):
+            raise RuntimeError
+        assert site.mode is site.port.mode is Mode.FAKE
+    assert site.mode is site.port.mode is Mode.FLOAT

@@ -67,7 +67,7 @@ def test_both_close_them_on_errors(
 def test_a_chain_that_cannot_be_opened_closes_those_before_it(
     small: Built, tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Chain, "from_onnx", fail)
+    monkeypatch.setattr(benchmark, "open_onnx", fail)
     with pytest.raises(RuntimeError):
         main(benchmark_words(small, tmp_path))
     assert sorted(closed) == ["OpenVINO FP32", "OpenVINO INT8"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.runtime.benchmark import summarize
-from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.loading import load_engines, open_onnx
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -64,7 +64,7 @@ def test_float_engines_equal_onnx_runtime_at_any_size(demo: Built, size: tuple[i
     from passionsr_trt.engines.bundle.bundles import OnnxBundle
 
     image = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
-    expected = Chain.from_onnx(OnnxBundle.load(demo.onnx_fp32)).run(image)
+    expected = open_onnx(OnnxBundle.load(demo.onnx_fp32)).run(image)
     found = load_engines(demo.engines_fp32).run(image)
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.targets import TensorRTTarget
+from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.runtime import doctor
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled
@@ -43,7 +44,7 @@ def test_doctor_is_content_with_a_gpu_alone(
 
 
 @pytest.mark.parametrize(
-    "module", ["doctor", "benchmark", "compare", "infer", "profile_openvino", "trt_chain", "trt_engine"]
+    "module", ["doctor", "benchmark", "compare", "infer", "backends.openvino_profile", "backends.tensorrt.chain"]
 )
 def test_what_tensorrt_engines_need_imports_no_openvino(module: str) -> None:
     done = without_openvino(f"import passionsr_trt.runtime.{module}")
@@ -57,8 +58,10 @@ def test_benchmark_goes_on_to_the_engines_without_openvino(tmp_path: Path) -> No
 
 
 def test_a_profile_of_other_engines_is_refused(tmp_path: Path) -> None:
-    model = ModelInfo(digest="", upscale=4, latent_channels=4, posterior="mode")
-    bundle = EngineBundle(model, "tensorrt", {}, "fp16", None, {}, [], {}, {}, {}, tmp_path)
+    size = (512, 512)
+    target = TensorRTTarget(size, size, size, 1, (), 0, None, False, False)
+    model = ModelInfo("", "none", 4, "none")
+    bundle = EngineBundle(model, "fp16", None, (), {}, "tensorrt", target, {}, {}, {}, folder=tmp_path)
     with pytest.raises(UserError, match="no profile of engines for tensorrt; expected OpenVINO") as raised:
         check_profiled(bundle)
     assert "\n" not in str(raised.value)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.tensorrt.library import has_driver
-from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.loading import load_engines, open_onnx
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
@@ -22,6 +22,7 @@ USED = {
         "create_engine_inspector",
         "create_execution_context",
         "create_runtime_config",
+        "device_memory_size_v2",
         "get_tensor_mode",
         "get_tensor_name",
         "get_tensor_profile_shape",
@@ -88,25 +89,34 @@ def test_a_missing_execution_provider_is_named(
 @pytest.mark.gpu
 @NO_GPU
 def test_the_chain_on_the_gpu_gives_what_onnx_runtime_gives(engines: Path, small: Built) -> None:
-    expected = Chain.from_onnx(OnnxBundle.load(small.onnx_int8))
+    expected = open_onnx(OnnxBundle.load(small.onnx_int8))
     images = [
         np.random.default_rng(seed).uniform(-1, 1, (1, 3, side, side)).astype(np.float32)
         for seed, side in enumerate((128, 128, 64, 128))
     ]
     chain = load_engines(engines)
     found: list[np.ndarray] = []
-    thread = threading.Thread(target=lambda: found.extend(chain.run_many(iter(images))))
+    seconds: list[dict[str, float]] = []
+
+    def work() -> None:
+        for done in chain.stream(chain.parts, ({"image": image} for image in images)):
+            found.append(done.tensors[chain.output])
+            seconds.append(done.seconds)
+
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert len(found) == len(images)
     for image, result in zip(images, found, strict=True):
-        wanted = expected.run(image)
+        wanted = expected.run({"image": image}).tensors[chain.output]
         # two executors of one quantized graph part by about a quantization step
         assert np.linalg.norm(result - wanted) / np.linalg.norm(wanted) < 0.05
-    assert set(chain.seconds) == {"vae_encoder", "unet", "vae_decoder"} and min(chain.seconds.values()) > 0
-    pair = np.concatenate(images[:2])
-    assert np.linalg.norm(chain.run(pair) - expected.run(pair)) / np.linalg.norm(expected.run(pair)) < 0.05
-    single = chain.engines["unet"].run(expected.stages(images[0])["latent"])
+    assert set(seconds[-1]) == {"vae_encoder", "unet", "vae_decoder"} and min(seconds[-1].values()) > 0
+    pair = {"image": np.concatenate(images[:2])}
+    wanted = expected.run(pair).tensors[chain.output]
+    assert np.linalg.norm(chain.run(pair).tensors[chain.output] - wanted) / np.linalg.norm(wanted) < 0.05
+    latent = expected.run({"image": images[0]}, ["latent"]).tensors
+    single = chain.run_part(chain.parts[1], latent).tensors["clean_latent"]
     assert np.isfinite(single).all()
     chain.close()
     chain.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +12,13 @@ import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.memory import free_memory
-from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.memory import MemoryModel
+from passionsr_trt.runtime.memory import HostMemory
+from passionsr_trt.runtime.planning import Options, need, plan_tiles
 from passionsr_trt.runtime.tile_choice import tilings
 from passionsr_trt.runtime.tiling import Tiles
-from passionsr_trt.runtime.upscaler import Options
 from PIL import Image
 
 from tests.conftest import Built
@@ -28,7 +28,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from passionsr_trt.runtime.chain import load_engines
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 side, tile, batch = map(int, sys.argv[2:])
 chain = load_engines(Path(sys.argv[1]), 2)
@@ -51,10 +52,9 @@ def test_the_prediction_is_what_a_process_takes(demo: Built, chain: Chain) -> No
     for side, tile, batch in ((256, 0, 1), (768, 0, 1), (768, 384, 4)):  # 9 tiles: 3 at once
         command = [sys.executable, "-c", PEAK, str(demo.engines_int8), *map(str, (side, tile, batch))]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-        tiles = Tiles((tile, tile), (tile, tile), 64, batch) if tile else None
-        at_once = tiles.at_once((side, side), tiles.vae) if tiles else side**2
-        predicted.append(chain.memory.predict(side**2, at_once, at_once))
-    assert at_once == 3 * 384**2
+        tiles = Tiles({part.name: (tile, tile) for part in chain.parts}, 64, batch) if tile else None
+        predicted.append(need((side, side), chain, tiles))
+    assert tiles is not None and tiles.at_once((side, side), "unet") == 3 * 384**2
     for index in (1, 2):
         assert predicted[index] == pytest.approx(peaks[index], rel=0.2)
         assert predicted[index] - predicted[0] == pytest.approx(peaks[index] - peaks[0], rel=0.2)
@@ -63,23 +63,25 @@ def test_the_prediction_is_what_a_process_takes(demo: Built, chain: Chain) -> No
 def test_tiles_shrink_until_they_fit(chain: Chain) -> None:
     assert chain.memory is not None
     for size in ((1024, 960), (2048, 1024)):
-        choices = list(tilings(size, 64, None))
-        needs = [
-            chain.memory.predict(math.prod(size), math.prod(tiles.vae), math.prod(tiles.unet)) for tiles in choices
-        ]
+        choices = list(tilings(size, 64, None, chain.parts))
+        needs = [need(size, chain, tiles) for tiles in choices]
         assert needs == sorted(needs, reverse=True) and needs[-1] < needs[0]
-        for need in needs:
-            assert Options(memory=need).tiles_for(size, chain) == choices[needs.index(need)]
+        for needed in needs:
+            assert plan_tiles(size, chain, Options(memory=needed)) == choices[needs.index(needed)]
         with pytest.raises(UserError, match=f"takes {needs[-1] / 2**30:.2f} GiB at least"):
-            Options(memory=needs[-1] - 1).tiles_for(size, chain)
-    wanted = Options(memory=needs[0] + 1, batch=8).tiles_for(size, chain)
-    assert wanted is not None and (wanted.vae, wanted.unet) == (choices[0].vae, choices[0].unet), (
-        "batches shrink first"
-    )
-    assert Options(memory=2**40).tiles_for((512, 512), chain) is None
-    assert Options(memory=1, tile=256).tiles_for((512, 512), replace(chain, memory=None)) == Tiles(
-        (256, 256), (256, 256), 64
-    )
+            plan_tiles(size, chain, Options(memory=needs[-1] - 1))
+    wanted = plan_tiles(size, chain, Options(memory=needs[0] + 1, batch=8))
+    assert wanted is not None and wanted.sides == choices[0].sides, "batches shrink first"
+    assert plan_tiles((512, 512), chain, Options(memory=2**40)) is None
+    unknown = plan_tiles((512, 512), replace(chain, memory=None), Options(memory=1, tile=256))
+    assert unknown is not None and set(unknown.sides.values()) == {(256, 256)}
+
+
+def test_what_is_free_is_the_limit_where_none_is_given(chain: Chain) -> None:
+    assert isinstance(chain.memory, HostMemory)
+    choices = list(tilings((2048, 1024), 64, None, chain.parts))
+    small = replace(chain, memory=replace(chain.memory, free=need((2048, 1024), chain, choices[2])))
+    assert plan_tiles((2048, 1024), small, Options()) == choices[2]
 
 
 @pytest.mark.parametrize("more", [[], ["--tile", "512"]])
@@ -105,9 +107,8 @@ def test_less_memory_gives_nearly_the_same_picture(demo: Built, photo: Path, tmp
 
 def test_engines_of_an_older_build_are_taken_without_a_prediction(demo: Built) -> None:
     bundle = EngineBundle.load(demo.engines_int8)
-    older = {name: {**figures} for name, figures in bundle.coverage.items()}
-    del older["unet"]["activation_bytes"]
-    assert MemoryModel.of(replace(bundle, coverage=older)) is None
+    older = {**bundle.coverage, "unet": replace(bundle.coverage["unet"], activation_bytes=0)}
+    assert HostMemory.of(replace(bundle, coverage=older)) is None
 
 
 def test_a_container_has_less_than_the_machine(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.errors import UsageError
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
+from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.colour import adain, align, low_pass, wavelet
 from passionsr_trt.runtime.metrics import lpips, psnr, ssim
-from passionsr_trt.runtime.upscaler import Options
+from passionsr_trt.runtime.planning import Options, check_options
 from PIL import Image
 
 RNG = np.random.default_rng(0)
@@ -29,9 +32,16 @@ def test_wavelet_takes_low_frequencies_from_the_source_and_keeps_high_ones() -> 
 
 
 def test_options_refuse_what_cannot_be_tiled() -> None:
-    for bad in ({"tile": 100}, {"tile": 64}, {"tile": 128, "overlap": 128}):
+    image, latent = TensorInfo("image", 3, 1), TensorInfo("latent", 3, 8)
+    parts = (
+        PartInfo("first", "", (image,), latent, 64),
+        PartInfo("last", "", (latent,), TensorInfo("out", 3, 1), 8),
+    )
+    chain = Chain(ModelInfo("", "none", 1, "none"), parts, HostExecutor({}), "none")
+    check_options(Options(tile=128, overlap=64), chain)
+    for bad in ({"tile": 100}, {"tile": 64}, {"tile": 128, "overlap": 128}, {"overlap": 12}, {"overlap": 456}):
         with pytest.raises(UsageError):
-            Options(**bad)  # type: ignore[arg-type]
+            check_options(Options(**bad), chain)  # type: ignore[arg-type]
 
 
 def picture(array: np.ndarray) -> Image.Image:

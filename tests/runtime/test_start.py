@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.wiring import ModelInfo
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
 from passionsr_trt.runtime.backends import openvino as openvino_engine
+from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.infer import by_size
+from passionsr_trt.runtime.loading import open_engines
 from passionsr_trt.runtime.main import main
 from PIL import ExifTags, Image
 
@@ -18,14 +21,14 @@ from tests.conftest import Built
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Every compilation from now on: (part, shape)."""
-    done: list[tuple[str, tuple[int, ...]]] = []
+    done: list[tuple[Any, ...]] = []
     original = openvino_engine.compile_static
 
-    def counted(path: Path, shape: tuple[int, ...], *rest: object, **more: object) -> object:
-        done.append((path.stem, shape))
-        return original(path, shape, *rest, **more)  # type: ignore[arg-type]
+    def counted(path: Path, shapes: dict[str, tuple[int, ...]], *rest: object, **more: object) -> object:
+        done.append((path.stem, *shapes.values()))
+        return original(path, shapes, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(openvino_engine, "compile_static", counted)
     return done
@@ -42,7 +45,7 @@ def infer(engines: Path, output: Path, *words: str | Path) -> int:
 
 
 def test_the_second_run_compiles_nothing_and_gives_the_same_bits(
-    small: Built, photo: Path, tmp_path: Path, cache: Path, compiled: list[tuple[str, tuple[int, ...]]]
+    small: Built, photo: Path, tmp_path: Path, cache: Path, compiled: list[tuple[Any, ...]]
 ) -> None:
     assert infer(small.engines_int8, tmp_path / "1.png", photo) == 0
     assert len(compiled) == 3 and len(list(cache.iterdir())) == 3
@@ -54,7 +57,7 @@ def test_the_second_run_compiles_nothing_and_gives_the_same_bits(
 
 
 def test_a_damaged_compiled_model_is_compiled_again(
-    small: Built, photo: Path, tmp_path: Path, cache: Path, compiled: list[tuple[str, tuple[int, ...]]]
+    small: Built, photo: Path, tmp_path: Path, cache: Path, compiled: list[tuple[Any, ...]]
 ) -> None:
     assert infer(small.engines_int8, tmp_path / "1.png", photo) == 0
     for path in cache.iterdir():
@@ -70,7 +73,7 @@ def test_without_a_cache_nothing_is_kept(small: Built, photo: Path, tmp_path: Pa
 
 
 def test_pictures_of_one_size_go_together(
-    small: Built, tmp_path: Path, compiled: list[tuple[str, tuple[int, ...]]], cache: Path
+    small: Built, tmp_path: Path, compiled: list[tuple[Any, ...]], cache: Path
 ) -> None:
     sizes = [(32, 32), (64, 32), (96, 32), (64, 64), (31, 30), (60, 31)]  # more than engines keep, mixed
     for index, size in enumerate(sizes):
@@ -85,7 +88,8 @@ def test_pictures_of_one_size_go_together(
 
 
 def test_the_order_is_that_of_first_appearance_and_a_turned_picture_counts_as_it_will_be(tmp_path: Path) -> None:
-    model = ModelInfo(digest="", upscale=4, latent_channels=4, posterior="mode")
+    part = PartInfo("part", "", (TensorInfo("image", 3, 1),), TensorInfo("out", 3, 1), 64)
+    chain = Chain(ModelInfo("", "none", 4, "none"), (part,), HostExecutor({}), "sizes")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     for name, size, more in (
@@ -98,13 +102,13 @@ def test_the_order_is_that_of_first_appearance_and_a_turned_picture_counts_as_it
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     names = ("a", "b", "broken", "c", "d")
     pairs = {tmp_path / f"{name}.png": Path(name) for name in names}
-    assert [target.name for target in by_size(pairs, model).values()] == ["a", "c", "b", "d", "broken"]
+    assert [target.name for target in by_size(pairs, chain).values()] == ["a", "c", "b", "d", "broken"]
 
 
 def test_compilation_is_in_no_part_s_seconds(small: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is read after a shape is prepared, never around it."""
     now = 0.0
-    monkeypatch.setattr("passionsr_trt.runtime.chain.time.perf_counter", lambda: now)
+    monkeypatch.setattr("passionsr_trt.runtime.backends.host.time.perf_counter", lambda: now)
     original = openvino_engine.compile_static
 
     def slow(*words: object, **more: object) -> object:
@@ -113,7 +117,7 @@ def test_compilation_is_in_no_part_s_seconds(small: Built, monkeypatch: pytest.M
         return original(*words, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(openvino_engine, "compile_static", slow)
-    chain = Chain.from_engines(EngineBundle.load(small.engines_int8))
-    chain.stages(np.zeros((1, 3, 64, 64), np.float32))
-    list(chain.run_part("unet", [np.zeros((1, 4, 16, 8), np.float32)]))
-    assert now == 400.0 and set(chain.seconds.values()) == {0.0}
+    chain = open_engines(EngineBundle.load(small.engines_int8))
+    whole = chain.run({"image": np.zeros((1, 3, 64, 64), np.float32)})
+    part = chain.run_part(chain.parts[1], {"latent": np.zeros((1, 4, 16, 8), np.float32)})
+    assert now == 400.0 and {*whole.seconds.values(), *part.seconds.values()} == {0.0}

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime.chain import Chain, load_engines
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
+from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.chain import Chain, Limits
 from passionsr_trt.runtime.images import read_picture, to_array, upscale
+from passionsr_trt.runtime.loading import load_engines
+from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.tile_choice import WIDE, WIDE_COST, tilings
-from passionsr_trt.runtime.tiling import Tiles, map_tiles, run_tiled, seam_energy, tile_starts
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.tiling import Tiles, run_tiled, seam_energy, tile_starts
+from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 
 from tests.conftest import DEMO, Built
 
 RNG = np.random.default_rng(0)
+IMAGE, LATENT = TensorInfo("image", 3, 1), TensorInfo("latent", 3, 8)
+CLEAN = TensorInfo("clean_latent", 3, 8)
+PARTS = (
+    PartInfo("vae_encoder", "", (IMAGE,), LATENT, 8),
+    PartInfo("unet", "", (LATENT,), CLEAN, 64),
+    PartInfo("vae_decoder", "", (CLEAN,), TensorInfo("image_out", 3, 1), 8),
+)
+
+
+def tiles(vae: Size, unet: Size, overlap: int = 64) -> Tiles:
+    return Tiles({"vae_encoder": vae, "unet": unet, "vae_decoder": vae}, overlap)
 
 
 @settings(deadline=None, max_examples=30)
@@ -31,9 +45,10 @@ RNG = np.random.default_rng(0)
     st.tuples(st.integers(2, 4), st.integers(2, 4)),
     st.integers(0, 15),
     st.integers(1, 7),
+    st.booleans(),
 )
 def test_tiles_of_an_identity_give_the_image_back(
-    rows: int, columns: int, tile: tuple[int, int], overlap: int, batch: int
+    rows: int, columns: int, tile: tuple[int, int], overlap: int, batch: int, ragged: bool
 ) -> None:
     image = RNG.random((1, 3, rows * 64, columns * 64), np.float32)
     shapes, batches = set(), []
@@ -43,12 +58,18 @@ def test_tiles_of_an_identity_give_the_image_back(
         batches.append(len(pieces))
         return pieces
 
-    result = map_tiles(partial(map, run), image, (tile[0] * 8, tile[1] * 8), overlap, 8, batch)
-    np.testing.assert_allclose(result, image, atol=1e-5)
+    sides = {"part": (tile[0] * 64, tile[1] * 64)}
+    result = run_tiled(alone(run), {"image": image}, Tiles(sides, overlap * 8, batch, ragged))
+    np.testing.assert_allclose(result.tensors["out"], image, atol=1e-5)
     shape = min(tile[0], rows) * 64, min(tile[1], columns) * 64
     assert shapes == {shape}, "every tile has one shape, so one compiled engine"
-    assert len(set(batches)) == 1 and batches[0] <= batch
-    assert all(sum(batches) % size for size in range(batches[0] + 1, min(batch, sum(batches)) + 1)), "the largest"
+    count = sum(batches)
+    assert batches[0] <= batch
+    if ragged:
+        assert len(batches) == -(-count // batch), "as few as there can be"
+    else:
+        assert len(set(batches)) == 1
+        assert all(count % size for size in range(batches[0] + 1, min(batch, count) + 1)), "the largest"
 
 
 def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
@@ -57,7 +78,8 @@ def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
     def run(piece: np.ndarray) -> np.ndarray:
         return piece + next(tones)
 
-    result = map_tiles(partial(map, run), np.zeros((1, 3, 512, 256), np.float32), (256, 256), 128, 1)[0, 0, :, 0]
+    zeros = {"image": np.zeros((1, 3, 512, 256), np.float32)}
+    result = run_tiled(alone(run), zeros, Tiles({"part": (256, 256)}, 128)).tensors["out"][0, 0, :, 0]
     assert result[0] == 0 and result[-1] == 2
     assert np.abs(np.diff(result)).max() < np.pi / 2 / 128 * 1.1
 
@@ -75,14 +97,14 @@ def computed(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> int:
 
 
 def test_the_tiles_that_compute_least_are_chosen() -> None:
-    first = next(tilings((2048, 2048), 64, None))
-    assert first == Tiles((728, 464), (576, 576), 64), "15 and 16 tiles, against 25 of 512×512"
-    assert str(first) == "tiles of 728×464 pixels (UNet 576×576)"
-    assert next(tilings((1024, 1024), 64, None)) == Tiles((1024, 384), (1024, 384), 64)
+    first = next(tilings((2048, 2048), 64, None, PARTS))
+    assert first == tiles((728, 464), (576, 576)), "15 and 16 tiles, against 25 of 512×512"
+    assert str(first) == "tiles of 728×464 pixels (unet 576×576)"
+    assert next(tilings((1024, 1024), 64, None, PARTS)) == tiles((1024, 384), (1024, 384))
     only = ((512, 448), (512, 448))
-    assert list(tilings((4096, 4096), 64, only)) == [Tiles((512, 448), (512, 448), 64)]
+    assert list(tilings((4096, 4096), 64, only, PARTS)) == [tiles((512, 448), (512, 448))]
     some = ((256, 256), (640, 640))
-    assert list(tilings((2048, 1024), 64, some)) == [Tiles((576, 384), (576, 384), 64)]
+    assert list(tilings((2048, 1024), 64, some, PARTS)) == [tiles((576, 384), (576, 384))]
 
 
 @settings(deadline=None, max_examples=300)
@@ -91,17 +113,19 @@ def test_the_tiles_that_compute_least_are_chosen() -> None:
 @example(6, 7, 0)
 def test_tiles_of_any_picture_keep_within_their_bounds(rows: int, columns: int, eighths: int) -> None:
     size, overlap = (64 * rows, 64 * columns), 8 * eighths
-    choices = list(tilings(size, overlap, None))
-    for tiles, side in zip(choices, (640, 512, 448, 384, 320, 256, 192, 128), strict=False):
-        for tile, unit in ((tiles.vae, 8), (tiles.unet, 64)):
+    choices = list(tilings(size, overlap, None, PARTS))
+    for choice, side in zip(choices, (640, 512, 448, 384, 320, 256, 192, 128), strict=False):
+        assert choice.sides["vae_encoder"] == choice.sides["vae_decoder"]
+        for part in PARTS:
+            tile, unit = choice.sides[part.name], part.multiple
             for length, whole in zip(tile, size, strict=True):
                 assert length % unit == 0
                 assert length == whole or length > overlap
             assert math.prod(tile) <= side**2
             assert max(tile) <= 1.6 * side
-    unet = choices[0].unet
+    unet = choices[0].sides["unet"]
     assert computed(size, unet, overlap) <= computed(size, (640, 640), overlap)
-    vae = choices[0].vae
+    vae = choices[0].sides["vae_encoder"]
     if vae[1] <= WIDE:
         assert computed(size, vae, overlap) <= WIDE_COST * computed(size, (640, 640), overlap)
 
@@ -112,36 +136,75 @@ def test_engines_too_small_for_the_overlap_are_named() -> None:
         super_resolve(sizes_alone(((256, 256), (256, 256))), picture, Options(overlap=256))
 
 
-class Part:
+class Scaling:
     """A part that changes the size alone: 8 down, none or 8 up."""
-
-    backend = "none"
 
     def __init__(self, change: float) -> None:
         self.change = change
 
-    def prepare(self, shape: tuple[int, ...]) -> None:
+    def prepare(self, shapes: object) -> None:
         """Nothing."""
 
-    def run(self, x: np.ndarray) -> np.ndarray:
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        (x,) = inputs.values()
         if self.change < 1:
             return x[:, :, ::8, ::8]
         return x if self.change == 1 else x.repeat(8, axis=2).repeat(8, axis=3)
 
 
-def sizes_alone(limits: tuple[tuple[int, int], tuple[int, int]] | None = None) -> Chain:
-    parts = {"vae_encoder": Part(1 / 8), "unet": Part(1), "vae_decoder": Part(8)}
-    return Chain(ModelInfo("", 1, 3, "mode"), parts, "sizes", limits=limits)  # type: ignore[arg-type]
+class Calling(Scaling):
+    """A part that does what a function does."""
+
+    def __init__(self, work: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.work = work
+
+    def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        (x,) = inputs.values()
+        return self.work(x)
+
+
+def sizes_alone(limits: Limits | None = None) -> Chain:
+    executor = HostExecutor({"vae_encoder": Scaling(1 / 8), "unet": Scaling(1), "vae_decoder": Scaling(8)})
+    return Chain(ModelInfo("", "none", 1, "none"), PARTS, executor, "sizes", limits=limits)
+
+
+def alone(work: Callable[[np.ndarray], np.ndarray]) -> Chain:
+    """A chain of one part, picture to picture."""
+    part = PartInfo("part", "", (IMAGE,), TensorInfo("out", 3, 1), 64)
+    return Chain(ModelInfo("", "none", 1, "none"), (part,), HostExecutor({"part": Calling(work)}), "one")
+
+
+def test_a_second_source_is_cut_where_the_first_is_and_rows_go_along_whole() -> None:
+    """Noise [1, C, H/8, W/8] beside an image, and a row [1, C] that every tile sees."""
+    inputs = (IMAGE, TensorInfo("noise", 3, 8), TensorInfo("lr", 3, 0))
+    part = PartInfo("part", "", inputs, TensorInfo("out", 3, 1), 64)
+
+    class Adding(Scaling):
+        def run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+            image, noise, row = inputs["image"], inputs["noise"], inputs["lr"]
+            assert len(row) == len(image) > 1
+            return image + noise.repeat(8, axis=2).repeat(8, axis=3) + row[:, :, None, None]
+
+    sources = {
+        "image": RNG.random((1, 3, 320, 256), np.float32),
+        "noise": RNG.random((1, 3, 40, 32), np.float32),
+        "lr": RNG.random((1, 3), np.float32),
+    }
+    chain = Chain(ModelInfo("", "none", 1, "none"), (part,), HostExecutor({"part": Adding(1)}), "adding")
+    found = run_tiled(chain, sources, Tiles({"part": (128, 192)}, 64, batch=2))
+    whole = (
+        sources["image"] + sources["noise"].repeat(8, axis=2).repeat(8, axis=3) + sources["lr"][:, :, None, None]
+    )
+    np.testing.assert_allclose(found.tensors["out"], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(512, 512), (576, 1024), (1088, 640)])
 def test_parts_in_tiles_meet_where_untiled_ones_do(size: tuple[int, int]) -> None:
     chain = sizes_alone()
     image = RNG.random((1, 3, *size), np.float32)
-    np.testing.assert_allclose(
-        run_tiled(chain, image, Tiles((232, 168), (192, 256), 64)), chain.run(image), atol=1e-5
-    )
-    assert set(chain.seconds) == {"vae_encoder", "unet", "vae_decoder"}
+    done, whole = run_tiled(chain, {"image": image}, tiles((232, 168), (192, 256))), chain.run({"image": image})
+    np.testing.assert_allclose(done.tensors["image_out"], whole.tensors["image_out"], atol=1e-5)
+    assert set(done.seconds) == set(whole.seconds) == {"vae_encoder", "unet", "vae_decoder"}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (70, 40), (513, 448), (2000, 90), (90, 2000)])
@@ -149,29 +212,32 @@ def test_engines_of_one_size_take_any_image(size: tuple[int, int]) -> None:
     picture = Image.fromarray(RNG.integers(0, 255, (*size, 3), np.uint8))
     result = super_resolve(sizes_alone(((512, 448), (512, 448))), picture, Options(align="none"))
     assert result.image.size == picture.size
-    assert result.tiles == (None if max(size) <= 448 else Tiles((512, 448), (512, 448), 64))
+    assert result.tiles == (None if max(size) <= 448 else tiles((512, 448), (512, 448)))
 
 
 @pytest.mark.parametrize("built", ["engines_fp32", "engines_int8"])
 def test_tiles_at_once_are_what_they_are_alone(small: Built, built: str) -> None:
     chain = load_engines(getattr(small, built))
     image = to_array(upscale(read_picture(DEMO / "photos" / "hr" / "astronaut.png").rgb, 1))[None, :, :320, :256]
-    tiles = Tiles((192, 128), (192, 128), 64)
-    alone, at_once = (run_tiled(chain, image, replace(tiles, batch=batch)) for batch in (1, 4))
-    error = np.linalg.norm(at_once - alone) / np.linalg.norm(alone)
+    shape = tiles((192, 128), (192, 128))
+    single, at_once = (
+        run_tiled(chain, {"image": image}, replace(shape, batch=batch)).tensors["image_out"] for batch in (1, 4)
+    )
+    error = np.linalg.norm(at_once - single) / np.linalg.norm(single)
     assert error < (1e-5 if built == "engines_fp32" else 0.02)
 
 
 def test_no_seam_shows_between_tiles(demo: Built) -> None:
     source = read_picture(DEMO / "photos" / "hr" / "astronaut.png").rgb.resize((256, 256))
-    image = to_array(upscale(source, 4))[None]
+    sources = {"image": to_array(upscale(source, 4))[None]}
     chain = load_engines(demo.engines_int8)
-    untiled = chain.run(image)[0]
+    untiled = chain.run(sources).tensors["image_out"][0]
 
     def energy(tiles: Tiles) -> float:
-        return seam_energy(run_tiled(chain, image, tiles)[0], untiled, tiles.vae, tiles.overlap)
+        found = run_tiled(chain, sources, tiles).tensors["image_out"][0]
+        return seam_energy(found, untiled, tiles.sides["vae_encoder"], tiles.overlap)
 
     assert seam_energy(untiled, untiled, (512, 512), 64) == 1
-    assert energy(Tiles((512, 512), (512, 512), 64)) < 1.1
-    assert energy(next(tilings((1024, 1024), 64, None))) < 1.1, "the default's own tiles"
-    assert energy(Tiles((512, 512), (512, 512), 0)) > 1.1, "the measure sees a seam where there is one"
+    assert energy(tiles((512, 512), (512, 512))) < 1.1
+    assert energy(next(tilings((1024, 1024), 64, None, chain.parts))) < 1.1, "the default's own tiles"
+    assert energy(tiles((512, 512), (512, 512), 0)) > 1.1, "the measure sees a seam where there is one"

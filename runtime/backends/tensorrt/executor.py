@@ -1,7 +1,7 @@
 """Jobs on a GPU: three streams, two jobs under way, buffers and graphs kept for every shape that was met.
 
-The next job's inputs go up and the last one's results come down while the GPU computes (plan.py). Between the parts
-of one job nothing leaves the device. Scratch memory is shared by all engines and only grows.
+The next job's inputs go up and the last one's results come down while the GPU computes (plan.py). Between the
+parts of one job nothing leaves the device. Scratch memory is shared by all engines and only grows.
 """
 
 from __future__ import annotations

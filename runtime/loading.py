@@ -1,0 +1,38 @@
+"""Open a chain: a bundle's backend is loaded when it is needed, and only that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.runtime.chain import Chain
+
+
+def open_engines(bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True, cache: int = 0) -> Chain:
+    """Check and load engines; the backend's library must be installed, and a GPU there for TensorRT's.
+
+    cache: bytes that compiled OpenVINO models may take in the user's cache folder, 0: none are kept.
+    """
+    if bundle.backend == "openvino":
+        from passionsr_trt.runtime.backends.openvino import open_chain
+
+        return open_chain(bundle, threads, cache)
+    from passionsr_trt.runtime.backends.tensorrt.chain import open_chain as open_on_gpu
+
+    return open_on_gpu(bundle, cuda_graph)
+
+
+def open_onnx(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
+    """The same chain under ONNX Runtime, by one of its execution providers (chain.PROVIDERS)."""
+    from passionsr_trt.runtime.backends.onnxruntime import open_chain
+
+    return open_chain(bundle, threads, provider)
+
+
+def load_engines(
+    folder: Path, threads: int = 0, provider: str | None = None, cuda_graph: bool = True, cache: int = 0
+) -> Chain:
+    """Chain of the engines in `folder`, or with a `provider` of the ONNX bundle there under ONNX Runtime."""
+    if provider:
+        return open_onnx(OnnxBundle.load(folder), threads, provider)
+    return open_engines(EngineBundle.load(folder), threads, cuda_graph, cache)
