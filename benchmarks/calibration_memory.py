@@ -19,10 +19,9 @@ from own_commands import own, peak_mib
 LOAD = """
 import sys
 from pathlib import Path
-from passionsr_trt.export.families.stable_diffusion.fold import build_parts
-from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.calibrate import dqc
-build_parts(OneStepModel.load(Path(sys.argv[1])))
+model = load_model(Path(sys.argv[1]))
 """
 
 

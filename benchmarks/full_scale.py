@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from own_commands import own, peak_mib
-from passionsr_trt.engines.bundle.bundles import PART_NAMES
+from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 
 HERE = Path(__file__).parent
 
@@ -60,11 +60,13 @@ RECORD = """
 import sys
 from pathlib import Path
 import numpy as np
-from passionsr_trt.runtime.benchmark import random_image
+from passionsr_trt.runtime.benchmark import random_sources
 from passionsr_trt.runtime.loading import load_engines
-stages = load_engines(Path(sys.argv[1])).stages(random_image((512, 512)))
-for name, key in (("vae_encoder", "image"), ("unet", "latent"), ("vae_decoder", "clean_latent")):
-    np.savez(Path(sys.argv[2]) / f"{name}.npz", stages[key])
+chain = load_engines(Path(sys.argv[1]))
+sources = random_sources(chain.parts, (512, 512))
+tensors = {**sources, **chain.run(sources, chain.every_output).tensors}
+for part in chain.parts:
+    np.savez(Path(sys.argv[2]) / f"{part.name}.npz", *(tensors[tensor.name] for tensor in part.inputs))
 """
 
 
@@ -74,10 +76,11 @@ def quantize_with_peers(folder: Path, python: str) -> list[Path]:
     if not tensors.is_dir():
         tensors.mkdir()
         subprocess.run([sys.executable, "-c", RECORD, folder / "engines" / "fp32", tensors], check=True)
+    names = part_names(OnnxBundle.load(folder / "onnx" / "fp32").parts)
     found = []
     for tool, label in (("nncf", "OpenVINO NNCF INT8"), ("modelopt", "OpenVINO ModelOpt INT8")):
         result = folder / label
-        for name in PART_NAMES:
+        for name in names:
             if (result / f"{name}.done").is_file():
                 continue
             copy = folder / "source"  # ModelOpt writes beside its input

@@ -17,14 +17,17 @@ from unittest.mock import patch
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.openvino import half_range
 from passionsr_trt.engines.openvino.half_range import balance, best_factors, limit_codes, limited_copy
+from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import list_images, read_picture
 from passionsr_trt.runtime.metrics import lpips, psnr
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 
 Way = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -68,9 +71,9 @@ def main() -> None:
     pictures = [read_picture(path).rgb for path in list_images(arguments.images)]
     bundle = OnnxBundle.load(arguments.int8)
 
-    def pictures_of(graph: Callable[[PartInfo], Path], spec: dict[str, int] | None) -> list[Image.Image]:
+    def pictures_of(graph: Callable[[PartInfo], Path], spec: QuantSpec | None) -> list[Image.Image]:
         engines = {part.name: OpenVINOEngine(graph(part), spec, OpenVINOOptions()) for part in bundle.parts}
-        chain = Chain(bundle.model, engines, "")
+        chain = Chain(bundle.model, bundle.parts, HostExecutor(engines), "")
         return [super_resolve(chain, picture, Options(align="none")).image for picture in pictures]
 
     floats = OnnxBundle.load(arguments.float)

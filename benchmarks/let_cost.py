@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from own_commands import command
-from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle, part_names
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.runtime.benchmark import conditions, measure
+from passionsr_trt.runtime.benchmark import conditions, measure, random_sources
 from passionsr_trt.runtime.loading import open_engines
 
 THREADS = 2
@@ -57,12 +57,13 @@ def main() -> None:
         chains.append(open_engines(EngineBundle.load(folder / "openvino"), THREADS))
         chains[-1].label = name
         listed[name] = {
-            part: {"kernels": sum(figures["kernels"].values()), "bytes": figures["bytes_moved"]}
+            part: {"kernels": sum(figures.kernels.values()), "bytes": figures.bytes_moved}
             for part, figures in EngineBundle.load(folder / "rtx").coverage.items()
         }
-    times = measure(chains, (512, 512), arguments.runs)
+    wiring = chains[0].parts
+    times = measure(chains, part_names(wiring), random_sources(wiring, (512, 512)), arguments.runs)
     base = times[VARIANTS[0]]
-    report = {
+    report: dict[str, dict[str, dict[str, float]]] = {
         name: {
             part: {
                 "milliseconds": 1e3 * float(np.median(seconds)),

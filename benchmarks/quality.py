@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 from own_commands import command
-from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
-from passionsr_trt.runtime.benchmark import conditions, measure
+from passionsr_trt.runtime.benchmark import conditions, measure, random_sources
 from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.images import read_picture
+from passionsr_trt.runtime.images import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.loading import open_onnx
 from quality_images import TestSet
 from quality_methods import Method, methods
@@ -70,30 +71,29 @@ class Workspace:
         """What each part is fed by the float chain on the crops: PART.npz."""
         folder = self.root / f"tensors{seed}"
         if not folder.is_dir():
-            from passionsr_trt.export.calibrate.data import load_input
-            from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
-
-            model = OneStepModel.load(self.arguments.model)
             bundle = OnnxBundle.load(self.float_bundle)
             chain = open_onnx(bundle, THREADS)
-            stages = [chain.stages(load_input(path, model).numpy()) for path in sorted(self.crops(seed).iterdir())]
+            stages = []
+            for path in sorted(self.crops(seed).iterdir()):
+                rgb = read_picture(path).rgb
+                enlarged = to_array(upscale(rgb, chain.model.upscale))
+                sources = chain_sources(rgb, enlarged, chain.parts, seed=None)
+                stages.append({**sources, **chain.run(sources, chain.every_output).tensors})
             folder.mkdir()
             for part in bundle.parts:
-                arrays = {str(index): stage[part.input.name] for index, stage in enumerate(stages)}
+                arrays = {str(index): stage[part.inputs[0].name] for index, stage in enumerate(stages)}
                 np.savez(folder / f"{part.name}.npz", **arrays)
         return folder
 
     def sites(self) -> dict[str, list[str]]:
         """The sites that our default spec quantizes: the only ones any tool may touch."""
         from passionsr_trt.engines.bundle.spec import QuantSpec
-        from passionsr_trt.export.families.stable_diffusion.fold import build_parts
-        from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+        from passionsr_trt.export.families.registry import load_model
         from passionsr_trt.export.quantize.chosen import quantized_sites
 
-        parts = build_parts(OneStepModel.load(self.arguments.model))
         return {
-            name: [named.name for named in quantized_sites(part, name, QuantSpec())]
-            for name, part in parts.items()
+            part.name: [named.name for named in quantized_sites(part, QuantSpec())]
+            for part in load_model(self.arguments.model).parts
         }
 
 
@@ -132,10 +132,9 @@ def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path
 
 
 def chain_of(files: dict[str, Path], work: Workspace, label: str) -> Chain:
-    model = OnnxBundle.load(work.float_bundle).model
-    return Chain(
-        model, {name: OpenVINOEngine(path, None, OpenVINOOptions(THREADS)) for name, path in files.items()}, label
-    )
+    bundle = OnnxBundle.load(work.float_bundle)
+    engines = {name: OpenVINOEngine(path, None, OpenVINOOptions(THREADS)) for name, path in files.items()}
+    return Chain(bundle.model, bundle.parts, HostExecutor(engines), label)
 
 
 def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSet) -> None:
@@ -174,7 +173,8 @@ def float_files(work: Workspace) -> dict[str, Path]:
 
 def latency(chain: Chain, reference: Chain) -> dict[str, float]:
     """Median seconds at 512×512, and the speed-up over the float chain, in alternating rounds."""
-    times = measure([chain, reference], (512, 512), 5)
+    sources = random_sources(chain.parts, (512, 512))
+    times = measure([chain, reference], part_names(chain.parts), sources, 5)
     own, other = (np.array(times[item.label]["chain"]) for item in (chain, reference))
     return {"seconds": float(np.median(own)), "speedup": float(np.median(other / own))}
 

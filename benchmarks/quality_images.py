@@ -11,7 +11,8 @@ from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.compare import find_truths
 from passionsr_trt.runtime.images import list_images, read_picture
 from passionsr_trt.runtime.metrics import measure
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm

@@ -22,7 +22,8 @@ from passionsr_trt.engines.bundle.arguments import whole
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.benchmark import conditions
 from passionsr_trt.runtime.loading import load_engines
-from passionsr_trt.runtime.upscaler import Options, super_resolve
+from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 
 LEAST_SECONDS = 10.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import diffusers
 import torch
 from passionsr_trt.export.families.stable_diffusion.checkpoints import SD21, write_model
-from passionsr_trt.export.families.stable_diffusion.folder import read_json
+from passionsr_trt.export.families.weights import read_json
 
 ONE_STEP = {"timestep": 999, "prediction": "epsilon", "scaling_factor": 0.18215, "upscale": 4}
 

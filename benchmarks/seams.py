@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.arguments import whole
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.images import read_picture, to_array, to_image, upscale
+from passionsr_trt.runtime.images import chain_sources, read_picture, to_array, to_image, upscale
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
 from passionsr_trt.runtime.tile_choice import tilings
@@ -47,15 +47,17 @@ def main() -> None:
     check_writable(arguments.output.parent)
     chain = load_engines(arguments.engines)
     source = read_picture(arguments.image).rgb.resize((SIDE // chain.model.upscale,) * 2, Image.Resampling.BICUBIC)
-    image = to_array(upscale(source, chain.model.upscale))[None]
-    whole_result = chain.run(image)[0]
+    enlarged = to_array(upscale(source, chain.model.upscale))
+    sources = chain_sources(source, enlarged, chain.parts, seed=0)
+    whole_result = chain.run(sources).tensors[chain.output][0]
     untiled = to_image(whole_result)
     panels = [("untiled", panel(untiled, untiled, arguments.tile))]
     square = (arguments.tile, arguments.tile)
-    own = next(tilings((SIDE, SIDE), 64, None))
-    for tiles in [*(Tiles(square, square, overlap) for overlap in arguments.overlaps), own]:
-        result = run_tiled(chain, image, tiles)[0]
-        energy = seam_energy(result, whole_result, tiles.vae, tiles.overlap)
+    own = next(tilings((SIDE, SIDE), 64, None, chain.parts))
+    sides = {part.name: square for part in chain.parts}
+    for tiles in [*(Tiles(sides, overlap) for overlap in arguments.overlaps), own]:
+        result = run_tiled(chain, sources, tiles).tensors[chain.output][0]
+        energy = seam_energy(result, whole_result, tiles.sides[chain.parts[-1].name], tiles.overlap)
         decibels = 20 * np.log10(2 / np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64))))
         label = f"overlap {tiles.overlap:3}" if tiles is not own else f"by itself, {own}"
         print(f"{label}: seam energy {energy:.3f}, {decibels:.1f} dB to untiled")

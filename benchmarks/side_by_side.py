@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 from passionsr_trt.engines.bundle.arguments import parse_size, whole
+from passionsr_trt.engines.bundle.bundles import EngineBundle, part_names
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.benchmark import Times, conditions, draw_chart, measure, print_report, summarize
+from passionsr_trt.runtime.chain import Arrays, Done
 
 LABELS = {
     "engines": "OpenVINO FP32",
@@ -38,12 +39,11 @@ class WorkerEnded(Exception):
 
 
 class Worker:
-    """Stands in for a Chain: `run` asks the process for one run and takes over its times."""
+    """Stands in for a Chain: `run` asks the process for one run, of its own picture, and for its times."""
 
     def __init__(self, label: str, kind: str, folder: Path, size: tuple[int, int], threads: int) -> None:
         self.label = label
         self.peak_mib = 0.0
-        self.seconds: dict[str, float] = {}
         worker = Path(__file__).with_name("chain_worker.py")
         words = [sys.executable, str(worker), kind, str(folder), *map(str, (*size, threads))]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -56,12 +56,13 @@ class Worker:
         self.process.terminate()
         self.process.wait()
 
-    def run(self, _image: np.ndarray, _seed: int = 0) -> None:
+    def run(self, _sources: Arrays) -> Done:
         assert self.process.stdin is not None
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
         found = json.loads(self._answer())
-        self.seconds, self.peak_mib = found["seconds"], found["peak_mib"]
+        self.peak_mib = found["peak_mib"]
+        return Done({}, found["seconds"])
 
     def _answer(self) -> str:
         assert self.process.stdout is not None
@@ -80,7 +81,8 @@ def compete(
             stack.enter_context(Worker(label, kind, folder, arguments.size, arguments.threads))
             for label, kind, folder in ((TESTED, "engines", engines), *rivals)
         ]
-        times = measure(workers, arguments.size, arguments.runs)
+        names = part_names(EngineBundle.load(engines).parts)
+        times = measure(workers, names, {}, arguments.runs)
         return times, {worker.label: worker.peak_mib for worker in workers}
 
 

@@ -98,9 +98,9 @@ def measure(chains: Sequence[Contestant], parts: Sequence[str], sources: Arrays,
     return times
 
 
-def random_sources(parts: Sequence[PartInfo], size: Size) -> dict[str, np.ndarray]:
+def random_sources(parts: Sequence[PartInfo], size: Size, seed: int = 0) -> dict[str, np.ndarray]:
     """Seeded noise [1, C, H, W] in [-1, 1]: the time does not depend on what is shown."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     return {
         name: generator.random(tensor.at(size), dtype=np.float32) * 2 - 1
         for name, tensor in sources_of(parts).items()

@@ -57,10 +57,23 @@ def _run_benchmark(arguments: argparse.Namespace) -> int:
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpu-report",
+        type=Path,
+        metavar="FILE",
+        help="try everything on this machine's GPU, each failure a result, and write one file to send",
+    )
+    parser.add_argument("--engines", type=Path, help="--gpu-report: INT8 engines for this GPU")
+    parser.add_argument("--baseline", type=Path, help="--gpu-report: float engines to compare with")
+    parser.add_argument("--reference", type=Path, help="--gpu-report: the ONNX bundle that --engines come from")
     parser.set_defaults(run=_run_doctor)
 
 
 def _run_doctor(arguments: argparse.Namespace) -> int:
+    if arguments.gpu_report is not None:
+        from passionsr_trt.runtime.gpu_report import run_gpu_report
+
+        return run_gpu_report(arguments)
     from passionsr_trt.runtime.doctor import run_doctor
 
     return run_doctor(arguments)

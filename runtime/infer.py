@@ -174,8 +174,11 @@ def upscale_all(
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         for result in super_resolve_all(chain, images(), options):
             source, picture = read.popleft()
-            if isinstance(result, Exception) or isinstance(picture, Exception):
-                yield picture if isinstance(picture, Exception) else result
+            if isinstance(picture, Exception):
+                yield picture
+                continue
+            if isinstance(result, Exception):
+                yield result
                 continue
             for note in picture.notes:
                 tqdm.write(f"{source}: {note}", file=sys.stderr)

@@ -66,8 +66,8 @@ def least_work(
         pixels = math.prod(tile)
         return tiles * pixels * (wide_cost if tile[1] > WIDE else 1.0), pixels
 
-    tiles = product(*(covering(*axis, overlap, unit) for axis in axes))
-    return min((tile for tile in tiles if math.prod(tile) <= math.prod(middle)), key=work)
+    heights, widths = (covering(*axis, overlap, unit) for axis in axes)
+    return min((tile for tile in product(heights, widths) if math.prod(tile) <= math.prod(middle)), key=work)
 
 
 def covering(length: int, low: int, middle: int, high: int, overlap: int, unit: int) -> set[int]:

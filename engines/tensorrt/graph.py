@@ -47,7 +47,9 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
         scaled = f"{name}/scaled" if bias else output
         nodes = [node, helper.make_node("Mul", [node.output[0], gain], [scaled], name=f"{name}/scale")]
         if bias:
-            added = graph.constant(f"{name}/added", graph.value(bias).reshape(1, -1, 1, 1))
+            value = graph.value(bias)
+            assert value is not None, "a convolution's bias is a constant"
+            added = graph.constant(f"{name}/added", value.reshape(1, -1, 1, 1))
             nodes.append(helper.make_node("Add", [scaled, added], [output], name=f"{name}/add_bias"))
         replaced[node.output[0]] = nodes
     graph.replace(replaced)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.pictures import pad_to_multiple
 from passionsr_trt.runtime.images import (
     Picture,
     list_images,
-    pad_to_multiple,
     read_picture,
     save_image,
     to_array,

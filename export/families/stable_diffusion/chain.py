@@ -11,6 +11,7 @@ Proof: ‖a − b‖₂ / ‖a‖₂ ≤ 1e-4 in float32 against the model as it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -126,30 +127,40 @@ def _prove_blocks(model: OneStepModel, unet: OneStepUNet) -> None:
 
 @torch.no_grad()
 def reference(model: OneStepModel, sources: Tensors) -> dict[str, Tensor]:
-    """Every part's output as the model's authors compute it: diffusers' modules, no fold.
+    """Every part's output as the model's authors compute it."""
+    encode, denoise, decode = reference_parts(model).values()
+    latent = encode(sources["image"], sources.get("noise"))
+    clean = denoise(latent)
+    return {"latent": latent, "clean_latent": clean, "image_out": decode(clean)}
+
+
+def reference_parts(model: OneStepModel) -> dict[str, Callable[..., Tensor]]:
+    """The parts in diffusers' own modules, no fold: scaling, posterior, x0 formula as their authors write them.
 
     x0 = (z − σ·ε)/√ᾱ, or √ᾱ·z − σ·v.
     """
     step, factor = model.one_step, model.one_step.scaling_factor
-    image = sources["image"]
-    if model.vae_kind == "AutoencoderKL":
-        posterior = model.vae.encode(image).latent_dist
-        sample = posterior.mean
-        if step.posterior == "sample":
-            sample = sample + posterior.std * sources["noise"]
-        latent = sample * factor
-    elif model.vae_kind == "AutoencoderTiny":
-        latent = model.vae.encode(image).latents * factor
-    else:  # the TAESD layout has no second implementation to compare with: undo the folds instead
-        latent = TinyEncoder(model.vae["encoder"], 1.0, "vae encoder")(image) * factor
-    predicted = model.unet(latent, step.timestep, encoder_hidden_states=model.text).sample
     root, sigma = model.alpha_bar**0.5, (1 - model.alpha_bar) ** 0.5
-    if step.prediction == "epsilon":
-        clean = (latent - sigma * predicted) / root
-    else:
-        clean = root * latent - sigma * predicted
-    if model.vae_kind == "taesd":
-        result = TinyDecoder(model.vae["decoder"], 1.0, "vae decoder")(clean / factor)
-    else:
-        result = model.vae.decode(clean / factor).sample
-    return {"latent": latent, "clean_latent": clean, "image_out": result}
+
+    def encode(image: Tensor, noise: Tensor | None = None) -> Tensor:
+        if model.vae_kind == "AutoencoderKL":
+            posterior = model.vae.encode(image).latent_dist
+            sample = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+            return sample * factor
+        if model.vae_kind == "AutoencoderTiny":
+            return model.vae.encode(image).latents * factor
+        # the TAESD layout has no second implementation to compare with: undo the folds instead
+        return TinyEncoder(model.vae["encoder"], 1.0, "vae encoder")(image) * factor
+
+    def denoise(latent: Tensor) -> Tensor:
+        predicted = model.unet(latent, step.timestep, encoder_hidden_states=model.text).sample
+        if step.prediction == "epsilon":
+            return (latent - sigma * predicted) / root
+        return root * latent - sigma * predicted
+
+    def decode(clean: Tensor) -> Tensor:
+        if model.vae_kind == "taesd":
+            return TinyDecoder(model.vae["decoder"], 1.0, "vae decoder")(clean / factor)
+        return model.vae.decode(clean / factor).sample
+
+    return {"vae_encoder": encode, "unet": denoise, "vae_decoder": decode}

@@ -80,7 +80,8 @@ def load_base(base: Path, config: Path) -> tuple[Any, Any]:
         raise UserError(f"{base}: no state dict", "expected Stable Diffusion's weights by name")
     state = state.get("state_dict", state)
     loaded = []
-    for name, kind in (("unet", diffusers.UNet2DConditionModel), ("vae", diffusers.AutoencoderKL)):
+    kinds: dict[str, Any] = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}
+    for name, kind in kinds.items():
         try:
             module = kind.from_single_file(
                 dict(state), config=str(config), subfolder=name, local_files_only=True, torch_dtype=torch.float32

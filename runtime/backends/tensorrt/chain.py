@@ -40,7 +40,7 @@ class DeviceMemory:
         scratch = max(
             engines[part.name].most_scratch * at_once[part.name] / self.most_pixels for part in self.parts
         )
-        tensors = 0
+        tensors = 0.0
         for part in self.parts:
             for tensor in (*part.inputs, part.output):
                 pixels = at_once[part.name] / max(tensor.stride, 1) ** 2 if tensor.stride else 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,10 +114,7 @@ class Plan:
         for context in self.contexts:
             context.enqueue(stream)
         self.device.settle(stream)
-        self.graphs = [
-            self.device.capture(lambda context=context: context.enqueue(stream), stream)
-            for context in self.contexts
-        ]
+        self.graphs = [self.device.capture(partial(context.enqueue, stream), stream) for context in self.contexts]
 
     def launch(self, index: int, stream: Any) -> None:
         """One part, as its graph where there is one."""
