@@ -52,7 +52,9 @@ test-runtime: $(RUNTIME)/.ready
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy export engines runtime benchmarks demo
+	@mkdir -p .types/passionsr_trt && ln -sfn ../../export ../../engines ../../runtime .types/passionsr_trt
+	MYPYPATH=.types:benchmarks $(BIN)/mypy -p passionsr_trt.engines -p passionsr_trt.export -p passionsr_trt.runtime
+	MYPYPATH=.types:benchmarks $(BIN)/mypy benchmarks demo
 
 clean:
 	rm -rf $(OUT) $(VENV) .venv-runtime-*

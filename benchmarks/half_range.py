@@ -85,7 +85,7 @@ def main() -> None:
                 with patch.object(half_range, "limit_codes", way), limited_copy(bundle.open(part), 63) as copy:
                     return copy.rename(Path(folder) / copy.name)
 
-            found = pictures_of(changed, {"weight_code_limit": 63, "bits_weights": 8})
+            found = pictures_of(changed, QuantSpec(weight_code_limit=63))
         decibels = [psnr(*pair) for pair in zip(expected, found, strict=True)]
         distance = np.mean([lpips(*pair) for pair in zip(expected, found, strict=True)])
         print(

@@ -81,7 +81,7 @@ def main() -> None:
     print(f"{'':<20}{'part':<14}{'ms':>8}{'ratio':>8}{'kernels':>9}{'MB':>9}")
     for name, parts in report.items():
         for part, row in parts.items():
-            kernels, moved = row.get("kernels", ""), row.get("bytes", "")
+            kernels, moved = row.get("kernels", ""), row.get("bytes", 0.0)
             megabytes = f"{moved / 1e6:.1f}" if moved else ""
             print(f"{name:<20}{part:<14}{row['milliseconds']:>8.1f}{row['ratio']:>8.3f}{kernels:>9}{megabytes:>9}")
 

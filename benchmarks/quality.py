@@ -82,7 +82,7 @@ class Workspace:
             folder.mkdir()
             for part in bundle.parts:
                 arrays = {str(index): stage[part.inputs[0].name] for index, stage in enumerate(stages)}
-                np.savez(folder / f"{part.name}.npz", **arrays)
+                np.savez(folder / f"{part.name}.npz", allow_pickle=False, **arrays)
         return folder
 
     def sites(self) -> dict[str, list[str]]:

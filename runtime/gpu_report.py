@@ -1,6 +1,7 @@
 """doctor --gpu-report: all that docs/gpu.md calls unverified, tried one after another on the card at hand.
 
-A row that fails is a result: the walk goes on, and one file says what happened. Without a GPU it says what it would do.
+A row that fails is a result: the walk goes on, and one file says what happened. Without a GPU it says what it
+would do.
 """
 
 from __future__ import annotations
@@ -105,10 +106,8 @@ class Walk:
         with self._opened() as chain, self._reference("cpu") as judge:
             sources = self._sources(chain)
             tensors = {**sources, **judge.run(sources, judge.every_output).tensors}
-            return {
-                part.name: distance(chain.run_part(part, _feed(part, tensors)).tensors, tensors)
-                for part in chain.parts
-            }
+            alone = {part.name: chain.run_part(part, _feed(part, tensors)).tensors for part in chain.parts}
+            return {name: distance(found, tensors) for name, found in alone.items()}
 
     def graphs(self) -> dict[str, Any]:
         """The same picture with CUDA graphs and without: equal, and how fast each is."""
@@ -172,9 +171,8 @@ class Walk:
                 raise Skipped("nothing is predicted for these engines")
             size = self._size(chain)
             before = chain.memory.free
-            predicted = chain.memory.predict(
-                size[0] * size[1], {part.name: size[0] * size[1] for part in chain.parts}
-            )
+            pixels = size[0] * size[1]
+            predicted = chain.memory.predict(pixels, {part.name: pixels for part in chain.parts})
             chain.run(self._sources(chain))
             left = chain.memory.free
             held = getattr(chain.executor, "held", lambda: 0)()
