@@ -48,7 +48,8 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
         print(f"  GPU       {gpu.name}, SM {gpu.capability}, {gpu.memory_mib} MiB, driver {gpu.driver}")
     if not found_gpus and not jetson:
         print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
-    useless = () if found_gpus and not jetson else ("tensorrt", "cuda")  # a Jetson has JetPack's own
+    useless = set() if found_gpus and not jetson else {"tensorrt", "cuda"}  # a Jetson has JetPack's own
+    useless |= {"rtx"} if jetson else set()
     lacking = check_packages()
     missing = [extra for extra in lacking.values() if extra not in useless]
     cpu = cpu_runs() if "openvino" not in lacking else False

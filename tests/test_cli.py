@@ -12,7 +12,7 @@ from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.runtime import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
 
-from tests.conftest import needs_torch
+from tests.conftest import Built, needs_torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,16 +29,16 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["infer", "--help"])
     text = capsys.readouterr().out
-    assert "default: adain" in text and "default: 64" in text
+    assert "default: png" in text and "default: 64" in text
 
 
-def test_usage_errors_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_exit_with_2(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["infer"])
     assert stop.value.code == 2
     image = str(ROOT / "demo" / "photos" / "lr" / "chelsea.png")
-    assert main(["infer", image, "-o", str(tmp_path), "--engines", "x", "--tile", "100"]) == 2
-    assert "--tile 100" in capsys.readouterr().err
+    assert main(["infer", image, "-o", str(tmp_path), "--engines", str(small.engines_fp32), "--tile", "100"]) == 2
+    assert "--tile 100; expected a multiple of 64" in capsys.readouterr().err
 
 
 def test_infer_runs_as_a_script() -> None:

@@ -33,7 +33,7 @@ def limit_codes(codes: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = codes.reshape(len(codes), -1)
     k = best_factors(rows, limit)
-    exact = codes / k.reshape(-1, *[1] * (codes.ndim - 1))
+    exact = np.ascontiguousarray(codes / k.reshape(-1, *[1] * (codes.ndim - 1)))  # `balance` works on views
     rounded = np.clip(np.rint(exact), -limit, limit)
     if codes.ndim > 2:
         kernels = rounded.reshape(codes.shape[0] * codes.shape[1], -1)

@@ -64,10 +64,10 @@ def test_a_site_in_no_layer_is_an_error() -> None:
 def test_openvino_runs_every_site_of_the_demo_in_int8(demo: Built) -> None:
     bundle = EngineBundle.load(demo.engines_int8)
     for part, figures in bundle.coverage.items():
-        assert figures["sites_quantized"] > 0 and not figures["float_sites"], part
-        assert figures["macs_share"] > 0.97, part
+        assert figures.sites_quantized > 0 and not figures.float_sites, part
+        assert figures.macs_share > 0.97, part
     for figures in EngineBundle.load(demo.engines_fp32).coverage.values():
-        assert figures["sites_int8"] == 0
+        assert figures.sites_int8 == 0
 
 
 @needs_rtx
@@ -82,8 +82,8 @@ def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
     assert main([*arguments, "--require-int8", "1.0"]) == 0
     bundle = EngineBundle.load(Path(engines))
     for part, figures in bundle.coverage.items():
-        assert figures["sites_quantized"] > 0 and not figures["float_sites"], part
-        assert figures["bytes_moved"] > 0
+        assert figures.sites_quantized > 0 and not figures.float_sites, part
+        assert figures.bytes_moved > 0
     assert bundle.target.compute_capabilities == ("8.6", "8.9", "12.0")
     assert "LayerType: " in (Path(engines) / "unet.log").read_text()
     for part in bundle.parts:

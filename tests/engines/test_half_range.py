@@ -47,6 +47,13 @@ def test_the_sums_that_smooth_inputs_see_are_kept_better_than_by_nearest_roundin
     assert np.linalg.norm(exact - found) < 1.25 * np.linalg.norm(exact - nearest), "at a small price in each code"
 
 
+def test_the_layout_in_memory_changes_nothing() -> None:
+    """A weight quantized along its second axis comes as a view."""
+    codes = np.moveaxis(codes_of(0, (16, 8, 3, 3)), 1, 0)
+    for found, expected in zip(limit_codes(codes, 63), limit_codes(np.ascontiguousarray(codes), 63), strict=True):
+        assert np.array_equal(found, expected)
+
+
 def test_what_is_in_range_already_is_not_touched() -> None:
     codes = codes_of(1, (8, 16, 3, 3), top=63)
     found, k = limit_codes(codes, 63)

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan, make_logger
 from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
@@ -82,15 +83,16 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     class Part:
         name = "a"
         file = "a.onnx"
-        input = type("Input", (), {"shape": [1, CHANNELS, 64, 64], "name": "x"})
 
     monkeypatch.setattr(OnnxBundle, "open", lambda *_: path)
+    model = ModelInfo("", "none", 1, "none", size=(64, 64))
+    bundle = OnnxBundle(model, "fp16", None, (), {}, None, folder=tmp_path)
     builder = TensorRTBuilder(TensorRTPlan("tensorrt-rtx", capabilities=("8.9",)))
     moved = []
     for change in (scales_after_convolutions, lambda *_: 0):
         monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.scales_after_convolutions", change)
         logger = make_logger(builder.trt, tmp_path / "log")
-        builder._serialize(OnnxBundle.__new__(OnnxBundle), Part(), logger)  # type: ignore[arg-type]
+        builder._serialize(bundle, Part(), logger)  # type: ignore[arg-type]
         logger.file.close()
         with (tmp_path / "log").open() as lines:
             layers, _kinds = parse_layers(lines)

@@ -70,7 +70,7 @@ def test_the_real_builder_takes_every_other_flag(
     assert main([*words, "--require-int8", "1.0"]) == 0
     bundle = EngineBundle.load(tmp_path)
     assert bundle.target.batch == 3
-    assert not any(figures["bytes_moved"] for figures in bundle.coverage.values()), "sizes are not fixed"
+    assert not any(figures.bytes_moved for figures in bundle.coverage.values()), "sizes are not fixed"
     capsys.readouterr()
     assert main(["predict", str(tmp_path)]) == 1
     assert "build for one --size" in capsys.readouterr().err

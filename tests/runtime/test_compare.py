@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.runtime.benchmark import summarize
-from passionsr_trt.runtime.loading import load_engines, open_onnx
+from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -61,11 +61,9 @@ def test_a_quantized_reference_is_refused(
 
 @pytest.mark.parametrize("size", [(64, 64), (192, 128)])
 def test_float_engines_equal_onnx_runtime_at_any_size(demo: Built, size: tuple[int, int]) -> None:
-    from passionsr_trt.engines.bundle.bundles import OnnxBundle
-
     image = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
-    expected = open_onnx(OnnxBundle.load(demo.onnx_fp32)).run(image)
-    found = load_engines(demo.engines_fp32).run(image)
+    chains = load_engines(demo.onnx_fp32, provider="cpu"), load_engines(demo.engines_fp32)
+    expected, found = (chain.run({"image": image}).tensors[chain.output] for chain in chains)
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
 
 
@@ -80,7 +78,9 @@ def test_the_benchmark_writes_its_report_and_chart(
     assert any("I8" in kind for kind in report["profile"]["unet"])
     assert {"cpu", "threads", "output_size", "versions", "rounds"} <= set(report["conditions"])
     assert (tmp_path / "benchmark.png").stat().st_size > 1000
-    for wrong in (["--runs", "2"], ["--size", "100x64"], ["--threads", "-1"]):
+    assert main([*command, "--size", "100x64"]) == 2
+    assert "--size 100x64; expected multiples of 64" in capsys.readouterr().err
+    for wrong in (["--runs", "2"], ["--size", "100"], ["--threads", "-1"]):
         with pytest.raises(SystemExit) as stop:
             main([*command, *wrong])
         assert stop.value.code == 2

@@ -27,7 +27,7 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from passionsr_trt.runtime.chain import load_engines
+from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
