@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import write_atomic
 from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
 from passionsr_trt.runtime.benchmark import random_sources
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.chain import PROVIDERS, Chain
 from passionsr_trt.runtime.loading import open_engines, open_onnx
 from passionsr_trt.runtime.planning import Options, plan_tiles
 from passionsr_trt.runtime.tiling import run_tiled
@@ -85,8 +86,8 @@ class Walk:
                 trace = "" if isinstance(error, UserError) else traceback.format_exc()
                 state, found = "failed", {"reason": f"{type(error).__name__}: {error}", "trace": trace}
             self.rows.append(Row(name, state, round(time.perf_counter() - start, 3), found))
-            shown = found.get("reason") or ", ".join(f"{key} {value}" for key, value in found.items())
-            print(f"  {state:<8} {name}: {shown}", flush=True)
+            text = found.get("reason") or ", ".join(f"{key} {shown(value)}" for key, value in found.items())
+            print(f"  {state:<8} {name}: {text}", flush=True)
         return self.rows
 
     def load(self) -> dict[str, Any]:
@@ -180,6 +181,10 @@ class Walk:
 
     def provider(self, name: str) -> dict[str, Any]:
         """The ONNX bundle by one of ONNX Runtime's own GPU providers."""
+        if PROVIDERS[name] not in onnxruntime.get_available_providers():
+            raise Skipped(
+                f"this ONNX Runtime has no {PROVIDERS[name]}: pip install passionsr-trt[gpu] in place of [cpu]"
+            )
         with self._reference(name) as chain:
             return {"chain": chain.label, "ms": total(measured(chain, self._sources(chain)))}
 
@@ -201,6 +206,10 @@ class Walk:
 
     def _sources(self, chain: Chain, seed: int = 0) -> dict[str, np.ndarray]:
         return random_sources(chain.parts, self._size(chain), seed)
+
+
+def shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _feed(part: Any, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,6 +17,13 @@ import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
 
 
+class OutOfDeviceMemory(UserError):
+    """The device has no room; what is not needed now may be given up for it."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"out of GPU memory ({reason})", "", "a smaller --tile needs less")
+
+
 class Graph(Protocol):
     """Work that was captured from a stream; `launch` puts all of it on the stream again."""
 
@@ -72,7 +79,7 @@ class CudaDevice:
             try:
                 yield
             except self.cuda.MemoryError as error:
-                raise UserError(f"out of GPU memory ({error})", "", "a smaller --tile needs less") from error
+                raise OutOfDeviceMemory(error) from error
             except self.cuda.Error as error:
                 raise UserError(f"CUDA failed: {error}", "", "see `passionsr-trt doctor`") from error
             finally:
@@ -85,8 +92,11 @@ class CudaDevice:
         return self.cuda.Event()
 
     def allocate(self, size: int) -> Any:
-        """Device memory of `size` bytes; int(result) is its address."""
-        return self.cuda.mem_alloc(max(size, 1))
+        """Device memory of `size` bytes; int(result) is its address. OutOfDeviceMemory where there is no room."""
+        try:
+            return self.cuda.mem_alloc(max(size, 1))
+        except self.cuda.MemoryError as error:
+            raise OutOfDeviceMemory(error) from error
 
     def pinned(self, shape: tuple[int, ...]) -> np.ndarray:
         """A page-locked float32 array, which copies run to and from without waiting."""

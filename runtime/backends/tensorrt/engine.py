@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.user_cache import read_cached, write_cached
 from passionsr_trt.engines.tensorrt.library import load_tensorrt
+from passionsr_trt.runtime.backends.tensorrt.device import OutOfDeviceMemory
 
 CACHE = "tensorrt-rtx"  # the folder of compiled kernels in the user's cache folder
 Shapes = Mapping[str, tuple[int, ...]]
@@ -80,9 +81,7 @@ class TensorRTEngine:
             strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
             context = self.engine.create_execution_context(strategy)
         if context is None:
-            raise UserError(
-                "TensorRT made no execution context", "expected room on the GPU", "use a smaller --tile"
-            )
+            raise OutOfDeviceMemory("TensorRT made no execution context")
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 low, _best, high = self.engine.get_tensor_profile_shape(name, 0)

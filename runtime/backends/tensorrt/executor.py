@@ -7,15 +7,15 @@ parts of one job nothing leaves the device. Scratch memory is shared by all engi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.runtime.backends.host import shapes_of
-from passionsr_trt.runtime.backends.tensorrt.device import Device
+from passionsr_trt.runtime.backends.tensorrt.device import Device, OutOfDeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.engine import DeviceEngine
 from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, Plan, Slot
 from passionsr_trt.runtime.chain import Arrays, Done
@@ -24,11 +24,16 @@ KEPT_PLANS = (
     8  # for as many combinations of parts and shapes: pictures of two sizes, each part's tiles and their rest
 )
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+
+@dataclass
 class Ticket:
+    """A job under way. done: its result, where it had to be taken before anybody asked for it."""
+
     plan: Plan
     slot: Slot
+    done: Done | None = None
 
 
 class DeviceExecutor:
@@ -43,6 +48,7 @@ class DeviceExecutor:
     def __init__(self, device: Device, engines: Mapping[str, DeviceEngine], graphs: bool = True) -> None:
         self.device, self.engines, self.graphs = device, dict(engines), graphs
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._under_way: list[Ticket] = []
         self._scratch: Any = None
         self._scratch_size = 0
         self._closed = False
@@ -52,6 +58,8 @@ class DeviceExecutor:
     def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Ticket:
         """Put a job's whole work on the streams."""
         with self.device.current():
+            if len(self._under_way) >= self.depth:
+                raise UserError(f"{len(self._under_way) + 1} jobs at once", f"expected at most {self.depth}")
             plan = self._plan(parts, inputs, keep)
             slot = next(slot for slot in plan.slots if not slot.busy)
             try:
@@ -60,7 +68,9 @@ class DeviceExecutor:
                 self._settle()
                 raise
             slot.busy = True
-            return Ticket(plan, slot)
+            ticket = Ticket(plan, slot)
+            self._under_way.append(ticket)
+            return ticket
 
     def _enqueue(self, plan: Plan, slot: Slot, inputs: Arrays) -> None:
         device = self.device
@@ -85,15 +95,23 @@ class DeviceExecutor:
 
     def collect(self, ticket: Ticket) -> Done:
         """Wait for a job: arrays of their own, and the seconds of its parts without the copies."""
-        plan, slot = ticket.plan, ticket.slot
         with self.device.current():
-            try:
-                self.device.synchronize(slot.downloaded)
-                tensors = {name: array.copy() for name, array in slot.host_out.items()}
-                times = zip(plan.parts, slot.marks, slot.marks[1:], strict=False)
-                seconds = {part.name: self.device.seconds_between(start, end) for part, start, end in times}
-            finally:
-                slot.busy = False
+            return ticket.done or self._finish(ticket)
+
+    def _finish(self, ticket: Ticket) -> Done:
+        """Take a job's result; its slot is free again, whatever became of it."""
+        plan, slot = ticket.plan, ticket.slot
+        try:
+            self.device.synchronize(slot.downloaded)
+            tensors = {name: array.copy() for name, array in slot.host_out.items()}
+            times = zip(plan.parts, slot.marks, slot.marks[1:], strict=False)
+            seconds = {part.name: self.device.seconds_between(start, end) for part, start, end in times}
+        except BaseException:
+            self._settle()  # the job may still use its slot
+            raise
+        finally:
+            slot.busy = False
+            self._under_way.remove(ticket)
         return Done(tensors, seconds)
 
     def close(self) -> None:
@@ -102,10 +120,12 @@ class DeviceExecutor:
             return
         self._closed = True
         with suppress(UserError), self.device.current():
-            self._settle()
+            with suppress(UserError):
+                self._settle()
             for plan in self._plans.values():
                 plan.free()
             self._plans.clear()
+            self._under_way.clear()
             if self._scratch is not None:
                 self.device.free(self._scratch)
             for engine in self.engines.values():
@@ -123,31 +143,48 @@ class DeviceExecutor:
         shapes = shapes_of(parts, inputs)
         key = tuple(part.name for part in parts), tuple(sorted(shapes.items())), tuple(keep)
         plan = self._plans.pop(key, None)
+        known = plan is not None
         if plan is None:
             while len(self._plans) >= KEPT_PLANS and self._drop_one():
                 pass
-            plan = self._make(parts, shapes, keep)
-        self._plans[key] = plan
+            plan = self._with_room(lambda: Plan.make(self.device, self.engines, parts, shapes, keep))
         try:
-            self._grow_scratch(plan.needs_scratch)
-            self._bind(plan)
+            if self._scratch is None or plan.needs_scratch > self._scratch_size:
+                self._grow_scratch(plan.needs_scratch)
+            if plan.bind(self._scratch) and self.graphs:
+                plan.capture(self._work)
         except BaseException:
-            del self._plans[key]
             self._settle()
-            plan.free()
+            if known:  # a job of it may be under way
+                self._plans[key] = plan
+            else:
+                plan.free()
             raise
+        self._plans[key] = plan
         return plan
 
-    def _make(
-        self, parts: Sequence[PartInfo], shapes: Mapping[str, tuple[int, ...]], keep: Collection[str]
-    ) -> Plan:
-        """A new plan; older ones that are idle make room where there is none."""
+    def _grow_scratch(self, size: int) -> None:
+        """Memory that all engines work in, one after another; a larger one is at another address."""
+        self._settle()
+        if self._scratch is not None:
+            self.device.free(self._scratch)
+            self._scratch, self._scratch_size = None, 0
+        self._scratch = self._with_room(lambda: self.device.allocate(size))
+        self._scratch_size = size
+
+    def _with_room(self, make: Callable[[], T]) -> T:
+        """What takes memory; where there is none, plans that are idle make room, and then those that are not."""
         while True:
             try:
-                return Plan.make(self.device, self.engines, parts, shapes, keep)
-            except UserError:
-                if not self._drop_one():
+                return make()
+            except OutOfDeviceMemory:
+                if self._drop_one():
+                    continue
+                waited = [ticket for ticket in self._under_way if ticket.done is None]
+                if not waited:
                     raise
+                for ticket in waited:
+                    ticket.done = self._finish(ticket)
 
     def _drop_one(self) -> bool:
         """Free the plan that was not used for longest, of those that nothing waits for."""
@@ -158,21 +195,6 @@ class DeviceExecutor:
                 plan.free()
                 return True
         return False
-
-    def _grow_scratch(self, size: int) -> None:
-        """Memory that all engines work in, one after another; a larger one is at another address."""
-        if self._scratch is not None and size <= self._scratch_size:
-            return
-        self._settle()
-        if self._scratch is not None:
-            self.device.free(self._scratch)
-            self._scratch, self._scratch_size = None, 0
-        self._scratch = self.device.allocate(size)
-        self._scratch_size = size
-
-    def _bind(self, plan: Plan) -> None:
-        if plan.bind(self._scratch) and self.graphs:
-            plan.capture(self._work)
 
     def _settle(self) -> None:
         """Wait for all that is under way."""
