@@ -142,7 +142,6 @@ class SimulatedDevice:
         del self._pinned[id(array)]
 
     def _pin(self, array: np.ndarray, checksum: int | None = None) -> np.ndarray:
-        """Itself, where it is pinned and unchanged."""
         if id(array) not in self._pinned or checksum not in (None, zlib.crc32(array.tobytes())):
             raise Fault("host memory that is not pinned any more, or was written while its upload waited")
         return array

@@ -151,14 +151,11 @@ def test_a_planted_fault_is_found(fault: str, seeds: Sequence[int | None]) -> No
 
 FEW, SEEDS, LIMITS = st.integers(1, 3), st.integers(0, 99), st.sampled_from((80_000, 1 << 30))
 SIZES = st.sampled_from([(16, 16), (24, 32), (40, 48)])
-STREAM = (
-    st.builds(partial, st.just(pictures), batch=FEW, most=FEW, seed=SEEDS),
-    st.lists(SIZES, min_size=1, max_size=5),
-)
+STREAM, LIST = st.builds(partial, st.just(pictures), batch=FEW, most=FEW, seed=SEEDS), st.lists(SIZES, max_size=5)
 WORK = st.one_of(
-    st.builds(lambda run, sizes: lambda chain: run(chain, *sizes), *STREAM),
+    st.builds(lambda run, sizes: lambda chain: run(chain, *sizes), STREAM, LIST),
     st.builds(lambda size, *how: partial(tiled, size=size, tiles=tiles_of(*how)), SIZES, FEW, SIZES, SIZES, SIZES),
-    st.tuples(st.sampled_from(("enqueue", "allocate")), st.integers(1, 15)),
+    st.tuples(st.sampled_from(("enqueue", "allocate", "synchronize")), st.integers(1, 15)),
 )
 
 
@@ -175,7 +172,7 @@ def test_after_failures_all_else_is_right(work: list[Any], seed: int | None, gra
             assert device.failed > failed or (limit == 80_000 and "out of GPU memory" in str(error))
     device.failing.clear()
     device.limit = 1 << 30
-    same(chain, *[(16, 24)] * 3)
+    same(chain, *[(16, 16)] * 3)
     chain.close()
 
 
@@ -291,3 +288,10 @@ def test_a_failed_wait_at_the_end_leaks_nothing(chain: Chain, device: SimulatedD
 def test_too_many_jobs_are_an_error_that_says_so(chain: Chain) -> None:
     with pytest.raises(UserError):
         [chain.begin(sources((16, 24))) for _ in range(3)]
+
+
+def test_a_failed_wait_for_room_is_told(chain: Chain, device: SimulatedDevice) -> None:
+    device.limit = need((48, 48), chain, None)
+    device.failing["synchronize"] = 1
+    with pytest.raises(UserError):
+        list(pictures(chain, (48, 48), (40, 48)))

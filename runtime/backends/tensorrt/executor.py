@@ -27,13 +27,14 @@ KEPT_PLANS = (
 T = TypeVar("T")
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
-    """A job under way. done: its result, where it had to be taken before anybody asked for it."""
+    """A job under way. done, error: what became of it, where that had to be known before anybody asked."""
 
     plan: Plan
     slot: Slot
     done: Done | None = None
+    error: UserError | None = None
 
 
 class DeviceExecutor:
@@ -95,6 +96,8 @@ class DeviceExecutor:
 
     def collect(self, ticket: Ticket) -> Done:
         """Wait for a job: arrays of their own, and the seconds of its parts without the copies."""
+        if ticket.error is not None:
+            raise ticket.error
         with self.device.current():
             return ticket.done or self._finish(ticket)
 
@@ -156,6 +159,7 @@ class DeviceExecutor:
         except BaseException:
             self._settle()
             if known:  # a job of it may be under way
+                plan.scratch = None  # bound and captured again when it is used
                 self._plans[key] = plan
             else:
                 plan.free()
@@ -180,11 +184,13 @@ class DeviceExecutor:
             except OutOfDeviceMemory:
                 if self._drop_one():
                     continue
-                waited = [ticket for ticket in self._under_way if ticket.done is None]
-                if not waited:
+                if not self._under_way:
                     raise
-                for ticket in waited:
-                    ticket.done = self._finish(ticket)
+                for ticket in list(self._under_way):
+                    try:
+                        ticket.done = self._finish(ticket)
+                    except UserError as error:  # is told to who asks for that job
+                        ticket.error = error
 
     def _drop_one(self) -> bool:
         """Free the plan that was not used for longest, of those that nothing waits for."""
