@@ -12,12 +12,14 @@ class OpenVINOTarget:
     """bfloat16: what is not INT8 may run in it, where a part's `rest` bears it and the CPU has it.
 
     graph_revision: of the rewriting. weight_code_limit: the range that weight codes were brought into, None: as
-    they are in the bundle.
+    they are in the bundle. convolutions: INT8 linears are written as 1×1
+    convolutions, which the CPU at hand computes faster.
     """
 
     bfloat16: bool
     graph_revision: int
     weight_code_limit: int | None
+    convolutions: bool
     device: str = "CPU"
 
 

@@ -1,4 +1,4 @@
-"""A changed ONNX graph on disk, beside the weights that it shares with the original."""
+"""ONNX graphs on disk: changed ones beside the weights that they share, and constants wherever they lie."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 
 def weight_files(model: onnx.ModelProto) -> set[str]:
@@ -47,3 +49,31 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _place(tensor: onnx.TensorProto, graph: Path) -> tuple[Path, int]:
+    """File and offset of a tensor that lies outside its graph."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return graph.with_name(Path(entries["location"]).name), int(entries.get("offset", 0))
+
+
+def read_tensor(tensor: onnx.TensorProto, graph: Path) -> np.ndarray:
+    """A constant of the graph in the file `graph`, wherever it lies."""
+    if not tensor.external_data:
+        return numpy_helper.to_array(tensor)
+    file, offset = _place(tensor, graph)
+    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.fromfile(file, kind, int(np.prod(tensor.dims)), offset=offset).reshape(tensor.dims)
+
+
+def write_tensor(tensor: onnx.TensorProto, value: np.ndarray, graph: Path) -> None:
+    """A constant's new value, of its type and as many bytes, where it lies; its shape may be another."""
+    if not tensor.external_data:
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+        return
+    file, offset = _place(tensor, graph)
+    with file.open("r+b") as target:
+        target.seek(offset)
+        target.write(value.tobytes())
+    del tensor.dims[:]
+    tensor.dims.extend(value.shape)

@@ -24,6 +24,7 @@ from passionsr_trt.engines.graph.files import part_files
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.layers.coverage import measure, openvino_layers
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
+from passionsr_trt.engines.openvino.cpu_speed import linears_faster_as_convolutions
 from passionsr_trt.engines.openvino.graph import (
     REVISION,
     attention_in_bfloat16,
@@ -31,6 +32,7 @@ from passionsr_trt.engines.openvino.graph import (
     norms_by_channel,
 )
 from passionsr_trt.engines.openvino.half_range import limit_weights, limited_copy
+from passionsr_trt.engines.openvino.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.model import code_limit, compile_static, peak_activations, runs_in_bfloat16
 from PIL import Image
 
@@ -50,26 +52,30 @@ class OpenVINOBuilder:
             bfloat16=bundle.spec is not None and not float32,
             graph_revision=REVISION,
             weight_code_limit=code_limit(bundle.spec),
+            convolutions=bundle.spec is not None and linears_faster_as_convolutions(),
         )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
         """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
-        Parts that may run in bfloat16 where they are not INT8 are left as they are; the others are rewritten
-        (graph.py), and their attention takes bfloat16 if the target allows it and the CPU has it.
+        INT8 linears become convolutions where the target says so (linears.py). Parts that may run in bfloat16 are
+        left as they are otherwise; the others are rewritten (graph.py), and their attention takes bfloat16 if the
+        target allows it and the CPU has it.
         """
         for path in part_files(bundle.open(part)):
             shutil.copy2(path, folder / path.name)
         if self.target.weight_code_limit is not None:
             limit_weights(folder / part.file, self.target.weight_code_limit)
         in_bfloat16 = runs_in_bfloat16(part, self.target)
+        model = onnx.load(str(folder / part.file), load_external_data=False)
+        if self.target.convolutions:
+            linears_as_convolutions(model, folder / part.file)
         if not in_bfloat16:
-            model = onnx.load(str(folder / part.file), load_external_data=False)
             norms_by_channel(model)
             codes_before_enlargement(model)
             if self.target.bfloat16 and has_bfloat16():
                 attention_in_bfloat16(model)
-            onnx.save(model, str(folder / part.file))
+        onnx.save(model, str(folder / part.file))
         size = bundle.model.size or (REFERENCE_SIZE, REFERENCE_SIZE)
         compiled = compile_static(folder / part.file, part.shapes(size), bfloat16=in_bfloat16)
         coverage = measure(part.sites, *openvino_layers(compiled))

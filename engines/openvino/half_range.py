@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
-from passionsr_trt.engines.graph.files import part_files
+from passionsr_trt.engines.graph.files import part_files, read_tensor, write_tensor
 
 CANDIDATES = 32
 SMALLEST = 0.7
@@ -83,10 +82,10 @@ def limit_weights(path: Path, limit: int) -> None:
             continue
         stored, scale = tensors[node.input[0]], tensors[node.input[1]]
         axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
-        codes, k = limit_codes(np.moveaxis(_read(stored, path), axis, 0), limit)
-        steps = _read(scale, path)
-        _write(stored, np.moveaxis(codes, 0, axis), path)
-        _write(scale, (steps * k).astype(steps.dtype), path)
+        codes, k = limit_codes(np.moveaxis(read_tensor(stored, path), axis, 0), limit)
+        steps = read_tensor(scale, path)
+        write_tensor(stored, np.moveaxis(codes, 0, axis), path)
+        write_tensor(scale, (steps * k).astype(steps.dtype), path)
     onnx.save(model, str(path))
 
 
@@ -98,28 +97,3 @@ def limited_copy(path: Path, limit: int) -> Iterator[Path]:
             shutil.copyfile(file, Path(folder) / file.name)
         limit_weights(Path(folder) / path.name, limit)
         yield Path(folder) / path.name
-
-
-def _place(tensor: onnx.TensorProto, graph: Path) -> tuple[Path, int]:
-    """File and offset of a tensor that lies outside its graph."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    return graph.with_name(Path(entries["location"]).name), int(entries.get("offset", 0))
-
-
-def _read(tensor: onnx.TensorProto, graph: Path) -> np.ndarray:
-    if not tensor.external_data:
-        return numpy_helper.to_array(tensor)
-    file, offset = _place(tensor, graph)
-    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return np.fromfile(file, kind, int(np.prod(tensor.dims)), offset=offset).reshape(tensor.dims)
-
-
-def _write(tensor: onnx.TensorProto, value: np.ndarray, graph: Path) -> None:
-    """In place: type and shape, and so the size in bytes, are the same."""
-    if not tensor.external_data:
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
-        return
-    file, offset = _place(tensor, graph)
-    with file.open("r+b") as target:
-        target.seek(offset)
-        target.write(value.tobytes())
