@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from passionsr_trt.engines.build import BuildPart, build_engines, building, engine_key, why_build
-from passionsr_trt.engines.bundle.arguments import parse_size, share, whole
+from passionsr_trt.engines.bundle.arguments import parse_size, share, some_path, whole
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
@@ -17,7 +17,7 @@ from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder made by `passionsr-trt export`")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the engines")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the engines")
     parser.add_argument(
         "--backend",
         choices=("openvino", "tensorrt-rtx", "tensorrt"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, check_multiple, parse_size, whole
+from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, check_multiple, parse_size, some_path, whole
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
@@ -24,7 +24,7 @@ SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are ru
 def add_import_model(parser: argparse.ArgumentParser) -> None:
     from passionsr_trt.export.families.registry import FAMILIES
 
-    parser.add_argument("-o", "--output", type=Path, required=True, help="model folder to write (float32)")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="model folder to write (float32)")
     names = [family.name for family in FAMILIES]
     parser.add_argument("--family", choices=names, default=names[0], help="what kind of model it is")
     for family in FAMILIES:
@@ -91,7 +91,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX bundle")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the ONNX bundle")
     parser.add_argument(
         "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
     )
@@ -185,7 +185,7 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
         "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
     )
     parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and the plot")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and the plot")
     parser.add_argument(
         "--budget",
         type=float,

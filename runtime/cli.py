@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.arguments import parse_size, whole
+from passionsr_trt.engines.bundle.arguments import MOST_THREADS, parse_size, some_path, whole
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
@@ -18,7 +18,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
     parser.add_argument("--engines", type=Path, required=True, help="engines under test")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the report and pictures")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and pictures")
     parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
     parser.add_argument("--align", choices=("adain", "wavelet", "none"), default="none", help="colour fix")
     parser.add_argument(
@@ -40,12 +40,12 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", type=Path, required=True, help="float engines of the same model")
     parser.add_argument("--onnx", type=Path, help="float ONNX bundle, run under ONNX Runtime as well")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for --onnx")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the figures and the chart")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for figures and chart")
     parser.add_argument("--size", type=parse_size, default="512x512", metavar="HxW", help="output size")
     parser.add_argument(
         "--runs", type=whole(5), default=5, help="rounds, at least 5; in each, every contestant runs once"
     )
-    parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads of every contestant, 0: all")
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="of every contestant, 0: all")
     parser.add_argument("--profile", action="store_true", help="add where the INT8 time goes, by kernel; slower")
     parser.set_defaults(run=_run_benchmark)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.pictures import (
+    FORMATS,
     MAX_PIXELS,
     MIN_SIDE,
     SUFFIXES,
@@ -28,6 +29,7 @@ from passionsr_trt.engines.bundle.pictures import (
 from PIL import Image
 
 __all__ = [
+    "FORMATS",
     "MAX_PIXELS",
     "MIN_SIDE",
     "SUFFIXES",
@@ -84,8 +86,9 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror or error})", "expected room there") from None
-    except BaseException:
+    except ValueError as error:  # a format's own limits
+        reason = f"{path}: cannot be written ({error})"
+        raise UserError(reason, "expected a size that the format takes", "write .png") from None
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.arguments import gibibytes, whole
-from passionsr_trt.engines.bundle.errors import UsageError
+from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, some_path, whole
+from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.chain import PROVIDERS, Chain
 from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
+    FORMATS,
     SUFFIXES,
     WRITABLE,
     Picture,
@@ -28,7 +30,7 @@ from passionsr_trt.runtime.images import (
 )
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import HelpFormatter, run
-from passionsr_trt.runtime.planning import Options, check_options
+from passionsr_trt.runtime.planning import Options, check_options, plan_tiles
 from passionsr_trt.runtime.upscaler import attempt, super_resolve_all
 from PIL import Image
 from tqdm import tqdm
@@ -36,7 +38,7 @@ from tqdm import tqdm
 
 def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder, or a file for a single image")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder, or file for one image")
     parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
     parser.add_argument(
         "--align", choices=METHODS, help="colour fix towards the input; by itself the one that suits the model"
@@ -62,10 +64,10 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         help="tiles at once, fewer where memory is short or some would be left over; by itself as many as GPU "
         "engines were built for, else 1: more take memory and gain nothing on a CPU",
     )
-    parser.add_argument("--seed", type=int, default=0, help="noise seed, for models that sample their posterior")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
-    parser.add_argument("--threads", type=whole(0), default=0, help="CPU threads, 0: all")
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
         "--provider",
         choices=tuple(PROVIDERS),
@@ -116,7 +118,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
         if source.resolve() == target.resolve():
             raise UsageError(f"{target}: would overwrite its own input", "expected another folder")
     if arguments.resume:
-        waiting = {source: target for source, target in pairs.items() if not target.exists()}
+        waiting = {source: target for source, target in pairs.items() if not is_whole(target)}
         if skipped := len(pairs) - len(waiting):
             print(f"{skipped} of {len(pairs)} are there already; skipped")
         pairs = waiting
@@ -139,9 +141,19 @@ def run_infer(arguments: argparse.Namespace) -> int:
             if error is not None:
                 failed += 1
                 message = str(error) or "out of memory; a smaller --tile needs less"
-                tqdm.write(f"error: {message}", file=sys.stderr)
-    print(f"{len(pairs) - failed} of {len(pairs)} images written to {arguments.output}")
+                tqdm.write(f"error: {printable(message)}", file=sys.stderr)
+    print(printable(f"{len(pairs) - failed} of {len(pairs)} images written to {arguments.output}"))
     return 1 if failed else 0
+
+
+def is_whole(target: Path) -> bool:
+    """Is there a picture that an earlier run finished? What is truncated, empty or no picture is done again."""
+    try:
+        with Image.open(target, formats=FORMATS) as image:
+            image.load()
+    except Exception:  # whatever is wrong with it
+        return False
+    return True
 
 
 def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
@@ -166,7 +178,7 @@ def upscale_all(
     read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
 
     def images() -> Iterator[Image.Image | Exception]:
-        for source, reading in read_ahead(reader, pairs):
+        for source, reading in read_ahead(reader, pairs, partial(read_fitting, chain, options)):
             picture = attempt(reading.result)
             read.append((source, picture))
             yield picture if isinstance(picture, Exception) else picture.rgb
@@ -181,9 +193,9 @@ def upscale_all(
                 yield result
                 continue
             for note in picture.notes:
-                tqdm.write(f"{source}: {note}", file=sys.stderr)
+                tqdm.write(printable(f"{source}: {note}"), file=sys.stderr)
             if result.tiles and options.tile is None:
-                tqdm.write(f"{source}: done in {result.tiles}", file=sys.stderr)
+                tqdm.write(printable(f"{source}: done in {result.tiles}"), file=sys.stderr)
             seconds = sum(result.seconds.values())
             progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
             saving.append(writer.submit(save_image, result.image, pairs[source], picture))
@@ -193,11 +205,24 @@ def upscale_all(
             yield attempt(work.result)
 
 
-def read_ahead(reader: Executor, sources: Iterable[Path]) -> Iterator[tuple[Path, Future[Picture]]]:
+def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:
+    """A picture; its size in the header says whether it fits into memory, before anything of it is decoded."""
+    height, width = header_size(source)
+    if height:
+        sides = (side * chain.model.upscale for side in (height, width))
+        padded = [-(-side // chain.multiple) * chain.multiple for side in sides]
+        least = (0, 0) if chain.limits is None else chain.limits[0]
+        plan_tiles((max(padded[0], least[0]), max(padded[1], least[1])), chain, options)
+    return read_picture(source)
+
+
+def read_ahead(
+    reader: Executor, sources: Iterable[Path], read: Callable[[Path], Picture]
+) -> Iterator[tuple[Path, Future[Picture]]]:
     """Each image while the one after it is being read."""
     waiting: deque[tuple[Path, Future[Picture]]] = deque()
     for source in sources:
-        waiting.append((source, reader.submit(read_picture, source)))
+        waiting.append((source, reader.submit(read, source)))
         if len(waiting) > 1:
             yield waiting.popleft()
     yield from waiting

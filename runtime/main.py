@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
@@ -70,13 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Parse, run, and turn every expected failure into one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks `×` loses it, not the work
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with ended_by_signal():
+            status: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         if getattr(arguments, "traceback", False):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except ModuleNotFoundError as error:
         return _missing(error)
@@ -86,6 +95,31 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except (OSError, RecursionError) as error:  # a disk, a name or a nesting that no command foresaw
+        if getattr(arguments, "traceback", False):
+            raise
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for a full disk would fail again
+        return 1
+
+
+@contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """SIGTERM (docker stop) ends the work as Ctrl-C does, so that nothing half-written stays behind."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 EXTRAS = {

@@ -22,16 +22,28 @@ def gibibytes(text: str) -> int:
     return round(number * 2**30)
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number, at least `least`."""
+MOST_THREADS = 4096
+
+
+def some_path(text: str) -> Path:
+    """An argparse type: a path that is not the empty string, which would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return Path(text)
+
+
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type: a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
         try:
-            number = int(text)
+            number = int(text) if len(text) < 40 else most + 1
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if number < least:
             raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
+        if number > most:
+            raise argparse.ArgumentTypeError(f"{text[:40]}: expected at most {most}")
         return number
 
     return parse

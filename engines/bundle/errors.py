@@ -11,3 +11,8 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """The command line itself is wrong: exit status 2."""
+
+
+def printable(text: str) -> str:
+    """Control characters as escapes: a file's name may hold newlines, or what a terminal obeys."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

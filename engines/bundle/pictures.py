@@ -1,12 +1,15 @@
 """Reading pictures, for the runtime and for calibration alike: what a model is calibrated on is what it will see.
 
-Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, 16 bits are reduced to 8.
+Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, 16 bits and floats from 0
+to 1 are reduced to 8.
 """
 
 from __future__ import annotations
 
+import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +19,9 @@ from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sou
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MIN_SIDE = 8
+MOST_ICC = 1 << 20  # bytes: what a PNG reader takes
 MAX_PIXELS = 64_000_000
 
 
@@ -45,10 +50,10 @@ def list_images(inputs: list[Path]) -> list[Path]:
     return paths
 
 
-def header_size(path: Path) -> tuple[int, int]:
+def header_size(path: Path) -> Size:
     """(height, width) as it will be read, from the header alone; (0, 0) for what is no picture."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception:  # whatever it is will be told when the picture is read
@@ -57,54 +62,90 @@ def header_size(path: Path) -> tuple[int, int]:
 
 
 def read_picture(path: Path) -> Picture:
-    """Decode an image; UserError for anything that is not one, is too small or too large."""
+    """Decode an image; UserError for anything that is not one, is too small or too large.
+
+    A damaged file may raise anything in Pillow's decoders: whatever it is becomes this picture's one line.
+    """
     try:
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: 0 bytes", "expected an image")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UserError(
-                        f"{path}: {width}×{height} pixels",
-                        f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels",
-                        "crop or shrink it first",
-                    )
-                if min(width, height) < MIN_SIDE:
-                    raise UserError(
-                        f"{path}: {width}×{height} pixels", f"expected at least {MIN_SIDE} on each side"
-                    )
-                image.load()
-                return _to_picture(ImageOps.exif_transpose(image))
+        with _opened(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(
+                    f"{path}: {width}×{height} pixels",
+                    f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels",
+                    "crop or shrink it first",
+                )
+            if min(width, height) < MIN_SIDE:
+                raise UserError(f"{path}: {width}×{height} pixels", f"expected at least {MIN_SIDE} on each side")
+            image.load()
+            return _to_picture(_upright(image), path)
+    except (UserError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not an image that can be read", f"expected {', '.join(SUFFIXES)}") from None
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be decoded ({reason})", "expected a whole image") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header was read; only the formats that are promised, only from plain files."""
+    try:
+        status = path.stat()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", "expected an image or a folder of images") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"{path}: too many pixels", f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
-        ) from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image that Pillow can read", f"expected {', '.join(SUFFIXES)}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: cannot be decoded ({error})", "expected a whole image") from None
+    except OSError as error:  # a loop of links, a name that is too long
+        raise UserError(f"{path}: cannot be read ({error.strerror})", "expected an image") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is no file", "expected an image")
+    if status.st_size == 0:
+        raise UserError(f"{path}: 0 bytes", "expected an image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
 
 
-def _to_picture(image: Image.Image) -> Picture:
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, where that can be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged tag turns nothing
+        return image
+
+
+def _to_picture(image: Image.Image, path: Path) -> Picture:
     notes: list[str] = []
     icc = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 65535.0
-        image = Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
-        notes.append("16-bit input reduced to 8 bits")
+        image = _eight_bits(image, path)
+        notes.append("more than 8 bits a channel reduced to 8")
+    if "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("L", "1") else "RGBA")
     if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        image = image.convert("RGB")
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
     grey = image.mode in ("L", "LA", "1")
-    if image.mode == "CMYK":
+    if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+        icc = None  # it is of other channels than the result's
+        notes.append(f"{image.mode} converted to RGB")
+    if icc is not None and len(icc) > MOST_ICC:
         icc = None
-        notes.append("CMYK converted to RGB")
+        notes.append("a colour profile of more than 1 MB left out")
     return Picture(image.convert("RGB"), alpha, grey, icc, notes)
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Whole numbers to 65535 and floats from 0 to 1 as 8 bits; UserError where their range may mean anything."""
+    values = np.asarray(image).astype(np.float64)
+    top = 1.0 if image.mode == "F" else 65535.0
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+        kind, low, high = "floats" if image.mode == "F" else "whole numbers", values.min(), values.max()
+        raise UserError(
+            f"{path}: {kind} from {low:g} to {high:g}", f"expected 0 to {top:g}", "convert it to 8 or 16 bits"
+        )
+    return Image.fromarray(np.rint(values / top * 255).astype(np.uint8))
 
 
 def upscale(image: Image.Image, factor: int) -> Image.Image:

@@ -87,7 +87,7 @@ def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
     path = tmp_path / "deep.png"
     Image.fromarray(np.full((16, 16), 0x8000, np.uint16)).save(path)
     picture = read_picture(path)
-    assert picture.notes == ["16-bit input reduced to 8 bits"]
+    assert picture.notes == ["more than 8 bits a channel reduced to 8"]
     assert picture.rgb.getpixel((0, 0)) == (128, 128, 128)
 
 
