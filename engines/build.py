@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +15,7 @@ from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle, OnnxBun
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
 from passionsr_trt.engines.bundle.records import encode
 from passionsr_trt.engines.bundle.targets import Target
+from passionsr_trt.engines.bundle.user_cache import cache_folder
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from tqdm import tqdm
 
@@ -99,9 +98,12 @@ def why_build(output: Path, bundle: OnnxBundle, backend: str, target: Target) ->
 def building(output: Path) -> Iterator[None]:
     """One builder of an output folder at a time; a second one waits, then finds the engines built."""
     name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
-    # a container's user may have no name
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
-    lock = FileLock(Path(tempfile.gettempdir()) / f"passionsr-trt-{user}-{name}.lock")
+    try:
+        folder = cache_folder("locks")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to keep it in
+        folder = output.resolve().parent
+    lock = FileLock(folder / f".{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -26,6 +26,7 @@ from passionsr_trt.engines.bundle.pictures import (
     to_array,
     upscale,
 )
+from passionsr_trt.engines.bundle.temporaries import prefix
 from PIL import Image
 
 __all__ = [
@@ -77,7 +78,7 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
             options["icc_profile"] = source.icc
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=prefix(), suffix=suffix, dir=path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})", "expected a writable folder") from None
     try:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
-from passionsr_trt.engines.graph.files import part_files
 
 BASE = 250e6  # Python, OpenVINO, its compiler's leavings
 WEIGHTS = 1.1  # OpenVINO's own copies, in its layouts
@@ -37,8 +36,8 @@ class HostMemory:
         activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
         if not all(activations.values()):
             return None
-        files = (file for part in bundle.parts for file in part_files(bundle.folder / part.file))
-        return cls(sum(file.stat().st_size for file in files), activations, free_memory())
+        listed = (entry for part in bundle.parts for entry in bundle.listed(part).values())
+        return cls(sum(entry["size"] for entry in listed), activations, free_memory())
 
     def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
         """Peak bytes from output pixels: the picture's, and what each part's engine gets at once."""

@@ -16,8 +16,8 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.records import decode, encode
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.bundle.targets import TARGETS, Target
-from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, check_wiring
+from passionsr_trt.engines.bundle.targets import TARGETS, Target, TensorRTTarget
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, ModelInfo, PartInfo, Size, chain_multiple, check_wiring
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,22 @@ class Bundle:
         raise UserError(f"{self.folder}: no part {name!r}", f"expected {', '.join(p.name for p in self.parts)}")
 
     def open(self, part: PartInfo) -> Path:
-        """The checked path of a part's file; so is every file beside it that begins with its name (weights)."""
+        """The checked path of a part's file; so is every listed file that begins with its name (weights)."""
         manifest = read_manifest(self.folder, self.kind)
-        for name in _files_of(part, manifest):
+        for name in self.listed(part):
             if name != part.file:
                 checked_file(self.folder, manifest, name)
         return checked_file(self.folder, manifest, part.file)
 
+    def listed(self, part: PartInfo) -> dict[str, dict[str, Any]]:
+        """Every listed file that begins with the part's name, the graph and weights beside it: size and sha256."""
+        files = read_manifest(self.folder, self.kind)["files"]
+        return {name: entry for name, entry in files.items() if name.startswith(f"{Path(part.file).stem}.")}
+
     def digest(self, part: PartInfo) -> str:
         """SHA-256 over those that the manifest lists for the part's files."""
-        manifest = read_manifest(self.folder, self.kind)
-        listed = [manifest["files"][name]["sha256"] for name in sorted(_files_of(part, manifest))]
-        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+        digests = [entry["sha256"] for _name, entry in sorted(self.listed(part).items())]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write the manifest over the files that are in `folder` already."""
@@ -158,12 +162,6 @@ def check_same_model(first: Bundle, second: Bundle) -> None:
         )
 
 
-def _files_of(part: PartInfo, manifest: dict[str, Any]) -> list[str]:
-    """Every listed file that begins with the part's name: graph, weights beside it."""
-    stem = Path(part.file).stem
-    return [name for name in manifest["files"] if Path(name).name.startswith(f"{stem}.")]
-
-
 def _load(cls: type[B], folder: Path, kind: str) -> B:
     data = read_manifest(folder, kind)
     where = str(folder / MANIFEST)
@@ -176,7 +174,38 @@ def _load(cls: type[B], folder: Path, kind: str) -> B:
         target = decode(TARGETS[backend], content.get("target"), f"{where}: target")
     bundle = decode(cls, content, where, ready={"folder": folder, **({"target": target} if target else {})})
     check_wiring(bundle.parts, where)
+    _check_ranges(bundle, where)
     return bundle
+
+
+def _check_ranges(bundle: Bundle, where: str) -> None:
+    """UserError for values of the right type that no bundle of ours has."""
+    model, multiple = bundle.model, chain_multiple(bundle.parts)
+    wrong = [
+        ("upscale", model.upscale, "1 to 16", 1 <= model.upscale <= 16),
+        ("align", model.align, ", ".join(ALIGNMENTS), model.align in ALIGNMENTS),
+        ("size", model.size, f"multiples of {multiple}", _is_size(model.size, multiple)),
+    ]
+    if isinstance(bundle, EngineBundle):
+        target = bundle.target
+        if isinstance(target, TensorRTTarget):
+            sizes = (target.min_size, target.size, target.max_size)
+            wrong.append(
+                ("sizes", sizes, f"multiples of {multiple}", all(_is_size(size, multiple) for size in sizes))
+            )
+            wrong.append(("batch", target.batch, "1 to 4096", 1 <= target.batch <= 4096))
+        else:
+            limit = target.weight_code_limit
+            wrong.append(("weight_code_limit", limit, "null, 63 or 127", limit in (None, 63, 127)))
+        known = set(part_names(bundle.parts))
+        wrong.append(("coverage", list(bundle.coverage), "the parts", set(bundle.coverage) == known))
+    for name, value, expected, good in wrong:
+        if not good:
+            raise UserError(f"{where}: {name} is {value!r}", f"expected {expected}")
+
+
+def _is_size(size: Size | None, multiple: int) -> bool:
+    return size is None or all(0 < side <= 1 << 16 and side % multiple == 0 for side in size)
 
 
 def part_names(parts: Sequence[PartInfo]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.json_files import read_object
+from passionsr_trt.engines.bundle.temporaries import prefix, sweep
 
 SCHEMA_VERSION = 3  # 2: ONNX bundles of any batch; 3: the wiring, typed records
 OLDEST = {"onnx-bundle": 3, "engine-bundle": 3}  # of other kinds every version is read
@@ -47,14 +49,13 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     """Parse a manifest of the given kind; a newer schema is refused before any key is looked at."""
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path, f"the manifest of {NAMES[kind]}")
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no {MANIFEST}", f"expected a folder that holds {NAMES[kind]}", HINTS.get(kind, "")
         ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})", f"expected the manifest of {NAMES[kind]}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("schema_version"), int):
+    version = data.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
     if data["schema_version"] > SCHEMA_VERSION:
         raise UserError(
@@ -70,7 +71,22 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         )
     if data.get("kind") != kind:
         raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
+    files = data.get("files")
+    if not isinstance(files, dict) or not all(map(_is_listed, files.items())):
+        raise UserError(f"{path}: 'files' is no list of files", "expected name → size and sha256", "make it again")
     return data
+
+
+def _is_listed(entry: tuple[Any, Any]) -> bool:
+    """A name in this folder or one below it, with its size and digest."""
+    name, stated = entry
+    plain = isinstance(name, str) and name.isprintable() and not Path(name).is_absolute()
+    return (
+        plain
+        and isinstance(stated, dict)
+        and isinstance(stated.get("size"), int)
+        and isinstance(stated.get("sha256"), str)
+    )
 
 
 NAMES = {
@@ -138,14 +154,15 @@ def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
     check_target(target, kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        sweep(target.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=prefix(), dir=target.parent))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})", "expected a writable place") from None
     try:
         yield temporary
         temporary.chmod(0o755)
         if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            retired = Path(tempfile.mkdtemp(prefix=prefix(), dir=target.parent))
             target.replace(retired / "old")
             temporary.replace(target)
             shutil.rmtree(retired, ignore_errors=True)
@@ -165,7 +182,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; UserError where the disk refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=prefix(), dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -189,11 +206,15 @@ def check_digest(folder: Path, expected: str | None) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind."""
+    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind.
+
+    What earlier runs that were killed left there is removed.
+    """
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", dir=folder)
+        sweep(folder)
+        handle, name = tempfile.mkstemp(prefix=prefix(), dir=folder)
         os.close(handle)
         Path(name).unlink()
         for parent in missing:

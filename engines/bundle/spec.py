@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.json_files import read_object
 
 SCHEMA_VERSION = 1
+MOST = 1_000_000  # steps, candidates, crops: more is a slip
 OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "learned")
 
@@ -84,6 +85,12 @@ class QuantSpec:
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")
+            if getattr(self, name) > MOST:
+                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at most {MOST}")
+        if not 0 <= self.explicit_gain <= 1000:
+            raise UserError(f"spec: explicit_gain is {self.explicit_gain}", "expected 0 to 1000 dB")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"spec: seed is {self.seed}", "expected 0 to 2^63 − 1")
         if not 0 <= self.smooth_alpha <= 1:
             raise UserError(f"spec: smooth_alpha is {self.smooth_alpha}", "expected 0 to 1")
         if not 0 < self.learning_rate < 1:
@@ -121,7 +128,7 @@ class QuantSpec:
         if not isinstance(data, dict):
             raise UserError(f"{source}: not a JSON object", "expected keys of QuantSpec")
         version = data.get("schema_version", SCHEMA_VERSION)
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= SCHEMA_VERSION:
             raise UserError(
                 f"{source}: made by a newer version (schema {version})",
                 f"this one reads up to {SCHEMA_VERSION}",
@@ -146,12 +153,9 @@ class QuantSpec:
     @classmethod
     def load(cls, path: Path) -> QuantSpec:
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})", "expected a spec file") from None
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error})", "expected a spec file") from None
-        return cls.from_json(data, str(path))
+            return cls.from_json(read_object(path, "a spec file"), str(path))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file", "expected a spec file") from None
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -12,6 +12,7 @@ A part's inputs are sources or outputs of parts before it; there is no general g
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,8 @@ from passionsr_trt.engines.bundle.errors import UserError
 
 REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
 SOURCES = ("lr", "image", "noise")
+ALIGNMENTS = ("adain", "wavelet", "none")  # colour fixes
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of parts and their files, which become file names
 Size = tuple[int, int]  # height, width, in output pixels
 
 
@@ -127,6 +130,16 @@ def check_wiring(parts: Sequence[PartInfo], where: str) -> None:
         raise UserError(f"{where}: no parts", "expected one at least")
     known: dict[str, TensorInfo] = {}
     for part in parts:
+        for name in (part.name, part.file) if part.file else (part.name,):
+            if not NAME.fullmatch(name):
+                raise UserError(f"{where}: a part is called {name!r}", "expected letters, digits, _, - and .")
+        for tensor in (*part.inputs, part.output):
+            if not (1 <= tensor.channels <= 1 << 16 and 0 <= tensor.stride <= 1 << 12):
+                raise UserError(
+                    f"{where}: {part.name} has {tensor}", "expected channels from 1 on, strides from 0 on"
+                )
+        if not any(tensor.stride for tensor in part.inputs):
+            raise UserError(f"{where}: {part.name} takes no picture", "expected an input with a stride")
         for tensor in part.inputs:
             given = known.get(tensor.name)
             if given is None and tensor.name not in SOURCES:

@@ -25,8 +25,9 @@ def weight_files(model: onnx.ModelProto) -> set[str]:
 
 
 def part_files(path: Path) -> list[Path]:
-    """A graph's file and the weights beside it."""
-    return list(path.parent.glob(f"{path.name}*"))
+    """A graph's file and the files beside it that it takes weights from."""
+    model = onnx.load(str(path), load_external_data=False)
+    return [path, *(path.with_name(Path(name).name) for name in sorted(weight_files(model)))]
 
 
 @contextmanager

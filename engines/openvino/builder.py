@@ -20,6 +20,7 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.pictures import noise
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, sources_of
+from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.files import part_files
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.layers.coverage import measure, openvino_layers
@@ -62,8 +63,8 @@ class OpenVINOBuilder:
         left as they are otherwise; the others are rewritten (graph.py), and their attention takes bfloat16 if the
         target allows it and the CPU has it.
         """
-        for path in part_files(bundle.open(part)):
-            shutil.copy2(path, folder / path.name)
+        for path in part_files(open_graph(bundle, part)):
+            shutil.copyfile(path, folder / path.name)
         if self.target.weight_code_limit is not None:
             limit_weights(folder / part.file, self.target.weight_code_limit)
         in_bfloat16 = runs_in_bfloat16(part, self.target)

@@ -19,6 +19,7 @@ from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import write_atomic
 from passionsr_trt.engines.bundle.targets import TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, chain_multiple
+from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.files import on_disk
 from passionsr_trt.engines.layers.coverage import measure
 from passionsr_trt.engines.layers.kernels import save_layers
@@ -173,7 +174,7 @@ class TensorRTBuilder:
         builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
         parser = trt.OnnxParser(network, logger)
-        if not self._parse(parser, bundle.open(part)):
+        if not self._parse(parser, open_graph(bundle, part)):
             problems = [parser.get_error(index).desc().splitlines()[0] for index in range(parser.num_errors)]
             fact, expected, hint = explain(problems, 0)
             raise UserError(f"{part.name}: the ONNX parser refused the graph: {fact}", expected, hint)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.json_files import read_object
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.memory import free_memory
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 KEYS_AT_ONCE = 64
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def folder_digest(folder: Path) -> str:
@@ -30,14 +31,9 @@ def folder_digest(folder: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that belongs to a model; UserError where it is missing or none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, "a part of the model folder")
     except FileNotFoundError:
         raise UserError(f"{path}: missing", "expected as part of the model folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error})", "expected JSON") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: not a JSON object", "expected one")
-    return data
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -49,6 +45,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
+            for key in keys:
+                if (kind := file.get_slice(key).get_dtype()) not in FLOATS:
+                    raise UserError(f"{path}: {key} is {kind}", f"expected one of {', '.join(FLOATS)}")
             needed = sum(4 * prod(file.get_slice(key).get_shape()) for key in keys)
         if needed > (free := free_memory()):
             raise UserError(
@@ -81,5 +80,7 @@ def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> N
             raise UserError(
                 f"{source}: {key} has shape {list(tensor.shape)}", f"expected {list(expected[key].shape)}"
             )
+    if not any(bool(tensor.any()) for tensor in state.values()):
+        raise UserError(f"{source}: every weight is 0", "expected a trained model")
     module.load_state_dict(state, assign=True)
     module.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
 from passionsr_trt.runtime.chain import PROVIDERS, Arrays, Chain, fixed
@@ -43,7 +44,7 @@ class OnnxEngine:
 
 def open_chain(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
     """The chain of an ONNX bundle."""
-    engines = {part.name: OnnxEngine(bundle.open(part), threads, provider) for part in bundle.parts}
+    engines = {part.name: OnnxEngine(open_graph(bundle, part), threads, provider) for part in bundle.parts}
     label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
     place = "" if provider == "cpu" else f" {provider}"
     name = f"ONNX Runtime{place} {label}"

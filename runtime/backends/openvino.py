@@ -13,6 +13,7 @@ import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
+from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.openvino.compiled_cache import CompiledCache, model_key
 from passionsr_trt.engines.openvino.model import (
     code_limit,
@@ -123,7 +124,7 @@ def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
             built_limit=target.weight_code_limit,
             cache=CompiledCache(cache) if cache else None,
         )
-        engines[part.name] = OpenVINOEngine(bundle.open(part), bundle.spec, options, bundle.digest(part))
+        engines[part.name] = OpenVINOEngine(open_graph(bundle, part), bundle.spec, options, bundle.digest(part))
     limit = next(iter(engines.values())).code_limit
     if limit is not None:
         print(

@@ -33,10 +33,10 @@ class OneStep:
 
     def __post_init__(self) -> None:
         checks = (
-            ("timestep", isinstance(self.timestep, int) and self.timestep >= 0, "a whole number >= 0"),
+            ("timestep", _is_whole(self.timestep) and self.timestep >= 0, "a whole number >= 0"),
             ("prediction", self.prediction in ("epsilon", "v"), "'epsilon' or 'v'"),
-            ("scaling_factor", isinstance(self.scaling_factor, float) and self.scaling_factor > 0, "> 0"),
-            ("upscale", self.upscale in (1, 2, 3, 4), "1, 2, 3 or 4"),
+            ("scaling_factor", isinstance(self.scaling_factor, float) and 0 < self.scaling_factor < 1e6, "> 0"),
+            ("upscale", _is_whole(self.upscale) and self.upscale in (1, 2, 3, 4), "1, 2, 3 or 4"),
             ("posterior", self.posterior in ("mode", "sample"), "'mode' or 'sample'"),
         )
         for name, good, expected in checks:
@@ -77,6 +77,11 @@ class OneStepModel:
         return cls(folder, one_step, alpha_bar, text, unet, kind, vae, channels, folder_digest(folder))
 
 
+def _is_whole(value: Any) -> bool:
+    """A whole number; JSON's true is one to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _read_one_step(path: Path) -> OneStep:
     data = read_json(path)
     known = set(OneStep.__dataclass_fields__)
@@ -84,7 +89,7 @@ def _read_one_step(path: Path) -> OneStep:
         raise UserError(f"{path}: unknown key {unknown[0]!r}", f"expected {', '.join(sorted(known))}")
     if missing := sorted(known - set(data) - {"posterior"}):
         raise UserError(f"{path}: {missing[0]} is missing", f"expected {', '.join(sorted(known))}")
-    if isinstance(data["scaling_factor"], int):
+    if _is_whole(data["scaling_factor"]):
         data["scaling_factor"] = float(data["scaling_factor"])
     return OneStep(**data)
 
@@ -96,6 +101,8 @@ def _alpha_bar(path: Path, timestep: int) -> float:
     schedule = config.get("beta_schedule")
     if not (isinstance(steps, int) and isinstance(start, float) and isinstance(end, float)):
         raise UserError(f"{path}: num_train_timesteps, beta_start or beta_end is missing", "expected all three")
+    if not (1 <= steps <= 100_000 and 0 < start <= end < 1):
+        raise UserError(f"{path}: {steps} steps with betas from {start} to {end}", "expected 0 < start ≤ end < 1")
     if config.get("rescale_betas_zero_snr") or config.get("trained_betas"):
         raise UserError(f"{path}: rescaled or trained betas", "expected 'linear' or 'scaled_linear' betas")
     if schedule == "scaled_linear":
@@ -114,8 +121,11 @@ def _from_config(cls: Any, folder: Path) -> Any:
     try:
         with torch.device("meta"):
             return cls.from_config(config)
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: not a {cls.__name__} ({error})") from None
+    except Exception as error:  # diffusers raises whatever the first wrong value leads to
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{folder / 'config.json'}: not a {cls.__name__} ({reason})", "expected its config"
+        ) from None
 
 
 def load_unet(folder: Path) -> Any:

@@ -1,0 +1,44 @@
+"""Names of what is not finished yet, and what becomes of it where its process was killed.
+
+`.passionsr-HOST-PID-…` belongs to a process; the next run that writes into the folder removes those whose process
+is gone. Of other machines (a shared disk, a container) only what is older than two days.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+PATTERN = re.compile(r"\.passionsr-([0-9a-f]{8})-(\d+)-")
+OLD = 2 * 86400  # seconds
+
+
+def prefix() -> str:
+    """Of a temporary file or folder of this process."""
+    return f".passionsr-{HOST}-{os.getpid()}-"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder; what cannot be removed is left to the next run."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if (owner := PATTERN.match(path.name)) and _is_stale(path, owner[1], int(owner[2])):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _is_stale(path: Path, host: str, process: int) -> bool:
+    if host != HOST:
+        return time.time() - path.lstat().st_mtime > OLD
+    return process != os.getpid() and not psutil.pid_exists(process)

@@ -1,0 +1,40 @@
+"""A part's ONNX graph as its bundle states it: it parses, takes and gives what the wiring says, and holds the Q/DQ
+of exactly the sites that are stated as quantized; weights outside it are files that the manifest lists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from passionsr_trt.engines.bundle.bundles import Bundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.graph.files import weight_files
+
+
+def open_graph(bundle: Bundle, part: PartInfo) -> Path:
+    """The checked path of a part's graph; UserError where the file is whole and yet not what the bundle says."""
+    path = bundle.open(part)
+    expected = f"expected {part.name} as its manifest says"
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not an ONNX graph ({str(error).splitlines()[0]})", expected) from None
+    if unlisted := sorted(weight_files(model) - set(bundle.listed(part))):
+        raise UserError(f"{path}: takes weights from {unlisted[0]!r}, which is not listed", expected)
+    names = tuple(value.name for value in model.graph.input), tuple(value.name for value in model.graph.output)
+    if names != (tuple(tensor.name for tensor in part.inputs), (part.output.name,)):
+        raise UserError(f"{path}: takes {', '.join(names[0])} and gives {', '.join(names[1])}", expected)
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    int8 = {
+        node.name
+        for node in model.graph.node
+        if len(node.input) > 1 and producers.get(node.input[1]) == "DequantizeLinear"
+    }
+    for site in part.sites:
+        if site.quantized != (site.name in int8):
+            state = "quantized" if site.name in int8 else "float"
+            raise UserError(f"{path}: {site.name} is {state}", expected, "make the bundle again")
+    return path

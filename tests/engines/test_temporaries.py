@@ -1,0 +1,64 @@
+"""What a killed process left behind goes with the next run; what belongs to a living one stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.bundle.manifest import atomic_folder, check_writable
+from passionsr_trt.engines.bundle.pictures import list_images
+from passionsr_trt.engines.bundle.temporaries import HOST, OLD, prefix, sweep
+
+
+def ended_process() -> int:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Temporaries of a process that is gone, of this one, of another machine, and what is none."""
+    (tmp_path / f".passionsr-{HOST}-{ended_process()}-a.png").write_text("")
+    half_built = tmp_path / f".passionsr-{HOST}-{ended_process()}-b"
+    half_built.mkdir()
+    (half_built / "unet.onnx").write_text("")
+    (tmp_path / f"{prefix()}c.png").write_text("")
+    (tmp_path / ".passionsr-01234567-1-d.png").write_text("")
+    (tmp_path / ".mine.png").write_text("")
+    return tmp_path
+
+
+def test_only_what_is_stale_is_removed(folder: Path) -> None:
+    sweep(folder)
+    left = {path.name for path in folder.iterdir()}
+    assert left == {f"{prefix()}c.png", ".passionsr-01234567-1-d.png", ".mine.png"}
+    past = time.time() - OLD - 10
+    os.utime(folder / ".passionsr-01234567-1-d.png", (past, past))
+    sweep(folder)
+    assert {path.name for path in folder.iterdir()} == {f"{prefix()}c.png", ".mine.png"}
+
+
+def test_runs_begin_with_it(folder: Path) -> None:
+    check_writable(folder)
+    assert len(list(folder.iterdir())) == 3
+    (folder / f".passionsr-{HOST}-{ended_process()}-e").mkdir()
+    with atomic_folder(folder / "result", "calibration") as temporary:
+        assert temporary.name.startswith(prefix())
+    assert {path.name for path in folder.iterdir()} >= {"result"} and len(list(folder.iterdir())) == 4
+
+
+def test_what_begins_with_a_dot_is_no_input(folder: Path) -> None:
+    (folder / "picture.png").write_text("")
+    assert [path.name for path in list_images([folder])] == ["picture.png"]
+
+
+def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("")
+    (tmp_path / f".passionsr-{HOST}-{ended_process()}-link").symlink_to(tmp_path / "kept")
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept" / "file").is_file()
