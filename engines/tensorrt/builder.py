@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 from passionsr_trt.engines.bundle.arguments import check_multiple
 from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
@@ -203,10 +202,7 @@ class TensorRTBuilder:
     def _parse(self, parser: Any, path: Path) -> bool:
         if self.plan.backend == "tensorrt":
             return bool(parser.parse_from_file(str(path)))
-        try:
-            model = onnx.load(str(path), load_external_data=False)
-        except DecodeError:  # the parser says it in its own words
-            return bool(parser.parse_from_file(str(path)))
+        model = onnx.load(str(path), load_external_data=False)
         scales_after_convolutions(model, path.parent)
         with on_disk(model, path) as changed:
             return bool(parser.parse_from_file(str(changed)))

@@ -84,7 +84,7 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
         name = "a"
         file = "a.onnx"
 
-    monkeypatch.setattr(OnnxBundle, "open", lambda *_: path)
+    monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.open_graph", lambda *_: path)
     model = ModelInfo("", "none", 1, "none", size=(64, 64))
     bundle = OnnxBundle(model, "fp16", None, (), {}, None, folder=tmp_path)
     builder = TensorRTBuilder(TensorRTPlan("tensorrt-rtx", capabilities=("8.9",)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan
 from passionsr_trt.engines.tensorrt.features import explain, features
@@ -77,18 +78,15 @@ def test_the_real_builder_takes_every_other_flag(
 
 
 @needs_rtx
-def test_a_graph_that_is_no_graph_is_named(small: Built, tmp_path: Path) -> None:
-    from passionsr_trt.engines.bundle.bundles import OnnxBundle
-
+def test_a_graph_that_the_parser_does_not_know_is_named(
+    small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = OnnxBundle.load(small.onnx_int8)
     builder = TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), size=(128, 128), min_size=(64, 64)))
-    part = bundle.part("unet")
-    broken = tmp_path / "unet.onnx"
-    broken.write_bytes(b"not a graph")
-
-    class Broken:
-        def open(self, _part: object) -> Path:
-            return broken
-
+    unknown = tmp_path / "unknown.onnx"
+    model = onnx.load(str(small.onnx_int8 / "unet.onnx"))
+    model.graph.node[0].op_type = "Nonsense"
+    onnx.save(model, str(unknown))
+    monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.open_graph", lambda *_: unknown)
     with pytest.raises(UserError, match="the ONNX parser refused the graph"):
-        builder(Broken(), part, tmp_path)  # type: ignore[arg-type]
+        builder(bundle, bundle.part("unet"), tmp_path)
