@@ -22,7 +22,7 @@ OUT := demo/out
 MODEL ?= demo/model
 RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
-.PHONY: demo test test-runtime lint setup clean made-anew
+.PHONY: demo test hostile test-runtime lint setup clean made-anew
 
 setup: $(VENV)/.ready
 
@@ -44,6 +44,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# whatever a user may hand the commands: about 15 minutes
+hostile: setup
+	$(BIN)/python -m tests.hostile
 
 # the runtime and the engines as a machine without PyTorch has them, by any Python from 3.10 on
 test-runtime: $(RUNTIME)/.ready

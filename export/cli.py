@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, check_multiple, parse_size, some_path, whole
+from passionsr_trt.engines.bundle.arguments import (
+    CALIBRATIONS,
+    check_multiple,
+    decibels,
+    parse_size,
+    some_path,
+    whole,
+)
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
@@ -188,7 +195,7 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and the plot")
     parser.add_argument(
         "--budget",
-        type=float,
+        type=decibels,
         metavar="DB",
         help="keep the most sensitive sites float, as few as reach this PSNR to the float model on the crops; "
         "float sites cost speed. Writes OUTPUT/calibration and OUTPUT/spec.json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.arguments import MOST_THREADS, parse_size, some_path, whole
+from passionsr_trt.engines.bundle.arguments import MOST_THREADS, decibels, parse_size, some_path, whole
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
@@ -25,7 +25,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for the reference"
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
-    parser.add_argument("--min-psnr", type=float, help="fail when the mean PSNR to the float model is lower (dB)")
+    parser.add_argument("--min-psnr", type=decibels, help="dB: fail when the mean to the float model is lower")
     parser.set_defaults(run=_run_compare)
 
 

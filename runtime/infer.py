@@ -149,6 +149,8 @@ def run_infer(arguments: argparse.Namespace) -> int:
 def is_whole(target: Path) -> bool:
     """Is there a picture that an earlier run finished? What is truncated, empty or no picture is done again."""
     try:
+        if not target.is_file():  # a pipe would be waited for
+            return False
         with Image.open(target, formats=FORMATS) as image:
             image.load()
     except Exception:  # whatever is wrong with it

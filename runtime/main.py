@@ -80,7 +80,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     try:
         with ended_by_signal():
             status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
         return status
     except UserError as error:
         if getattr(arguments, "traceback", False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def decibels(text: str) -> float:
+    """An argparse type: a finite number of decibels."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.inf
+    if not -1000 < number < 1000:
+        raise argparse.ArgumentTypeError(f"{text}: expected decibels, such as 35")
+    return number
 
 
 def share(text: str) -> float:

@@ -17,7 +17,15 @@ from passionsr_trt.engines.bundle.manifest import MANIFEST, checked_file, read_m
 from passionsr_trt.engines.bundle.records import decode, encode
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import TARGETS, Target, TensorRTTarget
-from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, ModelInfo, PartInfo, Size, chain_multiple, check_wiring
+from passionsr_trt.engines.bundle.wiring import (
+    ALIGNMENTS,
+    ModelInfo,
+    PartInfo,
+    Size,
+    chain_multiple,
+    check_wiring,
+    sources_of,
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ def _load(cls: type[B], folder: Path, kind: str) -> B:
     target = None
     if cls is EngineBundle:
         backend = content.get("backend")
-        if backend not in TARGETS:
+        if not isinstance(backend, str) or backend not in TARGETS:
             raise UserError(f"{where}: backend is {backend!r}", f"expected one of {', '.join(TARGETS)}")
         target = decode(TARGETS[backend], content.get("target"), f"{where}: target")
     bundle = decode(cls, content, where, ready={"folder": folder, **({"target": target} if target else {})})
@@ -181,7 +189,13 @@ def _load(cls: type[B], folder: Path, kind: str) -> B:
 def _check_ranges(bundle: Bundle, where: str) -> None:
     """UserError for values of the right type that no bundle of ours has."""
     model, multiple = bundle.model, chain_multiple(bundle.parts)
-    wrong = [
+    sources = sources_of(bundle.parts)
+    strides = {"image": 1, "lr": model.upscale}
+    quantized = any(site.quantized for part in bundle.parts for site in part.sites)
+    fitting = all(strides.get(name, tensor.stride) == tensor.stride for name, tensor in sources.items())
+    wrong: list[tuple[str, Any, str, bool]] = [
+        ("spec", bundle.spec, "one exactly where sites are quantized", quantized == (bundle.spec is not None)),
+        ("a source", [str(tensor) for tensor in sources.values()], f"strides {strides}", fitting),
         ("upscale", model.upscale, "1 to 16", 1 <= model.upscale <= 16),
         ("align", model.align, ", ".join(ALIGNMENTS), model.align in ALIGNMENTS),
         ("size", model.size, f"multiples of {multiple}", _is_size(model.size, multiple)),

@@ -105,7 +105,10 @@ HINTS = {
 
 def checked_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
     """The path of a listed file, after its size and SHA-256 were found to be the manifest's."""
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, what is no path
+        raise UserError(f"{folder / name}: cannot be read ({error})", "expected a file") from None
     if not path.is_relative_to(folder.resolve()):
         raise UserError(f"{folder / MANIFEST}: {name!r} leaves the folder", "expected a path inside it")
     listed = manifest["files"].get(name)

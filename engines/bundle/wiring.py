@@ -129,6 +129,9 @@ def check_wiring(parts: Sequence[PartInfo], where: str) -> None:
     if not parts:
         raise UserError(f"{where}: no parts", "expected one at least")
     known: dict[str, TensorInfo] = {}
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}: two parts of one name", f"expected different ones, not {', '.join(names)}")
     for part in parts:
         for name in (part.name, part.file) if part.file else (part.name,):
             if not NAME.fullmatch(name):

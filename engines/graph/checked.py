@@ -4,10 +4,14 @@ of exactly the sites that are stated as quantized; weights outside it are files 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import helper
 from passionsr_trt.engines.bundle.bundles import Bundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo
@@ -24,6 +28,9 @@ def open_graph(bundle: Bundle, part: PartInfo) -> Path:
         raise UserError(f"{path}: not an ONNX graph ({str(error).splitlines()[0]})", expected) from None
     if unlisted := sorted(weight_files(model) - set(bundle.listed(part))):
         raise UserError(f"{path}: takes weights from {unlisted[0]!r}, which is not listed", expected)
+    for tensor in model.graph.initializer:
+        if tensor.external_data and not _lies_within(tensor, bundle.listed(part)):
+            raise UserError(f"{path}: {tensor.name} lies beyond its file", expected)
     names = tuple(value.name for value in model.graph.input), tuple(value.name for value in model.graph.output)
     if names != (tuple(tensor.name for tensor in part.inputs), (part.output.name,)):
         raise UserError(f"{path}: takes {', '.join(names[0])} and gives {', '.join(names[1])}", expected)
@@ -38,3 +45,13 @@ def open_graph(bundle: Bundle, part: PartInfo) -> Path:
             state = "quantized" if site.name in int8 else "float"
             raise UserError(f"{path}: {site.name} is {state}", expected, "make the bundle again")
     return path
+
+
+def _lies_within(tensor: onnx.TensorProto, listed: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Are a tensor's bytes where it says that they lie, in a file of the listed size?"""
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    size = prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    offset, length = place.get("offset", "0"), place.get("length", str(size))
+    if not (offset.isascii() and offset.isdigit() and len(offset) < 20 and length == str(size)):
+        return False
+    return int(offset) + size <= listed[place["location"]]["size"]

@@ -26,6 +26,7 @@ from tests.hostile.bench import Bench
 
 SECONDS = 20  # after these a command counts as hung
 FAULTS = ("traceback", "hang", "lost", "acceptance", "stray", "other")
+IGNORED = (".lock", ".ses")  # in the folder of temporaries: the builders' locks, and a file of ONNX Runtime's own
 ERROR_LINE = re.compile(r"^(?:[\w./-]+(?: [\w-]+)?: )?error: ")
 # what tqdm moves its bars with is no escape sequence of a name's
 ESCAPES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f\x80-\x9f]|\x1b(?!\[A)")
@@ -56,6 +57,7 @@ class Trial:
     judge: what is wrong with the results of an exit 0. errors: lines of a refusal, None for any number but 0.
     must: files that are there whatever happens. may: paths (and all below them) that may appear.
     run: how; by itself in this process. warm: engines stay loaded between cases of one process.
+    stop: a function at which a long work begins; a command that comes so far counts as exit 0.
     """
 
     argv: list[str]
@@ -66,6 +68,7 @@ class Trial:
     may: tuple[str, ...] = ("out",)
     run: Callable[[Path], Outcome] | None = None
     warm: bool = False
+    stop: str = ""
     seconds: float = SECONDS
 
 
@@ -94,6 +97,10 @@ class Verdict:
     seconds: float = 0.0
 
 
+class Reached(BaseException):
+    """A command came to its trial's `stop`."""
+
+
 class Hang(BaseException):
     """The watchdog's: nothing that catches exceptions stops it."""
 
@@ -109,7 +116,7 @@ def try_case(case: Case, bench: Bench) -> Verdict:
         run = trial.run or (lambda where: in_process(trial, where))
         outcome = run(folder)
         appeared = tree(folder) - present
-        left = {path for path in tree(bench.temporary) - temporaries if not path.endswith(".lock")}
+        left = {path for path in tree(bench.temporary) - temporaries if not path.endswith(IGNORED)}
         fault, reason = judge(trial, outcome, folder, appeared, left)
         if present - tree(folder):
             fault, reason = fault or "lost", f"{reason}; gone: {sorted(present - tree(folder))[:3]}"
@@ -120,9 +127,7 @@ def try_case(case: Case, bench: Bench) -> Verdict:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def judge(
-    trial: Trial, outcome: Outcome, folder: Path, appeared: set[str], left: set[str]
-) -> tuple[str, str]:
+def judge(trial: Trial, outcome: Outcome, folder: Path, appeared: set[str], left: set[str]) -> tuple[str, str]:
     """(fault, reason), the gravest one; two empty strings where all is well."""
     told = outcome.err.strip().splitlines()[-1:] or [""]
     if outcome.hung:
@@ -142,7 +147,7 @@ def judge(
     elif trial.accept:
         return "other", f"refused: {' | '.join(outcome.error_lines)[:300]}"
     stray = {path for path in appeared if not any(path == may or path.startswith(f"{may}/") for may in trial.may)}
-    stray |= {path for path in appeared if Path(path).name.startswith(".")} | left
+    stray |= {path for path in appeared - set(trial.may) if Path(path).name.startswith(".")} | left
     if stray:
         return "stray", ", ".join(sorted(stray)[:4])
     return faults_of_text(trial, outcome)
@@ -166,7 +171,9 @@ def last_frames(text: str) -> str:
     """The last lines of a traceback with file:line of our own code."""
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', text)
     own = [
-        f"{Path(*Path(file).parts[-3:])}:{line} {name}" for file, line, name in frames if "/site-packages" not in file
+        f"{Path(*Path(file).parts[-3:])}:{line} {name}"
+        for file, line, name in frames
+        if "/site-packages" not in file
     ]
     last = next((line for line in reversed(text.strip().splitlines()) if line and not line.startswith(" ")), "")
     return f"{last[:300]} [{' < '.join(reversed(own[-3:]))}]" if own else last[:300]
@@ -193,9 +200,13 @@ def in_process(trial: Trial, folder: Path) -> Outcome:
             warnings.simplefilter("always", kind)
         if trial.warm:
             stack.enter_context(mock.patch("passionsr_trt.runtime.infer.load_engines", kept_open))
+        if trial.stop:
+            stack.enter_context(mock.patch(trial.stop, side_effect=Reached))
         try:
             with watchdog(trial.seconds, folder):
                 status = main(trial.argv)
+        except Reached:
+            status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         except Hang:

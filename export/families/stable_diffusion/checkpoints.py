@@ -144,6 +144,12 @@ def lora_parts(checkpoint: Any, source: str) -> dict[str, tuple[dict[str, Tensor
         for key in (f"state_dict_{name}", f"{name}_state_dict"):
             if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
                 found[name] = (checkpoint[key], checkpoint.get(f"rank_{name}"))
+    for tensors, rank in found.values():
+        plain = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items())
+        if not plain or not isinstance(rank, int | None):
+            raise UserError(f"{source}: a LoRA that is no state dict of tensors", "expected osediff.pkl's layout")
+        if not all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point()):
+            raise UserError(f"{source}: holds what is no number", "expected a whole LoRA")
     if "unet" not in found:
         raise UserError(f"{source}: no LoRA of a UNet in it", "expected state_dict_unet, as in osediff.pkl")
     return found

@@ -28,7 +28,16 @@ class StableDiffusion:
         from passionsr_trt.export.families.stable_diffusion.chain import build_model
         from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 
-        return build_model(OneStepModel.load(folder))
+        model = OneStepModel.load(folder)
+        try:
+            return build_model(model)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # configs that diffusers takes and cannot run
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{folder}: cannot be run ({reason})", "expected configs that fit the weights"
+            ) from error
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(

@@ -18,6 +18,7 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.weights import folder_digest, load_checked, read_json, read_weights
 from torch import Tensor
 
+LARGEST = 100_000  # channels, layers, pixels: more is a slip, and never ends
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -116,8 +117,17 @@ def _alpha_bar(path: Path, timestep: int) -> float:
     return float(torch.prod(1 - betas[: timestep + 1]))
 
 
+def _largest(value: Any) -> float:
+    """The largest number in a config, nested lists and objects too."""
+    if isinstance(value, dict | list):
+        return max(map(_largest, value.values() if isinstance(value, dict) else value), default=0)
+    return value if isinstance(value, int | float) else 0
+
+
 def _from_config(cls: Any, folder: Path) -> Any:
     config = read_json(folder / "config.json")
+    if (largest := _largest(config)) > LARGEST:
+        raise UserError(f"{folder / 'config.json'}: a value of {largest}", f"expected none over {LARGEST}")
     try:
         with torch.device("meta"):
             return cls.from_config(config)
