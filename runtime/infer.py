@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -115,7 +116,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
     )
     pairs = plan_outputs(list_images(arguments.images), arguments)
     for source, target in pairs.items():
-        if source.resolve() == target.resolve():
+        if os.path.realpath(source) == os.path.realpath(target):
             raise UsageError(f"{target}: would overwrite its own input", "expected another folder")
     if arguments.resume:
         waiting = {source: target for source, target in pairs.items() if not is_whole(target)}

@@ -24,6 +24,7 @@ def gibibytes(text: str) -> int:
 
 
 MOST_THREADS = 4096
+MOST_SIDE = 16_384  # pixels
 
 
 def some_path(text: str) -> Path:
@@ -78,8 +79,8 @@ def parse_size(text: str) -> tuple[int, int]:
         height, width = (int(side) for side in text.lower().split("x"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH") from None
-    if height < 1 or width < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected sides of at least 1")
+    if not (0 < height <= MOST_SIDE and 0 < width <= MOST_SIDE):
+        raise argparse.ArgumentTypeError(f"{text[:40]}: expected sides from 1 to {MOST_SIDE}")
     return height, width
 
 

@@ -24,6 +24,8 @@ def folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".json", ".safetensors"):
+            if not path.is_file():  # a pipe would be waited for
+                raise UserError(f"{path}: is no file", "expected a part of the model folder")
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256(path)}\n".encode())
     return digest.hexdigest()
 

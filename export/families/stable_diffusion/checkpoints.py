@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,14 @@ Paths = Callable[[str, Any], str]
 
 def read_checkpoint(path: Path) -> Any:
     """What a .safetensors file or a pickle of plain tensors holds; UserError for any other pickle."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file", "expected a checkpoint")
     if path.suffix == ".safetensors":
         return read_weights(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: missing", "expected a checkpoint there") from None
     except pickle.UnpicklingError as error:
@@ -58,10 +63,16 @@ def read_text_embedding(path: Path) -> Tensor:
     if isinstance(found, dict):
         tensors = [value for value in found.values() if isinstance(value, Tensor)]
         found = tensors[0] if len(tensors) == 1 else None
-    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1:
+    if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[0] != 1 or not _is_plain(found):
         shape = list(found.shape) if isinstance(found, Tensor) else "several or no tensors"
         raise UserError(f"{path}: {shape}", "expected one tensor [1, tokens, width]")
     return found.to(torch.float32).contiguous()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Numbers that a weight may be: there, real, finite, not none at all."""
+    stored = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+    return stored and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
 
 
 def load_base(base: Path, config: Path) -> tuple[Any, Any]:
@@ -148,8 +159,8 @@ def lora_parts(checkpoint: Any, source: str) -> dict[str, tuple[dict[str, Tensor
         plain = all(isinstance(key, str) and isinstance(value, Tensor) for key, value in tensors.items())
         if not plain or not isinstance(rank, int | None):
             raise UserError(f"{source}: a LoRA that is no state dict of tensors", "expected osediff.pkl's layout")
-        if not all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point()):
-            raise UserError(f"{source}: holds what is no number", "expected a whole LoRA")
+        if wrong := [key for key, value in tensors.items() if not _is_plain(value) or value.dim() < 1]:
+            raise UserError(f"{source}: {wrong[0]} is no plain tensor of numbers", "expected a whole LoRA")
     if "unet" not in found:
         raise UserError(f"{source}: no LoRA of a UNet in it", "expected state_dict_unet, as in osediff.pkl")
     return found

@@ -9,6 +9,7 @@ FOLDER/text_embedding.safetensors one constant tensor [1, tokens, width]
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _alpha_bar(path: Path, timestep: int) -> float:
     config = read_json(path)
     steps, start, end = (config.get(key) for key in ("num_train_timesteps", "beta_start", "beta_end"))
     schedule = config.get("beta_schedule")
-    if not (isinstance(steps, int) and isinstance(start, float) and isinstance(end, float)):
+    if not (isinstance(steps, int) and steps is not True and isinstance(start, float) and isinstance(end, float)):
         raise UserError(f"{path}: num_train_timesteps, beta_start or beta_end is missing", "expected all three")
     if not (1 <= steps <= 100_000 and 0 < start <= end < 1):
         raise UserError(f"{path}: {steps} steps with betas from {start} to {end}", "expected 0 < start ≤ end < 1")
@@ -129,7 +130,8 @@ def _from_config(cls: Any, folder: Path) -> Any:
     if (largest := _largest(config)) > LARGEST:
         raise UserError(f"{folder / 'config.json'}: a value of {largest}", f"expected none over {LARGEST}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return cls.from_config(config)
     except Exception as error:  # diffusers raises whatever the first wrong value leads to
         reason = (str(error) or type(error).__name__).splitlines()[0]
