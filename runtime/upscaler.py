@@ -120,9 +120,7 @@ def finish(chain: Chain, prepared: Prepared, done: Done, options: Options) -> SR
     """Crop, clamp, colours."""
     enlarged = prepared.enlarged
     if not np.isfinite(done.tensors[chain.output]).all():
-        raise UserError(
-            f"{chain.label} gave no numbers for it", "expected a picture", "compare with float engines"
-        )
+        raise UserError(f"{chain.label} gave what is no number", "expected a picture", "try float engines")
     result = done.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
     picture = to_image(align(result, enlarged, options.align or chain.model.align))

@@ -55,7 +55,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("prediction", lambda m: edit_json(m / "one_step.json", prediction="flow"), "prediction is 'flow'"),
     ("upscale", lambda m: edit_json(m / "one_step.json", upscale=8), "upscale is 8"),
     ("timestep", lambda m: edit_json(m / "one_step.json", timestep=5000), "expected less than 1000"),
-    ("broken json", lambda m: (m / "one_step.json").write_text("{"), "cannot be read"),
+    ("broken json", lambda m: (m / "one_step.json").write_text("{"), "not valid JSON"),
     ("vae kind", lambda m: edit_json(m / "vae" / "config.json", _class_name="VQModel"), "VAE kind 'VQModel'"),
     ("unet kind", lambda m: edit_json(m / "unet" / "config.json", act_fn="gelu"), "act_fn is 'gelu'"),
     (

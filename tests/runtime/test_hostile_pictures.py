@@ -17,6 +17,7 @@ from passionsr_trt.runtime.backends.openvino import OpenVINOEngine
 from passionsr_trt.runtime.images import read_picture, save_image
 from passionsr_trt.runtime.main import main
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tests.conftest import Built
 
@@ -84,14 +85,14 @@ def test_whatever_a_decoder_raises_is_that_picture_s_line(
     folder.mkdir()
     for name in ("a.png", "b.png", "c.png"):
         shutil.copy(photo, folder / name)
-    original = Image.Image.load
+    original = PngImageFile.load
 
     def load(image: Any) -> Any:
         if getattr(image, "filename", "").endswith("b.png"):
             raise RuntimeError("a decoder's own trouble\nin two lines")
         return original(image)
 
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    monkeypatch.setattr(PngImageFile, "load", load)
     assert infer(small, tmp_path / "out", folder) == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
