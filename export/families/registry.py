@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.stable_diffusion.family import StableDiffusion
-from passionsr_trt.export.quantize.part import Model
+
+if TYPE_CHECKING:  # an option's help is shown without PyTorch
+    from passionsr_trt.export.quantize.part import Model
 
 
 class Family(Protocol):
