@@ -64,7 +64,7 @@ from passionsr_trt.runtime.benchmark import random_sources
 from passionsr_trt.runtime.loading import load_engines
 chain = load_engines(Path(sys.argv[1]))
 sources = random_sources(chain.parts, (512, 512))
-tensors = {**sources, **chain.run(sources, chain.every_output).tensors}
+tensors = chain.tensors(sources)
 for part in chain.parts:
     np.savez(Path(sys.argv[2]) / f"{part.name}.npz", *(tensors[tensor.name] for tensor in part.inputs))
 """

@@ -78,7 +78,7 @@ class Workspace:
                 rgb = read_picture(path).rgb
                 enlarged = to_array(upscale(rgb, chain.model.upscale))
                 sources = chain_sources(rgb, enlarged, chain.parts, seed=None)
-                stages.append({**sources, **chain.run(sources, chain.every_output).tensors})
+                stages.append(chain.tensors(sources))
             folder.mkdir()
             for part in bundle.parts:
                 arrays = {str(index): stage[part.inputs[0].name] for index, stage in enumerate(stages)}

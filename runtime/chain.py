@@ -93,7 +93,7 @@ class Chain:
     def run(self, sources: Arrays, keep: Collection[str] | None = None) -> Done:
         """One batch of pictures, untiled: sources [B, C, h, w] → [B, 3, H, W] in about [-1, 1], not clamped.
 
-        keep: tensors that are given back, the picture by itself; `every_output` for all.
+        keep: tensors that are given back, the picture by itself.
         """
         return next(self.stream(self.parts, [sources], keep))
 
@@ -101,9 +101,9 @@ class Chain:
         """One part alone."""
         return next(self.stream([part], [inputs]))
 
-    @property
-    def every_output(self) -> tuple[str, ...]:
-        return tuple(part.output.name for part in self.parts)
+    def tensors(self, sources: Arrays) -> dict[str, np.ndarray]:
+        """The sources and every part's output of one untiled run."""
+        return {**sources, **self.run(sources, [part.output.name for part in self.parts]).tensors}
 
     def stream(
         self, parts: Sequence[PartInfo], jobs: Iterable[Arrays], keep: Collection[str] | None = None

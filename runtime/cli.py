@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.arguments import MOST_THREADS, decibels, parse_size, some_path, whole
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
@@ -20,7 +21,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=Path, required=True, help="engines under test")
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and pictures")
     parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
-    parser.add_argument("--align", choices=("adain", "wavelet", "none"), default="none", help="colour fix")
+    parser.add_argument("--align", choices=ALIGNMENTS, default="none", help="colour fix")
     parser.add_argument(
         "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for the reference"
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-METHODS = ("adain", "wavelet", "none")
-
 
 def align(result: np.ndarray, source: np.ndarray, method: str) -> np.ndarray:
     """`result` with the colours of `source` (the bicubic enlargement, same shape)."""

@@ -121,7 +121,7 @@ def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[s
             continue
         enlarged = to_array(upscale(rgb, reference.model.upscale))
         sources = chain_sources(rgb, enlarged, reference.parts, seed=0)
-        captured.append({**sources, **reference.run(sources, reference.every_output).tensors})
+        captured.append(reference.tensors(sources))
     if not captured:
         return {}
     return {

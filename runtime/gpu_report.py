@@ -106,8 +106,8 @@ class Walk:
         """Each part's relative error to its ONNX graph in ONNX Runtime, fed the same tensors."""
         with self._opened() as chain, self._reference("cpu") as judge:
             sources = self._sources(chain)
-            tensors = {**sources, **judge.run(sources, judge.every_output).tensors}
-            alone = {part.name: chain.run_part(part, _feed(part, tensors)).tensors for part in chain.parts}
+            tensors = judge.tensors(sources)
+            alone = {part.name: chain.run_part(part, part.feed(tensors)).tensors for part in chain.parts}
             return {name: distance(found, tensors) for name, found in alone.items()}
 
     def graphs(self) -> dict[str, Any]:
@@ -210,10 +210,6 @@ class Walk:
 
 def shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _feed(part: Any, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {tensor.name: tensors[tensor.name] for tensor in part.inputs}
 
 
 def distance(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:

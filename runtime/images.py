@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.pictures import (
-    FORMATS,
     MAX_PIXELS,
     MIN_SIDE,
     SUFFIXES,
@@ -22,6 +21,7 @@ from passionsr_trt.engines.bundle.pictures import (
     chain_sources,
     header_size,
     list_images,
+    opened,
     read_picture,
     to_array,
     upscale,
@@ -30,7 +30,6 @@ from passionsr_trt.engines.bundle.temporaries import prefix
 from PIL import Image
 
 __all__ = [
-    "FORMATS",
     "MAX_PIXELS",
     "MIN_SIDE",
     "SUFFIXES",
@@ -40,6 +39,7 @@ __all__ = [
     "check_output",
     "header_size",
     "list_images",
+    "opened",
     "read_picture",
     "save_image",
     "to_array",

@@ -16,16 +16,16 @@ from typing import Any
 from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, some_path, whole
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS, Chain
-from passionsr_trt.runtime.colour import METHODS
 from passionsr_trt.runtime.images import (
-    FORMATS,
     SUFFIXES,
     WRITABLE,
     Picture,
     check_output,
     header_size,
     list_images,
+    opened,
     read_picture,
     save_image,
 )
@@ -42,7 +42,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder, or file for one image")
     parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
     parser.add_argument(
-        "--align", choices=METHODS, help="colour fix towards the input; by itself the one that suits the model"
+        "--align", choices=ALIGNMENTS, help="colour fix towards the input; by itself the one that suits the model"
     )
     parser.add_argument(
         "--tile",
@@ -150,9 +150,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
 def is_whole(target: Path) -> bool:
     """Is there a picture that an earlier run finished? What is truncated, empty or no picture is done again."""
     try:
-        if not target.is_file():  # a pipe would be waited for
-            return False
-        with Image.open(target, formats=FORMATS) as image:
+        with opened(target) as image:
             image.load()
     except Exception:  # whatever is wrong with it
         return False

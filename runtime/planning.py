@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.wiring import Size
+from passionsr_trt.engines.bundle.wiring import Size, chain_grid
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.tile_choice import tilings
 from passionsr_trt.runtime.tiling import Tiles
@@ -37,7 +37,7 @@ class Options:
 def check_options(options: Options, chain: Chain) -> None:
     """UsageError where a chain cannot be run so, whatever the picture."""
     multiple = chain.multiple
-    unit = math.lcm(*(tensor.stride or 1 for part in chain.parts for tensor in (*part.inputs, part.output)))
+    unit = chain_grid(chain.parts)
     if options.tile and (options.tile % multiple or options.tile < 2 * multiple):
         raise UsageError(
             f"--tile {options.tile}", f"expected a multiple of {multiple}, at least {2 * multiple}, or 0"

@@ -50,8 +50,8 @@ def load_data() -> Iterator[dict[str, np.ndarray]]:
             missing = [(0, max(0, side - length)) for length in source.shape[1:]]
             source = np.pad(source, [(0, 0), *missing], mode="symmetric")[:, :side, :side]
         sources = chain_sources(rgb, source, bundle.parts, seed=0)
-        tensors = {**sources, **chain.run(sources, chain.every_output).tensors}
-        yield {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+        tensors = chain.tensors(sources)
+        yield part.feed(tensors)
 
 
 def _setting(name: str) -> str:

@@ -46,7 +46,7 @@ def compare_part(
 ) -> dict[str, float]:
     """polygraphy's cosine similarity, PSNR and SNR (dB) of one part, the mean over captured chains' tensors."""
     runners = [PartRunner(reference, part, "reference"), PartRunner(tested, part, "tested")]
-    feeds = [{tensor.name: tensors[tensor.name] for tensor in part.inputs} for tensors in captured]
+    feeds = [part.feed(tensors) for tensors in captured]
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
         results = Comparator.run(runners, data_loader=feeds)
         figures = {}

@@ -67,8 +67,7 @@ def super_resolve_all(
         for image in images:
             prepared = prepare(chain, image, options)
             if isinstance(prepared, Prepared) and prepared.tiles is None:
-                sources = prepared.sources
-                ticket = attempt(lambda sources=sources: chain.begin(sources))  # type: ignore[misc]
+                ticket = attempt(partial(chain.begin, prepared.sources))
                 if not isinstance(ticket, Exception):
                     under_way.append((prepared, ticket))
                     if len(under_way) >= chain.executor.depth:

@@ -87,15 +87,17 @@ class Bundle:
     def open(self, part: PartInfo) -> Path:
         """The checked path of a part's file; so is every listed file that begins with its name (weights)."""
         manifest = read_manifest(self.folder, self.kind)
-        for name in self.listed(part):
+        for name in _files_of(part, manifest):
             if name != part.file:
                 checked_file(self.folder, manifest, name)
         return checked_file(self.folder, manifest, part.file)
 
     def listed(self, part: PartInfo) -> dict[str, dict[str, Any]]:
-        """Every listed file that begins with the part's name, the graph and weights beside it: size and sha256."""
-        files = read_manifest(self.folder, self.kind)["files"]
-        return {name: entry for name, entry in files.items() if name.startswith(f"{Path(part.file).stem}.")}
+        """Every listed file that begins with the part's name, the graph and weights beside it: size and sha256.
+
+        The manifest is read for it: ask once for a part.
+        """
+        return _files_of(part, read_manifest(self.folder, self.kind))
 
     def digest(self, part: PartInfo) -> str:
         """SHA-256 over those that the manifest lists for the part's files."""
@@ -170,6 +172,11 @@ def check_same_model(first: Bundle, second: Bundle) -> None:
         )
 
 
+def _files_of(part: PartInfo, manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    stem = Path(part.file).stem
+    return {name: entry for name, entry in manifest["files"].items() if name.startswith(f"{stem}.")}
+
+
 def _load(cls: type[B], folder: Path, kind: str) -> B:
     data = read_manifest(folder, kind)
     where = str(folder / MANIFEST)
@@ -211,8 +218,8 @@ def _check_ranges(bundle: Bundle, where: str) -> None:
         else:
             limit = target.weight_code_limit
             wrong.append(("weight_code_limit", limit, "null, 63 or 127", limit in (None, 63, 127)))
-        known = set(part_names(bundle.parts))
-        wrong.append(("coverage", list(bundle.coverage), "the parts", set(bundle.coverage) == known))
+        covered = set(bundle.coverage) == set(part_names(bundle.parts))
+        wrong.append(("coverage", list(bundle.coverage), "the parts", covered))
     for name, value, expected, good in wrong:
         if not good:
             raise UserError(f"{where}: {name} is {value!r}", f"expected {expected}")

@@ -57,15 +57,15 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     version = data.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
-    if data["schema_version"] > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise UserError(
-            f"{path}: made by a newer version (schema {data['schema_version']})",
+            f"{path}: made by a newer version (schema {version})",
             f"this one reads up to {SCHEMA_VERSION}",
             "update passionsr-trt",
         )
-    if data.get("kind") == kind and data["schema_version"] < OLDEST.get(kind, 0):
+    if data.get("kind") == kind and version < OLDEST.get(kind, 0):
         raise UserError(
-            f"{path}: made by an older version (schema {data['schema_version']})",
+            f"{path}: made by an older version (schema {version})",
             f"this one reads {OLDEST[kind]}",
             AGAIN[kind],
         )

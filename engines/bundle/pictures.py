@@ -58,7 +58,7 @@ def _is_picture(path: Path) -> bool:
 def header_size(path: Path) -> Size:
     """(height, width) as it will be read, from the header alone; (0, 0) for what is no picture."""
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception:  # whatever it is will be told when the picture is read
@@ -72,7 +72,7 @@ def read_picture(path: Path) -> Picture:
     A damaged file may raise anything in Pillow's decoders: whatever it is becomes this picture's one line.
     """
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(
@@ -94,7 +94,7 @@ def read_picture(path: Path) -> Picture:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """An image whose header was read; only the formats that are promised, only from plain files."""
     try:
         status = path.stat()

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from passionsr_trt.engines.bundle.errors import UserError
 
@@ -24,6 +24,7 @@ SOURCES = ("lr", "image", "noise")
 ALIGNMENTS = ("adain", "wavelet", "none")  # colour fixes
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of parts and their files, which become file names
 Size = tuple[int, int]  # height, width, in output pixels
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ class PartInfo:
         """Input name → shape for pictures of `size`."""
         return {tensor.name: tensor.at(size, batch) for tensor in self.inputs}
 
+    def feed(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """The part's inputs among a chain's tensors."""
+        return {tensor.name: tensors[tensor.name] for tensor in self.inputs}
+
     @property
     def finest(self) -> int:
         """The smallest stride of its tensors: 1 where it works on full-resolution rows."""
@@ -110,6 +115,12 @@ class Wired(Protocol):
 def chain_multiple(parts: Sequence[Wired]) -> int:
     """Picture sides are padded to it."""
     return math.lcm(*(part.multiple for part in parts))
+
+
+def chain_grid(parts: Sequence[Wired]) -> int:
+    """Output pixels from one position to the next that every tensor of a chain has."""
+    tensors = (tensor for part in parts for tensor in (*part.inputs, part.output))
+    return math.lcm(*(tensor.stride or 1 for tensor in tensors))
 
 
 def sources_of(parts: Sequence[Wired]) -> dict[str, TensorInfo]:

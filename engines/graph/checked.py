@@ -20,16 +20,16 @@ from passionsr_trt.engines.graph.files import weight_files
 
 def open_graph(bundle: Bundle, part: PartInfo) -> Path:
     """The checked path of a part's graph; UserError where the file is whole and yet not what the bundle says."""
-    path = bundle.open(part)
+    path, listed = bundle.open(part), bundle.listed(part)
     expected = f"expected {part.name} as its manifest says"
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not an ONNX graph ({str(error).splitlines()[0]})", expected) from None
-    if unlisted := sorted(weight_files(model) - set(bundle.listed(part))):
+    if unlisted := sorted(weight_files(model) - set(listed)):
         raise UserError(f"{path}: takes weights from {unlisted[0]!r}, which is not listed", expected)
     for tensor in model.graph.initializer:
-        if tensor.external_data and not _lies_within(tensor, bundle.listed(part)):
+        if tensor.external_data and not _lies_within(tensor, listed):
             raise UserError(f"{path}: {tensor.name} lies beyond its file", expected)
     names = tuple(value.name for value in model.graph.input), tuple(value.name for value in model.graph.output)
     if names != (tuple(tensor.name for tensor in part.inputs), (part.output.name,)):

@@ -52,27 +52,27 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _place(tensor: onnx.TensorProto, graph: Path) -> tuple[Path, int]:
+def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
     """File and offset of a tensor that lies outside its graph."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    return graph.with_name(Path(entries["location"]).name), int(entries.get("offset", 0))
+    return folder / Path(entries["location"]).name, int(entries.get("offset", 0))
 
 
-def read_tensor(tensor: onnx.TensorProto, graph: Path) -> np.ndarray:
-    """A constant of the graph in the file `graph`, wherever it lies."""
+def read_tensor(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    """A constant, wherever it lies; folder: of the graph's file."""
     if not tensor.external_data:
         return numpy_helper.to_array(tensor)
-    file, offset = _place(tensor, graph)
+    file, offset = _place(tensor, folder)
     kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return np.fromfile(file, kind, int(np.prod(tensor.dims)), offset=offset).reshape(tensor.dims)
 
 
-def write_tensor(tensor: onnx.TensorProto, value: np.ndarray, graph: Path) -> None:
+def write_tensor(tensor: onnx.TensorProto, value: np.ndarray, folder: Path) -> None:
     """A constant's new value, of its type and as many bytes, where it lies; its shape may be another."""
     if not tensor.external_data:
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
         return
-    file, offset = _place(tensor, graph)
+    file, offset = _place(tensor, folder)
     with file.open("r+b") as target:
         target.seek(offset)
         target.write(value.tobytes())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor
+from passionsr_trt.engines.graph.files import read_tensor
 
 
 class Graph:
@@ -29,11 +29,7 @@ class Graph:
         tensor = self.constants.get(name)
         if tensor is None or (tensor.external_data and self.folder is None):
             return None
-        if tensor.external_data:
-            outside, tensor = tensor, onnx.TensorProto()
-            tensor.CopyFrom(outside)  # the graph keeps pointing outside
-            load_external_data_for_tensor(tensor, str(self.folder))
-        return numpy_helper.to_array(tensor)
+        return read_tensor(tensor, self.folder or Path())
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """Its name, added once."""

@@ -98,7 +98,7 @@ class OpenVINOBuilder:
             path = bundle.open(part)
             with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
                 session = reference_session(judge)
-            feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+            feed = part.feed(tensors)
             expected = session.run(None, feed)[0]
             shapes = {name: x.shape for name, x in feed.items()}
             compiled = compile_static(folder / part.file, shapes, bfloat16=runs_in_bfloat16(part, self.target))
@@ -145,7 +145,7 @@ def psnr_to_bundle(bundle: OnnxBundle, sources: Mapping[str, np.ndarray], found:
     """PSNR in dB (peak 2: pictures are in [-1, 1]) of `found` to what the bundle itself makes of the sources."""
     tensors = dict(sources)
     for part in bundle.parts:
-        feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+        feed = part.feed(tensors)
         tensors[part.output.name] = reference_session(bundle.open(part)).run(None, feed)[0]
     difference = np.clip(found, -1, 1) - np.clip(tensors[bundle.parts[-1].output.name], -1, 1)
     return float(10 * np.log10(4.0 / max(float(np.mean(difference**2)), 1e-12)))

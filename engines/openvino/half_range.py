@@ -82,10 +82,10 @@ def limit_weights(path: Path, limit: int) -> None:
             continue
         stored, scale = tensors[node.input[0]], tensors[node.input[1]]
         axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
-        codes, k = limit_codes(np.moveaxis(read_tensor(stored, path), axis, 0), limit)
-        steps = read_tensor(scale, path)
-        write_tensor(stored, np.moveaxis(codes, 0, axis), path)
-        write_tensor(scale, (steps * k).astype(steps.dtype), path)
+        codes, k = limit_codes(np.moveaxis(read_tensor(stored, path.parent), axis, 0), limit)
+        steps = read_tensor(scale, path.parent)
+        write_tensor(stored, np.moveaxis(codes, 0, axis), path.parent)
+        write_tensor(scale, (steps * k).astype(steps.dtype), path.parent)
     onnx.save(model, str(path))
 
 

@@ -78,7 +78,7 @@ def _linear(graph: Graph, node: onnx.NodeProto, x: str, path: Path) -> dict[str,
     weight = graph.producers[node.input[1]]
     codes = graph.value(weight.input[0])
     assert codes is not None
-    write_tensor(graph.constants[weight.input[0]], codes.T[:, :, None, None], path)
+    write_tensor(graph.constants[weight.input[0]], codes.T[:, :, None, None], path.parent)
     del weight.attribute[:]
     weight.attribute.append(helper.make_attribute("axis", 0))
     result, bias = node.output[0], None

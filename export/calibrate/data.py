@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.pictures import chain_sources, list_images, read_picture, to_array, upscale
-from passionsr_trt.engines.bundle.wiring import sources_of
+from passionsr_trt.engines.bundle.wiring import chain_grid, picture_size, sources_of
 from passionsr_trt.export.quantize.part import Model, Tensors
 from torch import Tensor
 
@@ -39,14 +38,12 @@ def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
 def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:
     """One seeded crop of crop×crop output pixels of every image, on positions that every tensor has."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = [tensor for part in model.parts for tensor in (*part.inputs, part.output) if tensor.stride]
-    step = math.lcm(*(tensor.stride for tensor in tensors))
+    step = chain_grid(model.parts)
     sources = sources_of(model.parts)
     result = []
     for image in images:
-        name = next(name for name, tensor in sources.items() if tensor.stride)
-        sides = [side * sources[name].stride for side in image[name].shape[2:]]
-        limits = [max(0, side - crop) // step for side in sides]
+        size = picture_size(sources.values(), {name: x.shape for name, x in image.items()})
+        limits = [max(0, side - crop) // step for side in size]
         corner = [step * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits]
         result.append({name: window(x, sources[name].stride, corner, crop) for name, x in image.items()})
     return result

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -47,11 +47,9 @@ class Part:
         output: Tensor = self.module(*self.feed(tensors))
         return output
 
-    @contextmanager
-    def mode(self, mode: Mode) -> Iterator[None]:
+    def mode(self, mode: Mode) -> AbstractContextManager[None]:
         """The part in another mode while the context lasts."""
-        with in_mode(self.module, mode):
-            yield
+        return in_mode(self.module, mode)
 
     def info(self, file: str, tensors: Tensors) -> PartInfo:
         """What the manifest says of it; MACs are counted on `tensors` and scaled by the area, which is exact."""

@@ -36,7 +36,7 @@ class HostExecutor:
         self.prepare(parts, inputs)
         tensors, seconds = dict(inputs), {}
         for part in parts:
-            feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+            feed = part.feed(tensors)
             start = time.perf_counter()
             tensors[part.output.name] = self.engines[part.name].run(feed)
             seconds[part.name] = time.perf_counter() - start

@@ -28,10 +28,10 @@ def check_profiled(bundle: EngineBundle) -> None:
 
 def profile_chain(chain: Chain, sources: Arrays) -> dict[str, dict[str, float]]:
     """Part → kernel kind → milliseconds per run (mean of 3), the most expensive first; of OpenVINO engines."""
-    tensors = {**sources, **chain.run(sources, chain.every_output).tensors}
+    tensors = chain.tensors(sources)
     profile = {}
     for part in chain.parts:
-        feed = {tensor.name: tensors[tensor.name] for tensor in part.inputs}
+        feed = part.feed(tensors)
         engine = cast("OpenVINOEngine", cast("HostExecutor", chain.executor).engines[part.name])
         compiled = engine.compile({name: x.shape for name, x in feed.items()}, PERF_COUNT=True)
         request = compiled.create_infer_request()

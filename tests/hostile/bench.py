@@ -76,14 +76,14 @@ class Bench:
         tempfile.tempdir = str(self.temporary)
 
 
-def prepare(root: Path, whole: bool = True) -> Bench:
-    """Make what is not there yet; without the float engines where not `whole`."""
+def prepare(root: Path) -> Bench:
+    """Make what is not there yet."""
     bench = Bench(root.resolve())
     bench.enter()
     pattern().save(bench.good)
     for name in ("onnx_int8", "onnx_fp32"):
         shutil.copytree(COMMITTED / name, bench.root / name, dirs_exist_ok=True)
-    for output, source in ((bench.int8, bench.onnx_int8), (bench.fp32, bench.onnx_fp32))[: 1 + whole]:
+    for output, source in ((bench.int8, bench.onnx_int8), (bench.fp32, bench.onnx_fp32)):
         assert main(["build-engines", str(source), "-o", str(output)]) == 0
     words = ["infer", str(bench.good), "--engines"]
     assert main([*words, str(bench.int8), "-o", str(bench.result)]) == 0

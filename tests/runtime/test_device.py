@@ -103,7 +103,7 @@ def everything(chain: Chain) -> Iterator[np.ndarray]:
     yield from pictures(chain, *[(8, 16)] * 4, batch=3, most=2)
     yield from tiled(chain, (64, 56), tiles_of(4, (24, 24), (32, 24), (24, 32)))
     yield from pictures(chain, (16, 24), (64, 64), (16, 24), (72, 64), (16, 24), (16, 24))
-    yield from chain.run(sources((16, 24)), chain.every_output).tensors.values()
+    yield from chain.tensors(sources((16, 24))).values()
 
 
 def compare(chain: Chain, work: Callable[[Chain], Iterator[np.ndarray]] = everything) -> None:

@@ -43,7 +43,7 @@ class DeviceMemory:
         tensors = 0.0
         for part in self.parts:
             for tensor in (*part.inputs, part.output):
-                pixels = at_once[part.name] / max(tensor.stride, 1) ** 2 if tensor.stride else 1
+                pixels = at_once[part.name] / tensor.stride**2 if tensor.stride else 1
                 tensors += bytes_of((tensor.channels,)) * pixels
         return round(scratch + (1 + SLOTS) * tensors)
 
