@@ -19,6 +19,8 @@ endif
 BIN := $(VENV)/bin
 RUN := $(BIN)/passionsr-trt
 OUT := demo/out
+# two processes: exports are single-threaded for long stretches
+TWO := -n 2 --dist loadscope
 MODEL ?= demo/model
 RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
@@ -36,14 +38,14 @@ $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))
 	$(call NEED,10)
 	$(PYTHON) -m venv --clear $(RUNTIME)
-	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare]' pytest hypothesis
+	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare]' pytest pytest-xdist hypothesis
 	@echo '$(PYTHON)' > $@
 
 demo: setup
 	@$(BIN)/python demo/run.py --model $(MODEL) --output $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 # whatever a user may hand the commands: about 15 minutes
 hostile: setup
@@ -51,7 +53,7 @@ hostile: setup
 
 # the runtime and the engines as a machine without PyTorch has them, by any Python from 3.10 on
 test-runtime: $(RUNTIME)/.ready
-	$(RUNTIME)/bin/python -m pytest tests/runtime tests/engines tests/test_cli.py tests/test_imports.py
+	$(RUNTIME)/bin/python -m pytest $(TWO) tests/runtime tests/engines tests/test_cli.py tests/test_imports.py
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle, OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
 from passionsr_trt.engines.bundle.records import encode
 from passionsr_trt.engines.bundle.targets import Target
-from passionsr_trt.engines.bundle.user_cache import cache_folder
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from tqdm import tqdm
 
@@ -92,27 +88,6 @@ def why_build(output: Path, bundle: OnnxBundle, backend: str, target: Target) ->
                 return "the ONNX bundle changed"
             return f"{name} was {present.key.get(name) or 'not stated'}, now {value}"
     return None
-
-
-@contextmanager
-def building(output: Path) -> Iterator[None]:
-    """One builder of an output folder at a time; a second one waits, then finds the engines built."""
-    name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
-    try:
-        folder = cache_folder("locks")
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # no home to keep it in
-        folder = output.resolve().parent
-    lock = FileLock(folder / f".{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{output}: another process is building it; waiting", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def versions() -> dict[str, str]:

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from passionsr_trt.engines.build import BuildPart, build_engines, building, engine_key, why_build
+from passionsr_trt.engines.build import BuildPart, build_engines, engine_key, why_build
 from passionsr_trt.engines.bundle.arguments import parse_size, share, some_path, whole
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
 from passionsr_trt.engines.bundle.targets import Target
+from passionsr_trt.engines.bundle.user_cache import one_at_a_time
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
 
 
@@ -124,7 +125,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print_plan(bundle, arguments, target)
         return 0
-    with building(arguments.output):
+    with one_at_a_time(arguments.output, "building"):
         reason = why_build(arguments.output, bundle, arguments.backend, target)
         if reason is None and not arguments.force:
             print(f"{arguments.output}: engines of this bundle, backend and version are there already; reused")

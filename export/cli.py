@@ -20,6 +20,7 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
 from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
+from passionsr_trt.engines.bundle.user_cache import one_at_a_time
 from passionsr_trt.engines.bundle.wiring import chain_multiple
 
 if TYPE_CHECKING:
@@ -80,17 +81,18 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)
     folder = arguments.cache / calibration_key(folder_digest(arguments.model), spec, data_digest(files))
-    if not arguments.force and (folder / MANIFEST).is_file():
-        Calibration.load(folder)
-        print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
-        return 0
-    model = load_model(arguments.model)
-    if spec.method == "range":
-        calibration = calibrate(model, spec, files)
-    else:
-        partial = folder.with_name(f"{folder.name}.partial")
-        calibration = learn_calibration(model, spec, files, partial, arguments.low_memory)
-    calibration.save(folder)
+    with one_at_a_time(folder, "calibrating"):
+        if not arguments.force and (folder / MANIFEST).is_file():
+            Calibration.load(folder)
+            print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
+            return 0
+        model = load_model(arguments.model)
+        if spec.method == "range":
+            calibration = calibrate(model, spec, files)
+        else:
+            partial = folder.with_name(f"{folder.name}.partial")
+            calibration = learn_calibration(model, spec, files, partial, arguments.low_memory)
+        calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")
     return 0
@@ -144,7 +146,12 @@ def run_export(arguments: argparse.Namespace) -> int:
     bundle = export_bundle(model, calibration, plan, arguments.output, consume=True)
     for part in bundle.parts:
         quantized = sum(site.quantized for site in part.sites)
-        print(f"{part.name:<12} {quantized}/{len(part.sites)} sites quantized, {part.file}")
+        macs, written = sum(site.macs for site in part.sites), sum(site.macs_written for site in part.sites)
+        fewer = f" ({written / 1e9:.1f} as the model writes them)" if macs != written else ""
+        print(
+            f"{part.name:<12} {quantized}/{len(part.sites)} sites quantized, {macs / 1e9:.1f} GMAC a 512×512 "
+            f"picture{fewer}, {part.file}"
+        )
     return 0
 
 

@@ -1,12 +1,19 @@
-"""Shared fixtures: the demo's bundles and engines are made once a run, by the real commands."""
+"""Shared fixtures: the demo's bundles and engines are made once a run, by the real commands.
+
+`make test` runs two processes (pytest-xdist): the one that comes first makes a fixture's folder, the other waits.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from passionsr_trt.runtime.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,20 +34,41 @@ class Built:
     engines_fp32: Path
     engines_int8: Path
 
+    @classmethod
+    def within(cls, folder: Path) -> Built:
+        return cls(*(folder / name for name in ("onnx_fp32", "onnx_int8", "engines_fp32", "engines_int8")))
 
-def export(model: Path, cache: Path, out: Path) -> tuple[Path, Path]:
-    """The float and the INT8 bundle."""
+
+def export(model: Path, cache: Path, out: Path) -> None:
+    """The float and the INT8 bundle, out/onnx_fp32 and out/onnx_int8."""
     assert main(["export", str(model), "--float", "-o", str(out / "onnx_fp32")]) == 0
     assert main(["export", str(model), "--cache", str(cache), "-o", str(out / "onnx_int8")]) == 0
-    return out / "onnx_fp32", out / "onnx_int8"
 
 
-def build(onnx_fp32: Path, onnx_int8: Path, out: Path) -> Built:
-    """build-engines, float and INT8."""
-    built = Built(onnx_fp32, onnx_int8, out / "engines_fp32", out / "engines_int8")
-    assert main(["build-engines", str(onnx_fp32), "-o", str(built.engines_fp32)]) == 0
-    assert main(["build-engines", str(onnx_int8), "-o", str(built.engines_int8)]) == 0
-    return built
+def calibrate_and_export(model: Path, out: Path) -> None:
+    images, cache = str(DEMO / "calib" / "lr"), out / "cache"
+    assert main(["calibrate", str(model), "--images", images, "--limit", "2", "--cache", str(cache)]) == 0
+    export(model, cache, out)
+
+
+def build(out: Path) -> None:
+    """The engines of both bundles in `out`, beside them."""
+    for precision in ("fp32", "int8"):
+        bundle, engines = out / f"onnx_{precision}", out / f"engines_{precision}"
+        assert main(["build-engines", str(bundle), "-o", str(engines)]) == 0
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` as `make` leaves it, made by the first process that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_name(f"{name}.unfinished")
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
 
 
 def needs_torch() -> None:
@@ -52,8 +80,12 @@ def needs_torch() -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The demo model with its committed calibration."""
     needs_torch()
-    out = tmp_path_factory.mktemp("demo")
-    return build(*export(DEMO / "model", ROOT / "calib_cache", out), out)
+
+    def make(out: Path) -> None:
+        export(DEMO / "model", ROOT / "calib_cache", out)
+        build(out)
+
+    return Built.within(made_once(tmp_path_factory, "demo", make))
 
 
 @pytest.fixture(scope="session")
@@ -62,22 +94,21 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     needs_torch()
     from tests.helpers import write_model
 
-    return write_model(tmp_path_factory.mktemp("small") / "model")
+    return made_once(tmp_path_factory, "small_model", lambda out: write_model(out / "model")) / "model"
 
 
 @pytest.fixture(scope="session")
 def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The small model calibrated on two photos, through every stage; without PyTorch from committed bundles."""
-    out = tmp_path_factory.mktemp("small_built")
-    if not HAS_TORCH:
-        return build(COMMITTED / "onnx_fp32", COMMITTED / "onnx_int8", out)
-    return build(*calibrate_and_export(request.getfixturevalue("small_model"), out), out)
 
+    def make(out: Path) -> None:
+        if HAS_TORCH:
+            calibrate_and_export(request.getfixturevalue("small_model"), out)
+        else:
+            shutil.copytree(COMMITTED, out, dirs_exist_ok=True)
+        build(out)
 
-def calibrate_and_export(model: Path, out: Path) -> tuple[Path, Path]:
-    images, cache = str(DEMO / "calib" / "lr"), out / "cache"
-    assert main(["calibrate", str(model), "--images", images, "--limit", "2", "--cache", str(cache)]) == 0
-    return export(model, cache, out)
+    return Built.within(made_once(tmp_path_factory, "small", make))
 
 
 @pytest.fixture

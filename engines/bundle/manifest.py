@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.json_files import read_object
-from passionsr_trt.engines.bundle.temporaries import prefix, sweep
+from passionsr_trt.engines.bundle.temporaries import prefix, sweep, temporary_folder
 
-SCHEMA_VERSION = 3  # 2: ONNX bundles of any batch; 3: the wiring, typed records
+SCHEMA_VERSION = 4  # 2: any batch; 3: the wiring, typed records; 4: sub-pixel form, MACs as written
 OLDEST = {"onnx-bundle": 3, "engine-bundle": 3}  # of other kinds every version is read
 MANIFEST = "manifest.json"
 
@@ -157,28 +156,23 @@ def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
     check_target(target, kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=prefix(), dir=target.parent))
+        with temporary_folder(target.parent) as temporary:
+            yield temporary
+            temporary.chmod(0o755)
+            if not target.exists():
+                temporary.replace(target)
+                return
+            with temporary_folder(target.parent) as retired:
+                target.replace(retired / "old")
+                try:
+                    temporary.replace(target)
+                except BaseException:
+                    (retired / "old").replace(target)
+                    raise
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})", "expected a writable place") from None
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=prefix(), dir=target.parent))
-            target.replace(retired / "old")
-            temporary.replace(target)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            temporary.replace(target)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"{target}: cannot be written ({error.strerror})", "expected room and permission there"
         ) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write_atomic(path: Path, content: bytes) -> None:

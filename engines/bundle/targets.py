@@ -12,14 +12,15 @@ class OpenVINOTarget:
     """bfloat16: what is not INT8 may run in it, where a part's `rest` bears it and the CPU has it.
 
     graph_revision: of the rewriting. weight_code_limit: the range that weight codes were brought into, None: as
-    they are in the bundle. convolutions: INT8 linears are written as 1×1
-    convolutions, which the CPU at hand computes faster.
+    they are in the bundle. convolutions: INT8 linears are written as 1×1 convolutions; phases: convolutions in
+    sub-pixel form as one a phase; both where the CPU at hand computes them faster.
     """
 
     bfloat16: bool
     graph_revision: int
     weight_code_limit: int | None
     convolutions: bool
+    phases: bool
     device: str = "CPU"
 
 

@@ -10,9 +10,12 @@ import hashlib
 import os
 import platform
 import re
+import secrets
 import shutil
+import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -25,6 +28,22 @@ OLD = 2 * 86400  # seconds
 def prefix() -> str:
     """Of a temporary file or folder of this process."""
     return f".passionsr-{HOST}-{os.getpid()}-"
+
+
+@contextmanager
+def temporary_folder(place: Path | None = None) -> Iterator[Path]:
+    """A folder of this process in `place`, by default where the system keeps such; gone with the context.
+
+    What killed processes left there goes first. Raises OSError where it cannot be made.
+    """
+    place = Path(tempfile.gettempdir()) if place is None else place
+    sweep(place)
+    folder = place / f"{prefix()}{secrets.token_hex(6)}"
+    try:  # named before it is made: a signal in between leaves nothing
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

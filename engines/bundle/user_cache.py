@@ -10,11 +10,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import write_atomic
 
@@ -69,6 +73,27 @@ def write_cached(name: str, file: str, content: bytes) -> bool:
         _warn(f"{folder}: the cache cannot be written")
         return False
     return True
+
+
+@contextmanager
+def one_at_a_time(output: Path, work: str) -> Iterator[None]:
+    """One process at a time that does `work` on an output folder; a second one says so and waits."""
+    name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
+    try:
+        folder = cache_folder("locks")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to keep it in
+        folder = output.resolve().parent
+    lock = FileLock(folder / f".{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{output}: another process is {work} it; waiting", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @cache  # once, however many files

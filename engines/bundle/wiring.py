@@ -20,7 +20,8 @@ from typing import Protocol, TypeVar
 from passionsr_trt.engines.bundle.errors import UserError
 
 REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
-SOURCES = ("lr", "image", "noise")
+PICTURES = ("lr", "image")
+SOURCES = (*PICTURES, "noise")
 ALIGNMENTS = ("adain", "wavelet", "none")  # colour fixes
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of parts and their files, which become file names
 Size = tuple[int, int]  # height, width, in output pixels
@@ -49,13 +50,16 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class SiteInfo:
-    """One Conv or Linear: macs per 512×512 image; quantized where the graph holds its Q/DQ."""
+    """One Conv or Linear: macs per 512×512 image, as executed and as the model's authors wrote it; quantized where
+    the graph holds its Q/DQ.
+    """
 
     name: str
     kind: str
     port: str
     quantized: bool
     macs: int
+    macs_written: int
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,8 @@ def check_wiring(parts: Sequence[PartInfo], where: str) -> None:
                 )
             if given is not None and given != tensor:
                 raise UserError(f"{where}: {part.name} takes {tensor}", f"expected {given}")
+            if tensor.name in PICTURES and tensor.channels != 3:
+                raise UserError(f"{where}: {part.name} takes {tensor}", "expected a picture's 3 channels")
             if tensor.name in SOURCES:
                 known[tensor.name] = tensor
         strides = {tensor.stride for tensor in (*part.inputs, part.output)} - {0}

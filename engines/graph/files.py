@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from passionsr_trt.engines.bundle.temporaries import temporary_folder
 
 
 def weight_files(model: onnx.ModelProto) -> set[str]:
@@ -36,10 +36,10 @@ def on_disk(model: onnx.ModelProto, original: Path) -> Iterator[Path]:
 
     It lies in a temporary folder that links to those weights, since a protobuf in memory ends at 2 GB.
     """
-    with tempfile.TemporaryDirectory(prefix="passionsr-trt-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         for name in weight_files(model):
-            _link(original.with_name(name).resolve(), Path(folder) / Path(name).name)
-        path = Path(folder) / original.name
+            _link(original.with_name(name).resolve(), folder / Path(name).name)
+        path = folder / original.name
         onnx.save(model, str(path))
         yield path
 
@@ -65,6 +65,24 @@ def read_tensor(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     file, offset = _place(tensor, folder)
     kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     return np.fromfile(file, kind, int(np.prod(tensor.dims)), offset=offset).reshape(tensor.dims)
+
+
+def rows_of(tensor: onnx.TensorProto, index: int, count: int, name: str) -> onnx.TensorProto:
+    """One of `count` equal parts of a constant's rows under another name; outside weights stay where they lie."""
+    if not tensor.external_data:
+        rows = np.split(numpy_helper.to_array(tensor), count)[index]
+        return numpy_helper.from_array(np.ascontiguousarray(rows), name)
+    part = onnx.TensorProto()
+    part.CopyFrom(tensor)
+    part.name, part.dims[0] = name, tensor.dims[0] // count
+    size = int(np.prod(part.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries |= {"offset": str(int(entries.get("offset", 0)) + index * size), "length": str(size)}
+    entries.pop("checksum", None)
+    del part.external_data[:]
+    for key, value in entries.items():
+        part.external_data.add(key=key, value=value)
+    return part
 
 
 def write_tensor(tensor: onnx.TensorProto, value: np.ndarray, folder: Path) -> None:

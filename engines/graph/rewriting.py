@@ -34,9 +34,21 @@ class Graph:
     def constant(self, name: str, value: np.ndarray) -> str:
         """Its name, added once."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(value, name)
-            self.graph.initializer.append(self.constants[name])
+            self.add(numpy_helper.from_array(value, name))
         return name
+
+    def add(self, tensor: onnx.TensorProto) -> str:
+        """Another constant; its name."""
+        self.constants[tensor.name] = tensor
+        self.graph.initializer.append(tensor)
+        return tensor.name
+
+    def forget_unused(self) -> None:
+        """Take out constants that no node reads any more."""
+        used = {name for node in self.graph.node for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
 
     def replace(self, replaced: dict[str, list[onnx.NodeProto]]) -> None:
         """Put nodes in the place of the one that gives a tensor, by that tensor's name."""

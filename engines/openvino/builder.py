@@ -25,7 +25,7 @@ from passionsr_trt.engines.graph.files import part_files
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.layers.coverage import measure, openvino_layers
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
-from passionsr_trt.engines.openvino.cpu_speed import linears_faster_as_convolutions
+from passionsr_trt.engines.openvino.cpu_speed import linears_faster_as_convolutions, phases_faster_apart
 from passionsr_trt.engines.openvino.graph import (
     REVISION,
     attention_in_bfloat16,
@@ -35,6 +35,7 @@ from passionsr_trt.engines.openvino.graph import (
 from passionsr_trt.engines.openvino.half_range import limit_weights, limited_copy
 from passionsr_trt.engines.openvino.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.model import code_limit, compile_static, peak_activations, runs_in_bfloat16
+from passionsr_trt.engines.openvino.phases import phases_apart
 from PIL import Image
 
 PROOF_SIZE = 128
@@ -54,12 +55,14 @@ class OpenVINOBuilder:
             graph_revision=REVISION,
             weight_code_limit=code_limit(bundle.spec),
             convolutions=bundle.spec is not None and linears_faster_as_convolutions(),
+            phases=bundle.spec is not None and phases_faster_apart(),
         )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
         """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
-        INT8 linears become convolutions where the target says so (linears.py). Parts that may run in bfloat16 are
+        INT8 linears become convolutions (linears.py), and convolutions in sub-pixel form one a phase (phases.py),
+        where the target says so. Parts that may run in bfloat16 are
         left as they are otherwise; the others are rewritten (graph.py), and their attention takes bfloat16 if the
         target allows it and the CPU has it.
         """
@@ -71,6 +74,8 @@ class OpenVINOBuilder:
         model = onnx.load(str(folder / part.file), load_external_data=False)
         if self.target.convolutions:
             linears_as_convolutions(model, folder / part.file)
+        if self.target.phases:
+            phases_apart(model, folder / part.file)
         if not in_bfloat16:
             norms_by_channel(model)
             codes_before_enlargement(model)

@@ -12,13 +12,13 @@ scale Δ·k:
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
+from passionsr_trt.engines.bundle.temporaries import temporary_folder
 from passionsr_trt.engines.graph.files import part_files, read_tensor, write_tensor
 
 CANDIDATES = 32
@@ -92,8 +92,8 @@ def limit_weights(path: Path, limit: int) -> None:
 @contextmanager
 def limited_copy(path: Path, limit: int) -> Iterator[Path]:
     """A copy of the graph in `path`, weights within ±limit, in a temporary folder while the context lasts."""
-    with tempfile.TemporaryDirectory(prefix="passionsr-trt-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         for file in part_files(path):
-            shutil.copyfile(file, Path(folder) / file.name)
-        limit_weights(Path(folder) / path.name, limit)
-        yield Path(folder) / path.name
+            shutil.copyfile(file, folder / file.name)
+        limit_weights(folder / path.name, limit)
+        yield folder / path.name

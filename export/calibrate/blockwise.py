@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +15,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from passionsr_trt.engines.bundle.temporaries import temporary_folder
 from passionsr_trt.export.calibrate.stages import Pairs, Samples
+from passionsr_trt.export.quantize.calibration import write_tensors
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import Mode, Site
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -46,7 +47,7 @@ class Spill:
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, x: Tensor) -> None:
-        save_file({"x": x.contiguous()}, self.folder / str(self.length))
+        write_tensors({"x": x}, self.folder / str(self.length))
         self.length += 1
 
     def __len__(self) -> int:
@@ -98,8 +99,8 @@ def block_pairs(
     part: Part, block: nn.Module, title: str, quantized: Samples[Inputs], floats: Samples[Inputs]
 ) -> Iterator[Pairs]:
     """What one block is to learn from, on disk while the context lasts."""
-    with tempfile.TemporaryDirectory(prefix="passionsr-trt-") as folder:
-        inputs, targets = Spill(Path(folder) / "inputs"), Spill(Path(folder) / "targets")
+    with temporary_folder() as folder:
+        inputs, targets = Spill(folder / "inputs"), Spill(folder / "targets")
         with part.mode(Mode.FLOAT):
             for index in tqdm(range(len(floats)), desc=f"{title}: targets", leave=False):
                 targets.append(run_until(part, block, floats[index], before=False))

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import torch
+from passionsr_trt.export.quantize.calibration import write_tensors
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 DONE = "stages_done"
@@ -40,8 +41,7 @@ class Progress:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{name}.tmp"
-        state = {key: value.contiguous() for key, value in learners.state_dict().items()}
-        save_file(state | {DONE: torch.tensor(done)}, temporary)
+        write_tensors(learners.state_dict() | {DONE: torch.tensor(done)}, temporary)
         temporary.replace(self.folder / f"{name}.safetensors")
 
     def clear(self) -> None:

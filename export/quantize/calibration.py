@@ -1,6 +1,6 @@
 """Calibration: the artefact between calibrate and export. safetensors + JSON, content-addressed.
 
-Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [O]; both float32 and positive. With LET also
+Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [rows]; both float32 and positive. With LET also
 `<port>.let_scale` [C] > 0 and `<port>.let_shift` [C]; the two above are then those of the transformed tensors.
 The key is SHA-256 over the model's digest, the spec and the calibration images.
 """
@@ -19,7 +19,9 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
+from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from passionsr_trt.export.quantize.transform import fold_port
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,7 +44,7 @@ class Calibration:
     def save(self, folder: Path) -> None:
         """Write atomically; UserError where the disk refuses."""
         with atomic_folder(folder, "calibration") as temporary:
-            save_file(self.tensors, temporary / TENSORS)
+            write_tensors(self.tensors, temporary / TENSORS)
             write_manifest(
                 temporary,
                 {
@@ -73,6 +75,10 @@ class Calibration:
             if weight_scale is None:
                 continue
             scale = self.tensors.get(f"{named.port_name}.activation_scale")
+            if isinstance(named.site, SubPixelConv) and len(weight_scale) * SubPixelConv.phases == len(
+                named.site.weight
+            ):
+                weight_scale = self._phase_scales(named)
             if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
                 raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
             if not (torch.all(weight_scale > 0) and scale > 0):
@@ -82,6 +88,13 @@ class Calibration:
             applied.append(named)
         self._fold(part, group_ports(applied), probe)
         return len(applied)
+
+    def _phase_scales(self, named: NamedSite) -> Tensor:
+        """Of a site that was calibrated as a convolution behind an enlargement: every phase's own full range."""
+        weight, scale = named.site.weight.data, self.tensors.get(f"{named.port_name}.let_scale")
+        if scale is not None:
+            weight = weight * scale.reshape(1, -1, 1, 1)
+        return weight.flatten(1).abs().amax(1).clamp_min(1e-12) / self.spec.weight_code_max
 
     @torch.no_grad()
     def _fold(self, part: Part, groups: dict[str, list[NamedSite]], probe: Tensors | None) -> None:
@@ -101,6 +114,14 @@ class Calibration:
             fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
             if probe is not None and reference is not None:
                 prove(port_name, reference, part.run(probe))
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file; UserError where the disk refuses."""
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written ({error})", "expected room on the disk") from None
 
 
 def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:

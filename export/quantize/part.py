@@ -75,16 +75,12 @@ class Part:
             for handle in handles:
                 handle.remove()
         pixels = output.shape[0] * output.shape[2] * output.shape[3] * self.output.stride**2
-        return tuple(
-            SiteInfo(
-                named.name,
-                named.site.kind,
-                named.port_name,
-                named.site.weight_scale is not None,
-                counted.get(named.name, 0) * REFERENCE_SIZE**2 // pixels,
-            )
-            for named in self.sites()
-        )
+        infos = []
+        for named in self.sites():
+            site, macs = named.site, counted.get(named.name, 0) * REFERENCE_SIZE**2 // pixels
+            quantized, written = site.weight_scale is not None, round(macs * site.macs_saved)
+            infos.append(SiteInfo(named.name, site.kind, named.port_name, quantized, macs, written))
+        return tuple(infos)
 
 
 @dataclass

@@ -130,6 +130,7 @@ class Site(Moded):
     weight: nn.Parameter
     bias: nn.Parameter | None
     kind = ""
+    macs_saved = 1.0  # MACs as the model's authors wrote it / as executed
 
     def __init__(self, weight: Tensor, bias: Tensor | None, port: Port | None = None) -> None:
         super().__init__()
@@ -157,6 +158,10 @@ class Site(Moded):
     @property
     def in_channels(self) -> int:
         return self.weight.shape[1]
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """[O] of the layer as its authors wrote it → one value for every row of the weight."""
+        return values
 
     def set_weight_scale(self, scale: Tensor, limit: int) -> None:
         self.weight_scale = scale.detach().to(torch.float32)

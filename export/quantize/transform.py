@@ -106,19 +106,20 @@ def into_norm(owner: nn.Module, name: str, takes_shift: bool = True) -> Absorber
 
 
 def into_rows(site: Site, takes_shift: bool) -> Absorber:
-    """The first len(s) output rows: W' = W/s, b' = (b − δ)/s. A weight's own quantizer follows its rows."""
+    """The first len(s) output channels: W' = W/s, b' = (b − δ)/s. A weight's own quantizer follows its rows."""
 
     def fold(s: Tensor, delta: Tensor) -> None:
-        rows = s.shape[0]
+        scales, shifts = site.per_row(s), site.per_row(delta)
+        rows = scales.shape[0]
         weight = site.weight.double().clone()
-        weight[:rows] /= s.reshape(-1, *([1] * (weight.dim() - 1)))
+        weight[:rows] /= scales.reshape(-1, *([1] * (weight.dim() - 1)))
         bias = torch.zeros(weight.shape[0]).double() if site.bias is None else site.bias.double().clone()
-        bias[:rows] = (bias[:rows] - delta) / s
+        bias[:rows] = (bias[:rows] - shifts) / scales
         needs_bias = site.bias is not None or bool(delta.any())
         site.assign(weight.float(), bias.float() if needs_bias else None)
         if site.weight_scale is not None:
             scale = site.weight_scale.double().clone()
-            scale[:rows] /= s
+            scale[:rows] /= scales
             site.weight_scale = scale.float()
 
     return Absorber(fold, takes_shift)

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.build import building, why_build
+from passionsr_trt.engines.build import why_build
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.engines.bundle.user_cache import one_at_a_time
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
@@ -69,7 +70,7 @@ def test_a_bundle_of_another_digest_is_refused(
 
 
 def _hold(output: Path, ready: Path, seconds: float) -> None:
-    with building(output):
+    with one_at_a_time(output, "building"):
         ready.touch()
         time.sleep(seconds)
         (output.parent / "released").touch()
@@ -81,7 +82,7 @@ def test_a_second_builder_waits_for_the_first(tmp_path: Path, capsys: pytest.Cap
     first.start()
     while not ready.exists():
         time.sleep(0.02)
-    with building(output):
+    with one_at_a_time(output, "building"):
         assert (tmp_path / "released").exists(), "the lock came after the first builder was done"
     first.join()
     assert "another process is building it; waiting" in capsys.readouterr().out

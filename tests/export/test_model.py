@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.families import weights
 from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, OneStepModel
 from safetensors.torch import load_file, save_file
 
@@ -96,6 +97,6 @@ def test_alpha_bar_is_stable_diffusions(small_model: Path) -> None:
 def test_weights_that_do_not_fit_are_named_before_they_are_read(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.export.families.weights.free_memory", lambda: 2**10)
+    monkeypatch.setattr(weights, "free_memory", lambda: 2**10)
     with pytest.raises(UserError, match=r"of weights in float32; 0\.0 GiB of memory are free"):
         OneStepModel.load(small_model)

@@ -10,11 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from passionsr_trt.engines.bundle.manifest import SCHEMA_VERSION
+
 from tests.conftest import COMMITTED
 from tests.hostile.bench import Bench, difference, linked_copy
 from tests.hostile.harness import Case, Outcome, Trial
 
 KIND = "bundles"
+SCHEMA = f'"schema_version": {SCHEMA_VERSION}'
 Keys = tuple[str | int, ...]
 GONE = object()
 # how a value is replaced: (value, forbidden whatever the key is)
@@ -53,7 +56,11 @@ def cases() -> Iterator[Case]:
         for label, place in PLACES.items():
             yield Case(f"{stage} manifest {label}", KIND, partial(_placed, stage, place))
     for label, words in {"infer": "engines", "provider": "onnx", "build": "onnx"}.items():
-        yield Case(f"{label} with nothing wrong", KIND, partial(_mutated, words, ("schema_version",), 3, True))
+        yield Case(
+            f"{label} with nothing wrong",
+            KIND,
+            partial(_mutated, words, ("schema_version",), SCHEMA_VERSION, True),
+        )
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def engine_manifest() -> dict[str, Any]:
         "sites_int8": 1, "sites_quantized": 1, "macs_share": 1.0, "kernels": {"conv": 1}, "bytes_moved": 0,
         "float_sites": [], "conversions": [], "attention_fused": 0, "attention": 1, "activation_bytes": 1000,
     }  # fmt: skip
-    target = {"bfloat16": True, "graph_revision": 1, "weight_code_limit": 63, "convolutions": True}
+    target = {"bfloat16": True, "graph_revision": 1, "weight_code_limit": 63, "convolutions": True, "phases": True}
     more = {"backend": "openvino", "target": target, "key": {"backend": "openvino"}, "proof": {"unet": 0.1}}
     return {**manifest, **more, "coverage": {"unet": figures}}
 
@@ -151,21 +158,19 @@ TEXT_EDITS: dict[str, Edit] = {
     "comments": lambda text: "// mine\n" + text,
     "a key twice": lambda text: text.replace('"upscale": 2', '"upscale": 4, "upscale": 2'),
     "files twice": lambda text: text.replace('"files": {', '"files": {}, "files": {'),
-    "schema twice": lambda text: text.replace(
-        '"schema_version": 3', '"schema_version": 99, "schema_version": 3', 1
-    ),
+    "schema twice": lambda text: text.replace(SCHEMA, f'"schema_version": 99, {SCHEMA}', 1),
     "nested lists": lambda _text: "[" * DEEP + "]" * DEEP,
     "nested objects": lambda _text: '{"a":' * DEEP + "1" + "}" * DEEP,
     "nested key": lambda text: text.replace('"upscale": 2', f'"upscale": {"[" * DEEP}{"]" * DEEP}'),
     "long number": lambda text: text.replace('"upscale": 2', f'"upscale": {"9" * 6000}'),
     "1e400": lambda text: text.replace('"percentile": 99.99', '"percentile": 1e400'),
-    "schema -1": lambda text: text.replace('"schema_version": 3', '"schema_version": -1', 1),
-    "schema 0": lambda text: text.replace('"schema_version": 3', '"schema_version": 0', 1),
-    "schema 2": lambda text: text.replace('"schema_version": 3', '"schema_version": 2', 1),
-    "schema 99": lambda text: text.replace('"schema_version": 3', '"schema_version": 99', 1),
-    "schema true": lambda text: text.replace('"schema_version": 3', '"schema_version": true', 1),
-    "schema 3.0": lambda text: text.replace('"schema_version": 3', '"schema_version": 3.5', 1),
-    "schema text": lambda text: text.replace('"schema_version": 3', '"schema_version": "3"', 1),
+    "schema -1": lambda text: text.replace(SCHEMA, '"schema_version": -1', 1),
+    "schema 0": lambda text: text.replace(SCHEMA, '"schema_version": 0', 1),
+    "schema 2": lambda text: text.replace(SCHEMA, '"schema_version": 2', 1),
+    "schema 99": lambda text: text.replace(SCHEMA, '"schema_version": 99', 1),
+    "schema true": lambda text: text.replace(SCHEMA, '"schema_version": true', 1),
+    "schema 4.5": lambda text: text.replace(SCHEMA, '"schema_version": 4.5', 1),
+    "schema text": lambda text: text.replace(SCHEMA, '"schema_version": "4"', 1),
     "unknown key": lambda text: text.replace("{", '{"invented": true,', 1),
     "another kind": lambda text: text.replace("-bundle", "-bundles", 1),
 }

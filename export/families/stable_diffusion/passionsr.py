@@ -190,7 +190,9 @@ def port_tensors(
     for named, layer in zip(sites, own, strict=True):
         weight = named.site.weight.double()
         most = (weight * scale.reshape(1, -1, *[1] * (weight.dim() - 2))).abs().flatten(1).amax(1)
-        result[f"{named.name}.weight_scale"] = (most * layer.clip).clamp(min=1e-12) / spec.weight_code_max
+        result[f"{named.name}.weight_scale"] = (most * named.site.per_row(layer.clip)).clamp(
+            min=1e-12
+        ) / spec.weight_code_max
         report.sites += 1
     return {key: value.float().contiguous() for key, value in result.items()}
 
