@@ -19,8 +19,8 @@ endif
 BIN := $(VENV)/bin
 RUN := $(BIN)/passionsr-trt
 OUT := demo/out
-# two processes: exports are single-threaded for long stretches
-TWO := -n 2 --dist loadscope
+# two processes of one thread each for PyTorch: exports are single-threaded anyway for long stretches
+PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadscope
 MODEL ?= demo/model
 RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
@@ -45,7 +45,7 @@ demo: setup
 	@$(BIN)/python demo/run.py --model $(MODEL) --output $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest $(TWO)
+	$(call PYTEST,$(VENV))
 
 # whatever a user may hand the commands: about 15 minutes
 hostile: setup
@@ -53,7 +53,7 @@ hostile: setup
 
 # the runtime and the engines as a machine without PyTorch has them, by any Python from 3.10 on
 test-runtime: $(RUNTIME)/.ready
-	$(RUNTIME)/bin/python -m pytest $(TWO) tests/runtime tests/engines tests/test_cli.py tests/test_imports.py
+	$(call PYTEST,$(RUNTIME)) tests/runtime tests/engines tests/test_cli.py tests/test_imports.py
 
 lint: setup
 	$(BIN)/ruff format --check .
