@@ -19,7 +19,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
+from passionsr_trt.export.quantize.sub_pixel import EnlargedConv, SubPixelConv
 from passionsr_trt.export.quantize.transform import fold_port
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -78,7 +78,7 @@ class Calibration:
             if isinstance(named.site, SubPixelConv) and len(weight_scale) * SubPixelConv.phases == len(
                 named.site.weight
             ):
-                weight_scale = self._phase_scales(named)
+                weight_scale = self._phase_scales(named, weight_scale)
             if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
                 raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
             if not (torch.all(weight_scale > 0) and scale > 0):
@@ -89,12 +89,19 @@ class Calibration:
         self._fold(part, group_ports(applied), probe)
         return len(applied)
 
-    def _phase_scales(self, named: NamedSite) -> Tensor:
-        """Of a site that was calibrated as a convolution behind an enlargement: every phase's own full range."""
-        weight, scale = named.site.weight.data, self.tensors.get(f"{named.port_name}.let_scale")
-        if scale is not None:
-            weight = weight * scale.reshape(1, -1, 1, 1)
-        return weight.flatten(1).abs().amax(1).clamp_min(1e-12) / self.spec.weight_code_max
+    def _phase_scales(self, named: NamedSite, written: Tensor) -> Tensor:
+        """Of a site that was calibrated as the convolution behind an enlargement, scales [O] `written`: what its
+        boundaries cover of the convolution's range they cover of every phase's.
+        """
+        assert isinstance(named.site, SubPixelConv)
+        s = self.tensors.get(f"{named.port_name}.let_scale", torch.ones(named.site.in_channels)).reshape(
+            1, -1, 1, 1
+        )
+        of_phases, of_written = (
+            (weight.data * s).flatten(1).abs().amax(1).clamp_min(1e-12)
+            for weight in (named.site.weight, EnlargedConv.of(named.site).weight)
+        )
+        return of_phases * named.site.per_row(written / of_written)
 
     @torch.no_grad()
     def _fold(self, part: Part, groups: dict[str, list[NamedSite]], probe: Tensors | None) -> None:

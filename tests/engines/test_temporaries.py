@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.manifest import atomic_folder, check_writable
+from passionsr_trt.engines.bundle.manifest import atomic_folder, check_writable, write_manifest
 from passionsr_trt.engines.bundle.pictures import list_images
-from passionsr_trt.engines.bundle.temporaries import HOST, OLD, prefix, sweep
+from passionsr_trt.engines.bundle.temporaries import HOST, OLD, prefix, sweep, temporary_folder
 
 
 def ended_process() -> int:
@@ -62,3 +63,29 @@ def test_a_link_is_removed_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / f".passionsr-{HOST}-{ended_process()}-link").symlink_to(tmp_path / "kept")
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept" / "file").is_file()
+
+
+def test_the_system_s_folder_is_swept_and_nothing_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(KeyboardInterrupt), temporary_folder() as own:
+        (own / "weights").write_text("")
+        assert len(list(folder.iterdir())) == 4, "this process's two, the other machine's, the user's"
+        raise KeyboardInterrupt
+    assert {path.name for path in folder.iterdir()} >= {".mine.png"} and len(list(folder.iterdir())) == 3
+
+
+def test_a_result_is_put_back_where_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, whole = tmp_path / "result", Path.replace
+    with atomic_folder(target, "calibration") as temporary:
+        write_manifest(temporary, {"kind": "calibration", "content": "old"})
+
+    def ended(self: Path, other: Path) -> Path:
+        if other == target and self.name.startswith(prefix()):
+            raise KeyboardInterrupt
+        return whole(self, other)
+
+    monkeypatch.setattr(Path, "replace", ended)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target, "calibration") as temporary:
+        write_manifest(temporary, {"kind": "calibration", "content": "new"})
+    assert json.loads((target / "manifest.json").read_text())["content"] == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.bundle.user_cache import one_at_a_time
 from passionsr_trt.export.calibrate.data import calibration_files
 from passionsr_trt.export.calibrate.ranges import calibrate, observing
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.weights import folder_digest
-from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.calibration import Calibration, write_tensors
 from passionsr_trt.export.quantize.chosen import quantized_sites
 from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.sites import Mode
+from passionsr_trt.runtime.main import main
 
 from tests.helpers import switch
 
@@ -95,3 +99,30 @@ def test_the_committed_calibration_is_the_demos() -> None:
     digest = folder_digest(ROOT / "demo" / "model")
     found = [Calibration.load(path.parent) for path in (ROOT / "calib_cache").glob("*/manifest.json")]
     assert [one.model_digest for one in found if one.spec == QuantSpec(method="learned")] == [digest]
+
+
+def test_a_second_calibration_waits_and_finds_the_first_s(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["calibrate", str(small_model), "--images", str(IMAGES), "--limit", "1", "--cache", str(tmp_path)]
+    assert main(words) == 0
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    holding = threading.Event()
+
+    def first() -> None:
+        with one_at_a_time(folder, "calibrating"):
+            holding.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=first)
+    other.start()
+    holding.wait()
+    assert main(words) == 0
+    other.join()
+    said = capsys.readouterr().out
+    assert "another process is calibrating it; waiting" in said and "already calibrated" in said
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be written .*expected room on the disk"):
+        write_tensors({"a": torch.zeros(1 << 20)}, Path("/dev/full"))
