@@ -78,12 +78,10 @@ class Port(Moded):
         self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
         self.after_silu = False  # norm → SiLU → Q is one kernel on a GPU; an explicit transform parts it
         self.learner = None
-        self.register_buffer("multiplier", None)
-        self.register_buffer("offset", None)
         self.low, self.high = -128, 127
         self.limits = (0.0, 0.0)  # low·Δ and high·Δ, the values that the outermost codes stand for
-        self.register_buffer("scale", None)
-        self.register_buffer("zero", None)
+        for name in ("multiplier", "offset", "scale", "zero"):
+            self.register_buffer(name, None)
 
     def set_scale(self, scale: Tensor, low: int, high: int) -> None:
         self.scale = scale.detach().to(torch.float32).reshape(())
