@@ -36,7 +36,7 @@ def open_graph(bundle: Bundle, part: PartInfo) -> Path:
         raise UserError(f"{path}: takes {', '.join(names[0])} and gives {', '.join(names[1])}", expected)
     producers = {name: node.op_type for node in model.graph.node for name in node.output}
     int8 = {
-        node.name
+        node.name.split("/")[0]  # an engine may have several nodes of a site, SITE/phase0
         for node in model.graph.node
         if len(node.input) > 1 and producers.get(node.input[1]) == "DequantizeLinear"
     }

@@ -75,11 +75,10 @@ class Calibration:
             if weight_scale is None:
                 continue
             scale = self.tensors.get(f"{named.port_name}.activation_scale")
-            if isinstance(named.site, SubPixelConv) and len(weight_scale) * SubPixelConv.phases == len(
-                named.site.weight
-            ):
+            rows = named.site.weight.shape[0]
+            if isinstance(named.site, SubPixelConv) and weight_scale.shape == (rows // SubPixelConv.phases,):
                 weight_scale = self._phase_scales(named, weight_scale)
-            if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
+            if scale is None or weight_scale.shape != (rows,):
                 raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
             if not (torch.all(weight_scale > 0) and scale > 0):
                 raise UserError(f"calibration: {named.name} has a scale that is not positive")

@@ -26,7 +26,7 @@ LOG = """\
 
 
 def site(name: str, quantized: bool = True, macs: int = 10) -> SiteInfo:
-    return SiteInfo(name, "conv", name, quantized, macs)
+    return SiteInfo(name, "conv", name, quantized, macs, macs)
 
 
 def test_the_layer_log_is_read() -> None:
