@@ -50,12 +50,14 @@ class OpenVINOBuilder:
 
     def __init__(self, bundle: OnnxBundle, float32: bool = False) -> None:
         """float32: all that is not INT8 stays in it."""
+        sites = [site for part in bundle.parts for site in part.sites]
+        in_sub_pixel_form = any(site.quantized and site.macs != site.macs_written for site in sites)
         self.target = OpenVINOTarget(
             bfloat16=bundle.spec is not None and not float32,
             graph_revision=REVISION,
             weight_code_limit=code_limit(bundle.spec),
             convolutions=bundle.spec is not None and linears_faster_as_convolutions(),
-            phases=bundle.spec is not None and phases_faster_apart(),
+            phases=in_sub_pixel_form and phases_faster_apart(),
         )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:

@@ -98,12 +98,3 @@ class EnlargedConv(SiteConv):
 
     def apply_weight(self, x: Tensor) -> Tensor:
         return super().apply_weight(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-def as_written(module: nn.Module) -> None:
-    """Put every enlargement of a module back in front of its convolution, to compare with."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, SubPixelConv):
-            setattr(module, name, EnlargedConv.of(child))
-        else:
-            as_written(child)

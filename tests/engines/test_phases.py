@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +103,15 @@ def test_the_cpu_chooses_and_the_key_says_it(
     capsys: pytest.CaptureFixture[str],
     faster: bool,
 ) -> None:
-    words = ["build-engines", str(small.onnx_int8), "-o", str(tmp_path)]
+    bundle, engines = tmp_path / "onnx", tmp_path / "engines"
+    shutil.copytree(small.onnx_int8, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    site = next(site for site in manifest["parts"][0]["sites"] if site["quantized"])
+    site["macs_written"] = 2 * site["macs"]  # the CPU is asked only where a bundle has such sites
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    words = ["build-engines", str(bundle), "-o", str(engines)]
     monkeypatch.setattr(openvino_builder, "phases_faster_apart", lambda: faster)
     assert main(words) == 0, "proved against ONNX Runtime"
-    assert EngineBundle.load(tmp_path).key["phases"] == str(faster)
+    assert EngineBundle.load(engines).key["phases"] == str(faster)
     monkeypatch.setattr(openvino_builder, "phases_faster_apart", lambda: not faster)
     assert main(words) == 0 and "reused" in capsys.readouterr().out, "the probe may fall either way"

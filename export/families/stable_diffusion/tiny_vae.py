@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.quantize.sites import SiteConv
+from passionsr_trt.export.quantize.sub_pixel import Nearest2x
 from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
@@ -54,11 +55,6 @@ class TinyBlock(nn.Module):
         hidden = F.relu(self.conv[0](x))
         hidden = self.conv[2](F.relu(self.conv[1](hidden)))
         return F.relu(hidden + (x if self.skip is None else self.skip(x)))
-
-
-class Nearest2x(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _layers(state: StateDict, source: str, decoder: bool) -> nn.ModuleDict:
