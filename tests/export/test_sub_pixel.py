@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from passionsr_trt.export.quantize import sub_pixel
 from passionsr_trt.export.quantize.proof import FoldError, relative_error
 from passionsr_trt.export.quantize.sites import NamedSite, SiteConv
 from passionsr_trt.export.quantize.sub_pixel import Nearest2x, SubPixelConv, in_sub_pixel_form
@@ -31,7 +32,7 @@ def test_it_is_the_enlarged_convolution(
 
 
 def test_a_wrong_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("passionsr_trt.export.quantize.sub_pixel.SUMS", torch.ones(2, 2, 3, dtype=torch.float64))
+    monkeypatch.setattr(sub_pixel, "SUMS", torch.ones(2, 2, 3, dtype=torch.float64))
     with pytest.raises(FoldError, match="sub-pixel form"):
         SubPixelConv.of(torch.randn(2, 2, 3, 3), None)
 
