@@ -22,6 +22,7 @@ from own_commands import own, peak_mib
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 
 HERE = Path(__file__).parent
+WRITTEN = "as written"  # float, no sub-pixel form: what other tools start from (as_written.py)
 
 
 def prepare(folder: Path, width: float, images: Path) -> None:
@@ -32,20 +33,20 @@ def prepare(folder: Path, width: float, images: Path) -> None:
         subprocess.run(make, check=True)
     spec.write_text(json.dumps({"method": "range", "activation_observer": "minmax"}))
     cache, onnx, engines = folder / "calib_cache", folder / "onnx", folder / "engines"
-    stages: list[tuple[str, Path, list[object]]] = [
-        (
-            "calibrate",
-            cache,
-            ["calibrate", model, "--images", images, "--limit", 2, "--spec", spec, "--cache", cache],
-        ),
-        ("export INT8", onnx / "int8", ["export", model, "--cache", cache, "-o", onnx / "int8"]),
-        ("export FP32", onnx / "fp32", ["export", model, "--float", "-o", onnx / "fp32"]),
-        ("build INT8", engines / "int8", ["build-engines", onnx / "int8", "-o", engines / "int8"]),
-        ("build FP32", engines / "fp32", ["build-engines", onnx / "fp32", "-o", engines / "fp32"]),
+    calibrate = own("calibrate", model, "--images", images, "--limit", 2, "--spec", spec, "--cache", cache)
+    written = [sys.executable, str(HERE / "as_written.py"), str(model), "-o", str(onnx / WRITTEN)]
+    stages: list[tuple[str, Path, list[str]]] = [
+        ("calibrate", cache, calibrate),
+        ("export INT8", onnx / "int8", own("export", model, "--cache", cache, "-o", onnx / "int8")),
+        ("export FP32", onnx / "fp32", own("export", model, "--float", "-o", onnx / "fp32")),
+        ("export as written", onnx / WRITTEN, written),
     ]
-    for name, result, words in stages:
+    for kind in ("int8", "fp32", WRITTEN):
+        build = own("build-engines", onnx / kind, "-o", engines / kind)
+        stages.append((f"build {kind}", engines / kind, build))
+    for name, result, command in stages:
         if not result.is_dir():
-            measured(name, own(*words))
+            measured(name, command)
 
 
 def measured(name: str, command: list[str]) -> None:
@@ -75,8 +76,8 @@ def quantize_with_peers(folder: Path, python: str) -> list[Path]:
     tensors = folder / "tensors"
     if not tensors.is_dir():
         tensors.mkdir()
-        subprocess.run([sys.executable, "-c", RECORD, folder / "engines" / "fp32", tensors], check=True)
-    names = part_names(OnnxBundle.load(folder / "onnx" / "fp32").parts)
+        subprocess.run([sys.executable, "-c", RECORD, folder / "engines" / WRITTEN, tensors], check=True)
+    names = part_names(OnnxBundle.load(folder / "onnx" / WRITTEN).parts)
     found = []
     for tool, label in (("nncf", "OpenVINO NNCF INT8"), ("modelopt", "OpenVINO ModelOpt INT8")):
         result = folder / label
@@ -84,7 +85,7 @@ def quantize_with_peers(folder: Path, python: str) -> list[Path]:
             if (result / f"{name}.done").is_file():
                 continue
             copy = folder / "source"  # ModelOpt writes beside its input
-            shutil.copytree(folder / "onnx" / "fp32", copy)
+            shutil.copytree(folder / "onnx" / WRITTEN, copy)
             result.mkdir(exist_ok=True)
             words = [
                 HERE / "peer_defaults.py",
@@ -122,9 +123,10 @@ def main() -> None:
         size = sum(path.stat().st_size for path in result.iterdir())
         print(f"{result.name:<24}{size / 1e9:6.2f} GB on disk", flush=True)
     rivals = [
-        f"engines={folder / 'engines' / 'fp32'}",
-        f"bfloat16={folder / 'engines' / 'fp32'}",
-        f"onnx={folder / 'onnx' / 'fp32'}",
+        f"engines={folder / 'engines' / WRITTEN}",
+        f"bfloat16={folder / 'engines' / WRITTEN}",
+        f"onnx={folder / 'onnx' / WRITTEN}",
+        f"twin={folder / 'engines' / 'fp32'}",
         f"eager={folder / 'model'}",
         f"compiled={folder / 'model'}",
         *(f"files={peer}" for peer in peers),

@@ -26,7 +26,7 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("minmax", "baseline", {**range_based, "activation_observer": "minmax"}),
         Method("percentile", "baseline", {**range_based, "activation_observer": "percentile"}),
         Method("DOBI", "baseline", {**range_based, "activation_observer": "dobi"}),
-        Method("SmoothQuant", "baseline", {"method": "smoothquant"}),
+        Method("SmoothQuant", "baseline", {"method": "smoothquant", "rounding": "nearest"}),
         Method("ORT MinMax", "tool", peer="ort-minmax", bits=(8,)),
         Method("ORT Percentile", "tool", peer="ort-percentile", bits=(8,)),
         Method("ORT Entropy", "tool", peer="ort-entropy", bits=(8,)),
@@ -39,6 +39,7 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("LET only", "ablation", {**ours, "lbq_steps": 0}, bits=(8,)),
         Method("no shifts", "ablation", {**ours, "shift": "none"}, bits=(8,)),
         Method("LET at any cost", "ablation", {**ours, "explicit_gain": 0.0}, bits=(8,)),
+        Method("nearest rounding", "ablation", {**ours, "rounding": "nearest"}, bits=(8,)),
         Method("no staging", "ablation", {**ours, "staged": False}, bits=(8,)),
         Method("search alone", "ablation", {**ours, "let_steps": 0, "lbq_steps": 0}, bits=(8,)),
         Method(

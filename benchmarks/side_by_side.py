@@ -30,6 +30,7 @@ LABELS = {
     "onnx": "ONNX Runtime FP32",
     "eager": "PyTorch eager FP32",
     "compiled": "torch.compile FP32",
+    "twin": "OpenVINO FP32 sub-pixel",
 }
 TESTED = "OpenVINO INT8"
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.stable_diffusion import checkpoints
+from passionsr_trt.export.quantize.modes import Mode, Moded
 from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import Mode, Moded
 from torch import nn
 
 UNET = {

@@ -14,6 +14,7 @@ SCHEMA_VERSION = 1
 MOST = 1_000_000  # steps, candidates, crops: more is a slip
 OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "learned")
+ROUNDINGS = ("nearest", "second_order")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class QuantSpec:
     exclude: shell patterns of site names (`unet.mid_block.*`) that stay float.
 
     method: `range` takes boundaries from the observers; `smoothquant` scales channels by SmoothQuant's rule with
-    smooth_alpha and takes full ranges; `learned` runs DQC (export/calibrate/dqc.py), for which
+    smooth_alpha and takes full ranges; `learned` runs DQC (export/calibrate/dqc.py).
+    rounding: of weights to codes: `nearest`, or `second_order`, so that errors cancel on the calibration images
+    (`range` rounds to the nearest always).
+    Of `learned`:
     let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
     (elsewhere an Add, and a Pad in front of a padded convolution);
     explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
@@ -52,6 +56,7 @@ class QuantSpec:
     keep_first_last: bool = True
     exclude: tuple[str, ...] = ()
     method: str = "range"
+    rounding: str = "second_order"
     smooth_alpha: float = 0.5
     let_scale: bool = True
     shift: str = "all"
@@ -73,6 +78,7 @@ class QuantSpec:
             ("weight_observer", OBSERVERS),
             ("weight_code_limit", (63, 127)),
             ("method", METHODS),
+            ("rounding", ROUNDINGS),
             ("granularity", ("module", "block")),
             ("shift", ("none", "free", "all")),
         ):

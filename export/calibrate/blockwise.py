@@ -18,8 +18,9 @@ import torch
 from passionsr_trt.engines.bundle.temporaries import temporary_folder
 from passionsr_trt.export.calibrate.stages import Pairs, Samples
 from passionsr_trt.export.quantize.calibration import write_tensors
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import Mode, Site
+from passionsr_trt.export.quantize.sites import Site
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm

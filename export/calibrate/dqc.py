@@ -2,7 +2,8 @@
 
 Each part is fed by its already quantized predecessor. Per part:
 1. search: LET and boundary ratios of every port alone (export/calibrate/search.py);
-2. the stages of export/calibrate/stages.py, on the whole part or block by block.
+2. the stages of export/calibrate/stages.py, on the whole part or block by block;
+3. which way every weight is rounded (export/calibrate/rounding.py).
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from passionsr_trt.export.calibrate.blockwise import block_pairs, blocks_in_orde
 from passionsr_trt.export.calibrate.data import crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.resume import Progress
+from passionsr_trt.export.calibrate.rounding import round_weights
 from passionsr_trt.export.calibrate.search import PortSearch, search_ports
 from passionsr_trt.export.calibrate.stages import Pairs, learned_ports, recomputing, run_stage, stages
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part
-from passionsr_trt.export.quantize.sites import Mode, Site, SiteConv, group_ports
+from passionsr_trt.export.quantize.quantizer import pack_turns
+from passionsr_trt.export.quantize.sites import Site, SiteConv, group_ports
 from passionsr_trt.export.quantize.transform import claim_padding, may_shift_for_free
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -56,6 +60,8 @@ def learn_calibration(
                 targets = [sample[part.output.name] for sample in floats]
                 pairs = Pairs([part.feed(sample) for sample in quantized], targets)
                 learn_part(part, spec, pairs, teacher, progress, done, low_memory)
+            if spec.rounding == "second_order":
+                round_weights(part, searches, [part.feed(sample) for sample in quantized])
             tensors |= learned_tensors(searches, spec)
             with torch.no_grad():
                 for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):
@@ -207,7 +213,7 @@ def settle_padding(search: PortSearch) -> None:
 
 @torch.no_grad()
 def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Tensor]:
-    """What the calibration keeps: s, δ, Δ of ports, Δ of weights (all of the transformed tensors)."""
+    """What the calibration keeps: s, δ, Δ of ports, Δ and turns of weights (all of the transformed tensors)."""
     tensors: dict[str, Tensor] = {}
     high = spec.activation_codes[1]
     for search in searches:
@@ -221,4 +227,6 @@ def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Te
             assert isinstance(named.site.learner, LearnedWeight)
             boundary = named.site.learner.boundary(learner.weight(named.site.weight))
             tensors[f"{named.name}.weight_scale"] = (boundary / spec.weight_code_max).clone()
+            if named.site.learner.turns is not None:
+                tensors[f"{named.name}.weight_turns"] = pack_turns(named.site.learner.turns)
     return tensors

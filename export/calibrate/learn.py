@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from passionsr_trt.export.quantize.quantizer import quantize
+from passionsr_trt.export.quantize.quantizer import per_channel, quantize, weight_codes
 from torch import Tensor, nn
 
 
@@ -123,8 +123,9 @@ class LearnedPort(nn.Module):
 
 
 class LearnedWeight(nn.Module):
-    """u [O] of one site's weight."""
+    """u [O] of one site's weight; once that is learned, the turns of its codes (rounding.py)."""
 
+    turns: Tensor | None
     base_boundary: Tensor
     following: Tensor
 
@@ -134,6 +135,7 @@ class LearnedWeight(nn.Module):
         self.register_buffer("following", torch.tensor(True))
         self.log_boundary = nn.Parameter(torch.zeros(channels))
         self.register_buffer("base_boundary", torch.ones(channels))
+        self.register_buffer("turns", None, persistent=False)
 
     def boundary(self, weight: Tensor) -> Tensor:
         if self.following:
@@ -146,5 +148,7 @@ class LearnedWeight(nn.Module):
         self.following = torch.tensor(False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        step = self.boundary(weight).reshape([-1] + [1] * (weight.dim() - 1)) / self.limit
-        return learned_quantize(weight, step, -self.limit, self.limit)
+        step = self.boundary(weight) / self.limit
+        if self.turns is not None:
+            return weight_codes(weight, step, self.limit, self.turns) * per_channel(step, weight.dim())
+        return learned_quantize(weight, per_channel(step, weight.dim()), -self.limit, self.limit)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Model, Part
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, group_ports, in_mode
+from passionsr_trt.export.quantize.sites import NamedSite, group_ports
 from torch import Tensor
 from tqdm import tqdm
 

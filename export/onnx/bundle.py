@@ -12,9 +12,9 @@ from passionsr_trt.engines.bundle.manifest import atomic_folder
 from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
 from passionsr_trt.export.quantize.proof import prove, relative_error
-from passionsr_trt.export.quantize.sites import Mode
 from torch import Tensor
 from tqdm import tqdm
 

@@ -21,8 +21,9 @@ import onnx
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import Size
+from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, Site, in_mode, named_sites
+from passionsr_trt.export.quantize.sites import NamedSite, Site, named_sites
 from torch import nn
 
 OPSET = 20
@@ -123,9 +124,13 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
                 _halve(module)
     for index, (original, named) in enumerate(zip(own, sites, strict=True)):
         site = named.site
-        if precision == "fp16" and 0 < index < len(sites) - 1:
+        halved, quantized = precision == "fp16" and 0 < index < len(sites) - 1, site.weight_scale is not None
+        if quantized:
+            site.prepare_export()  # the same codes in either precision
+        if halved:
             _halve(site)
-        site.prepare_export()
+        if not quantized:
+            site.prepare_export()
         if site.weight_scale is not None or site.kind == "linear":
             # the stored initializer replaces the weight; keep the type that decides casts
             site.weight = _without_values(site.weight)

@@ -2,6 +2,7 @@
 
 Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [rows]; both float32 and positive. With LET also
 `<port>.let_scale` [C] > 0 and `<port>.let_shift` [C]; the two above are then those of the transformed tensors.
+`<site>.weight_turns`: which codes are not the nearest (export/calibrate/rounding.py), packed four to a byte.
 The key is SHA-256 over the model's digest, the spec and the calibration images.
 """
 
@@ -18,6 +19,7 @@ from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, r
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
+from passionsr_trt.export.quantize.quantizer import unpack_turns
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.sub_pixel import EnlargedConv, SubPixelConv
 from passionsr_trt.export.quantize.transform import fold_port
@@ -58,7 +60,8 @@ class Calibration:
     @classmethod
     def load(cls, folder: Path) -> Calibration:
         manifest = read_manifest(folder, "calibration")
-        spec = QuantSpec.from_json(manifest["spec"], f"{folder} spec")
+        stated = {"rounding": "nearest", **manifest["spec"]}  # what earlier versions did, and did not state
+        spec = QuantSpec.from_json(stated, f"{folder} spec")
         tensors = load_file(checked_file(folder, manifest, TENSORS))
         return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
 
@@ -82,7 +85,11 @@ class Calibration:
                 raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
             if not (torch.all(weight_scale > 0) and scale > 0):
                 raise UserError(f"calibration: {named.name} has a scale that is not positive")
-            named.site.set_weight_scale(weight_scale, self.spec.weight_code_max)
+            packed = self.tensors.get(f"{named.name}.weight_turns")
+            turns = None if packed is None else unpack_turns(packed, named.site.weight.shape)
+            if packed is not None and turns is None:
+                raise UserError(f"calibration: {named.name}.weight_turns does not fit", "expected its own")
+            named.site.set_weight_scale(weight_scale, self.spec.weight_code_max, turns)
             named.site.port.set_scale(scale, low, high)
             applied.append(named)
         self._fold(part, group_ports(applied), probe)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, SiteInfo, Size, TensorInfo, sources_of
+from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, Port, in_mode, named_sites
+from passionsr_trt.export.quantize.sites import NamedSite, Port, named_sites
 from passionsr_trt.export.quantize.transform import Absorb, Absorber, resolve
 from torch import Tensor, nn
 

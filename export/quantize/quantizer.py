@@ -8,6 +8,7 @@ Rounding is to the nearest even, as ONNX QuantizeLinear rounds, so codes agree w
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,6 +27,26 @@ def per_channel(values: Tensor, dims: int) -> Tensor:
     return values.reshape(-1, *([1] * (dims - 1)))
 
 
-def weight_codes(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
-    """int8 codes of a weight [O, ...] with one scale per output channel [O], |code| ≤ limit."""
-    return quantize(weight, per_channel(scale, weight.dim()), -limit, limit).to(torch.int8)
+def weight_codes(weight: Tensor, scale: Tensor, limit: int, turns: Tensor | None = None) -> Tensor:
+    """int8 codes of a weight [O, ...] with one scale per output channel [O], |code| ≤ limit.
+
+    turns: −1, 0 or 1 for each weight, added to its nearest code (export/calibrate/rounding.py).
+    """
+    codes = quantize(weight, per_channel(scale, weight.dim()), -limit, limit)
+    if turns is not None:
+        codes = torch.clamp(codes + turns, -limit, limit)
+    return codes.to(torch.int8)
+
+
+def pack_turns(turns: Tensor) -> Tensor:
+    """Four to a byte: uint8 [⌈n/4⌉], the first in the lowest two bits."""
+    digits = F.pad((turns.flatten() + 1).to(torch.uint8), (0, -turns.numel() % 4)).reshape(-1, 4)
+    return digits[:, 0] | digits[:, 1] << 2 | digits[:, 2] << 4 | digits[:, 3] << 6
+
+
+def unpack_turns(packed: Tensor, shape: torch.Size) -> Tensor | None:
+    """int8 turns of a weight's `shape`, or None where they are not its own."""
+    if packed.dtype != torch.uint8 or packed.shape != (-(-shape.numel() // 4),):
+        return None
+    digits = torch.stack([packed >> shift & 3 for shift in (0, 2, 4, 6)], dim=1).flatten()[: shape.numel()]
+    return None if bool((digits == 3).any()) else (digits.to(torch.int8) - 1).reshape(shape)

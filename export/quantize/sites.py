@@ -2,58 +2,23 @@
 
 A *site* is one Conv or Linear. A *port* is the activation tensor that feeds it; sites that read the same
 normalised tensor (q, k and v) share one port, hence one scale and one Q/DQ pair in the exported graph.
-
-| mode  | port(x), after its explicit transform | site weight                        |
-| ----- | ------------------------------------- | ---------------------------------- |
-| FLOAT | x                                     | float                              |
-| FAKE  | Δ·clamp(round(x/Δ))                   | Δ·codes, as float                  |
-| QDQ   | QuantizeLinear → DequantizeLinear     | int8 codes → DequantizeLinear      |
-| LEARN | as FAKE, with learned Δ, s and δ      | as FAKE, of W·s, with learned Δ    |
-
-A port or site without scales (left out by the spec) stays FLOAT in every mode.
+What they compute depends on their mode (export/quantize/modes.py); without scales (left out by the spec) it is
+FLOAT in every mode.
 The explicit transform x·multiplier + offset is what LET leaves where no neighbour can absorb it; `pads` zero-pads
 x before it, because after a shift the padding must still stand for x = 0.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.quantize.modes import Mode, Moded
 from passionsr_trt.export.quantize.quantizer import fake_quantize, per_channel, weight_codes
 from torch import Tensor, nn
-
-
-class Mode(enum.Enum):
-    FLOAT = "float"
-    FAKE = "fake"
-    QDQ = "qdq"
-    LEARN = "learn"
-
-
-class Moded(nn.Module):
-    """A module that computes by mode; `in_mode` switches it, and back."""
-
-    mode: Mode = Mode.FLOAT
-
-
-@contextmanager
-def in_mode(module: nn.Module, mode: Mode) -> Iterator[None]:
-    """Every site, port and attention of a module in one mode while the context lasts, then in its own again."""
-    moded = [found for found in module.modules() if isinstance(found, Moded)]
-    before = [found.mode for found in moded]
-    try:
-        for found in moded:
-            found.mode = mode
-        yield
-    finally:
-        for found, own in zip(moded, before, strict=True):
-            found.mode = own
 
 
 class PortLearner(Protocol):
@@ -121,10 +86,11 @@ class Port(Moded):
 class Site(Moded):
     """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port.
 
-    `weight_scale` [O] is None while the site is float.
+    `weight_scale` [O] is None while the site is float; `turns`, as the weight, are added to its nearest codes.
     """
 
     weight_scale: Tensor | None
+    turns: Tensor | None
     weight: nn.Parameter
     bias: nn.Parameter | None
     kind = ""
@@ -137,9 +103,8 @@ class Site(Moded):
         self.code_limit = 127
         self.learner: Callable[[Tensor], Tensor] | None = None  # learned weight quantizer, LEARN mode only
         self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
-        self.register_buffer("weight_scale", None)
-        self.register_buffer("stored", None)
-        self.register_buffer("weight_zeros", None)
+        for name in ("weight_scale", "turns", "stored", "weight_zeros"):
+            self.register_buffer(name, None)
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace weight and bias: what a fold ends with."""
@@ -161,9 +126,9 @@ class Site(Moded):
         """[O] of the layer as its authors wrote it → one value for every row of the weight."""
         return values
 
-    def set_weight_scale(self, scale: Tensor, limit: int) -> None:
+    def set_weight_scale(self, scale: Tensor, limit: int, turns: Tensor | None = None) -> None:
         self.weight_scale = scale.detach().to(torch.float32)
-        self.code_limit = limit
+        self.code_limit, self.turns = limit, turns
 
     def effective_weight(self, transpose: bool = False) -> Tensor:
         """The weight the operation multiplies with, in the current mode; [K, N] when `transpose`."""
@@ -174,7 +139,7 @@ class Site(Moded):
             return weight.t() if transpose else weight
         scale = per_channel(self.weight_scale, weight.dim()).to(weight.dtype)
         if self.mode is Mode.FAKE:
-            weight = fake_quantize(weight, scale, -self.code_limit, self.code_limit)
+            weight = weight_codes(weight, self.weight_scale, self.code_limit, self.turns) * scale
             return weight.t() if transpose else weight
         assert self.stored is not None
         return torch.onnx.ops.symbolic(
@@ -196,7 +161,7 @@ class Site(Moded):
         """Compute the initializer that QDQ mode emits: int8 codes, or the float weight of a float site."""
         stored = self.weight.data
         if self.weight_scale is not None:
-            stored = weight_codes(stored.float(), self.weight_scale, self.code_limit)
+            stored = weight_codes(stored.float(), self.weight_scale, self.code_limit, self.turns)
             self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=torch.int8)
         self.stored = stored.t().contiguous() if self.kind == "linear" else stored
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.sites import Mode, SiteConv
+from passionsr_trt.export.quantize.sites import SiteConv
 from torch import Tensor, nn
 
 SUMS = torch.tensor([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], dtype=torch.float64)  # phase, tap, k
@@ -98,3 +99,12 @@ class EnlargedConv(SiteConv):
 
     def apply_weight(self, x: Tensor) -> Tensor:
         return super().apply_weight(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def as_written(module: nn.Module) -> None:
+    """Put every enlargement of a module back in front of its convolution, to compare with."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, SubPixelConv):
+            setattr(module, name, EnlargedConv.of(child))
+        else:
+            as_written(child)

@@ -90,7 +90,11 @@ def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
         sites = {site.name for site in part.sites}
         kernels = [layer for layer in part_layers(bundle, part) if sites & set(layer.names)]
         macs = sum(layer.macs for layer in kernels)
-        assert macs == sum(site.macs for site in part.sites), "the kernels do the sites' arithmetic, and all of it"
+        own = sum(site.macs for site in part.sites)
+        border = 0.3 * sum(
+            site.macs for site in part.sites if site.macs != site.macs_written
+        )  # 9×9 positions for 8×8
+        assert own <= macs <= own + border, "the kernels do the sites' arithmetic, and all of it"
     capsys.readouterr()
     assert main(["predict", engines, "--gpu", "RTX 4090"]) == 0
     assert "INT8" in capsys.readouterr().out

@@ -17,8 +17,8 @@ from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.weights import folder_digest
 from passionsr_trt.export.quantize.calibration import Calibration, write_tensors
 from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model
-from passionsr_trt.export.quantize.sites import Mode
 from passionsr_trt.runtime.main import main
 
 from tests.helpers import switch

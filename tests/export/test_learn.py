@@ -15,10 +15,11 @@ from passionsr_trt.export.calibrate.learn import LearnedPort, learned_quantize
 from passionsr_trt.export.calibrate.ranges import calibrate
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize import calibration, transform
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Tensors
 from passionsr_trt.export.quantize.proof import TOLERANCE, FoldError, relative_error
 from passionsr_trt.export.quantize.quantizer import fake_quantize
-from passionsr_trt.export.quantize.sites import Mode, NamedSite
+from passionsr_trt.export.quantize.sites import NamedSite
 
 from tests.conftest import DEMO
 from tests.helpers import switch

@@ -15,9 +15,9 @@ from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
 from passionsr_trt.export.calibrate.ranges import calibrate
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer, TransformerBlock
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.proof import relative_error
-from passionsr_trt.export.quantize.sites import Mode
 
 from tests.conftest import DEMO
 

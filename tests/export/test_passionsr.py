@@ -12,8 +12,9 @@ from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.passionsr import Report, port_tensors, read_layer
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.proof import relative_error
-from passionsr_trt.export.quantize.sites import Mode, NamedSite, SiteConv
+from passionsr_trt.export.quantize.sites import NamedSite, SiteConv
 from passionsr_trt.runtime.main import main
 from torch import Tensor, nn
 

@@ -14,7 +14,7 @@ from passionsr_trt.export.calibrate.ranges import calibrate
 from passionsr_trt.export.calibrate.sensitivity import Probe, without
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.sites import Mode
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO

@@ -11,8 +11,9 @@ import torch
 from onnx import numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.quantizer import quantize
-from passionsr_trt.export.quantize.sites import Mode, Port, SiteConv, SiteLinear
+from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
 from torch import nn
 
 from tests.conftest import Built

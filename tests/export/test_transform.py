@@ -10,9 +10,10 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.chain import build_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
-from passionsr_trt.export.quantize.sites import Mode, SiteConv, SiteLinear, group_ports, in_mode, named_sites
+from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear, group_ports, named_sites
 from passionsr_trt.export.quantize.transform import Absorb, Into, fold_port, into_rows, resolve
 from torch import nn
 

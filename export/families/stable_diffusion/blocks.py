@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.quantize.sites import Mode, Moded, Port, SiteConv, SiteLinear
+from passionsr_trt.export.quantize.modes import Mode, Moded
+from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
+from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
 
@@ -162,14 +164,14 @@ class SpatialSelfAttention(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest ×2, then a 3×3 convolution."""
+    """Nearest ×2 and a 3×3 convolution, in sub-pixel form."""
 
     def __init__(self, upsample: Any) -> None:
         super().__init__()
-        self.conv = SiteConv.from_conv(upsample.conv)
+        self.conv = SubPixelConv.of(upsample.conv.weight.data, upsample.conv.bias.data)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(x)
 
 
 class Downsample(nn.Module):

@@ -1,0 +1,169 @@
+"""Second-order rounding: which way a weight's code is rounded, so that the errors of a row cancel on real inputs.
+
+A row w of a site's weight, in codes, is rounded column after column; the error of each is made up for by the
+columns that are still to come, as the inputs' second moments H = Σ x·xᵀ say (GPTQ, ICLR 2023, arXiv 2210.17323,
+after OBQ):
+
+    e = (w_k − q_k) / U_kk,   w_j ← w_j − e·U_kj  for j > k,   U the upper Cholesky factor of (H + λI)⁻¹
+
+Boundaries stay as they were learned, and a code moves by one at most: what is kept is the *turn*, −1, 0 or 1, that
+is added to the nearest code. It costs nothing when the engine runs.
+H is taken from the quantized part's own inputs, over windows of the calibration crops; of a wide layer it is
+block-diagonal, COLUMNS at a time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
+from passionsr_trt.export.calibrate.search import PortSearch
+from passionsr_trt.export.quantize.part import Part
+from passionsr_trt.export.quantize.sites import Site, SiteConv
+from torch import Tensor, nn
+from tqdm import tqdm
+
+COLUMNS = 2304
+WINDOW = 64  # output positions a side; 64² tokens of a linear
+DAMPING = 0.01  # λ, of the mean of H's diagonal
+BUDGET = 2 << 30  # bytes of H at a time: a large part is run several times
+PANEL = 128  # columns whose errors reach the others together
+
+Moments = list[Tensor]  # of each group of columns of one port, [k, k]
+
+
+@torch.no_grad()
+def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[tuple[Tensor, ...]]) -> None:
+    """Give every learned weight of a part its turns. The part is in LEARN mode; `inputs` are those that it gets
+    from the quantized parts before it."""
+    for chosen in batches(searches):
+        with watching(chosen) as moments:
+            for sample in tqdm(inputs, desc=f"{part.name}: second moments", unit="crop"):
+                part.module(*sample)
+        turned = tqdm(chosen, desc=f"{part.name}: rounding", unit="port")
+        for search in turned:
+            port = search.port.learner
+            assert isinstance(port, LearnedPort)
+            for named in search.sites:
+                learner = named.site.learner
+                assert isinstance(learner, LearnedWeight)
+                weight = port.weight(named.site.weight)
+                step = (learner.boundary(weight) / learner.limit).reshape(-1, 1)
+                exact = weight.flatten(1) / step
+                learner.turns = turns(exact, moments[search.name], learner.limit).reshape(weight.shape)
+
+
+def batches(searches: Sequence[PortSearch]) -> Iterator[list[PortSearch]]:
+    """Ports whose moments fit BUDGET together."""
+    chosen: list[PortSearch] = []
+    room = BUDGET
+    for search in searches:
+        size = sum(4 * (end - start) ** 2 for start, end in column_groups(search.sites[0].site))
+        if chosen and size > room:
+            yield chosen
+            chosen, room = [], BUDGET
+        chosen.append(search)
+        room -= size
+    if chosen:
+        yield chosen
+
+
+def column_groups(site: Site) -> list[tuple[int, int]]:
+    """Where the columns [C·kh·kw] of a site's weight are cut: between channels, every COLUMNS."""
+    kernel = site.weight[0, 0].numel()
+    step = max(COLUMNS // kernel, 1) * kernel
+    total = site.weight[0].numel()
+    return [(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+@contextmanager
+def watching(searches: Sequence[PortSearch]) -> Iterator[dict[str, Moments]]:
+    """Second moments of every port's quantized tensor, as its sites' weights meet it, while the context lasts."""
+    moments: dict[str, Moments] = {}
+    handles = []
+    try:
+        for search in searches:
+            site = search.sites[0].site
+            groups = column_groups(site)
+            own = [torch.zeros(end - start, end - start, device=site.weight.device) for start, end in groups]
+            moments[search.name] = own
+            generator = torch.Generator().manual_seed(zlib.crc32(search.name.encode()))
+
+            def hook(
+                _port: nn.Module,
+                _args: object,
+                x: Tensor,
+                site: Site = site,
+                own: Moments = own,
+                groups: list[tuple[int, int]] = groups,
+                generator: torch.Generator = generator,
+            ) -> None:
+                columns = columns_of(site, x, generator)
+                for total, (start, end) in zip(own, groups, strict=True):
+                    total.addmm_(columns[start:end], columns[start:end].t())
+
+            handles.append(search.port.register_forward_hook(hook))
+        yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def columns_of(site: Site, x: Tensor, generator: torch.Generator) -> Tensor:
+    """A port's tensor as the columns [C·kh·kw, positions] that a row of the weight is multiplied with; of a large
+    one, a window of WINDOW² positions."""
+    if not isinstance(site, SiteConv):
+        tokens = x.flatten(0, -2)
+        return tokens[:: -(-len(tokens) // WINDOW**2)].t()
+    top, left, bottom, right = site.pads
+    x = F.pad(x, (left, right, top, bottom))
+    kernel = site.weight.shape[2:]
+    for dim in (2, 3):
+        taken = (WINDOW - 1) * site.stride + kernel[dim - 2]
+        if x.shape[dim] > taken:
+            start = int(torch.randint(0, x.shape[dim] - taken + 1, (), generator=generator))
+            x = x.narrow(dim, start, taken)
+    return F.unfold(x, (kernel[0], kernel[1]), stride=site.stride).transpose(0, 1).flatten(1)
+
+
+def turns(exact: Tensor, moments: Moments, limit: int) -> Tensor:
+    """−1, 0 or 1 for each nearest code of `exact` [O, K], weights in codes; int8 [O, K]."""
+    nearest = exact.round().clamp(-limit, limit)
+    result = torch.zeros_like(exact, dtype=torch.int8)
+    start = 0
+    for moment in moments:
+        end = start + len(moment)
+        own = nearest[:, start:end]
+        codes = round_columns(exact[:, start:end], own, moment, limit)
+        result[:, start:end] = (codes - own).to(torch.int8)
+        start = end
+    return result
+
+
+def round_columns(exact: Tensor, nearest: Tensor, moment: Tensor, limit: int) -> Tensor:
+    """Codes of one group of columns, each within one of its nearest; the columns of largest H_kk come first."""
+    diagonal = moment.diagonal()
+    mean = float(diagonal.mean())
+    if mean <= 0:
+        return nearest  # nothing ever comes in
+    order = torch.argsort(diagonal, descending=True, stable=True)
+    damped = moment[order][:, order].double()
+    damped.diagonal().add_(DAMPING * mean)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    upper = torch.linalg.cholesky(inverse, upper=True).to(exact.dtype)
+    left = exact[:, order].clone()
+    low, high = (nearest[:, order] - 1).clamp_min(-limit), (nearest[:, order] + 1).clamp_max(limit)
+    codes = torch.empty_like(left)
+    for start in range(0, left.shape[1], PANEL):
+        end = min(start + PANEL, left.shape[1])
+        errors = torch.empty_like(left[:, start:end])
+        for k in range(start, end):
+            codes[:, k] = torch.minimum(torch.maximum(left[:, k].round(), low[:, k]), high[:, k])
+            errors[:, k - start] = (left[:, k] - codes[:, k]) / upper[k, k]
+            left[:, k:end] -= errors[:, k - start, None] * upper[k, k:end]
+        left[:, end:] -= errors @ upper[start:end, end:]
+    return codes[:, torch.argsort(order)]
