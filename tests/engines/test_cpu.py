@@ -43,6 +43,13 @@ def test_the_probe_sees_saturation() -> None:
     assert on_an_old_cpu("-c", code).stdout.split() == ["False", "True"]
 
 
+def test_a_cpu_kept_to_avx2_has_no_bfloat16() -> None:
+    done = on_an_old_cpu(
+        "-c", "from passionsr_trt.engines.openvino.cpu import has_bfloat16; print(has_bfloat16())"
+    )
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_half_range_codes_are_exact_here() -> None:
     assert openvino_int8_exact(63)
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from tests.conftest import HAS_TORCH
 from tests.hostile.bench import Bench, difference, pattern
 from tests.hostile.files import foreign
 from tests.hostile.harness import Case, Outcome, Trial
 from tests.hostile.processes import killed, run
 
 KIND = "kills"
-COUNT = 10
-LONGEST = {"infer": 4.0, "build": 9.0}  # seconds after which a command is killed at the latest
+# seconds after which a command is killed at the latest, and how often
+LONGEST = {"infer": 4.0, "build": 9.0, "export": 12.0, "calibrate": 9.0}
+COUNTS = {signal.SIGTERM: 5, signal.SIGKILL: 13, signal.SIGINT: 3}
+NEED_TORCH = ("export", "calibrate")
 GRACEFUL = (signal.SIGTERM, signal.SIGINT)
+STEPS = {"method": "learned", "let_steps": 2, "lbq_steps": 2}
 
 
 def cases() -> Iterator[Case]:
     chance = random.Random(1)
     for command, longest in LONGEST.items():
-        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
-            for index in range(COUNT if number != signal.SIGINT else 3):
+        if command in NEED_TORCH and not HAS_TORCH:
+            continue
+        for number, count in COUNTS.items():
+            for index in range(count):
                 after = chance.uniform(0.3, longest)
                 name = f"{command} {number.name} {index} after {after:.2f} s"
                 yield Case(name, KIND, partial(_make, command, number, after))
@@ -37,8 +44,14 @@ def _make(command: str, number: signal.Signals, after: float, folder: Path, benc
     if command == "infer":
         argv = ["infer", "in", "-o", "out", "--engines", str(bench.int8), "--no-cache", "--resume"]
         again = ["infer", "in/good.png", "-o", "out", "--engines", str(bench.int8), "--resume"]
-    else:
+    elif command == "build":
         argv = again = ["build-engines", str(bench.onnx_int8), "-o", "engines"]
+    elif command == "export":
+        argv = again = ["export", str(bench.model), "--float", "-o", "engines"]
+    else:
+        (folder / "spec.json").write_text(json.dumps(STEPS), encoding="utf-8")
+        argv = again = ["calibrate", str(bench.model), "--images", "in", "--limit", "3", "--spec", "spec.json"]
+        argv += ["--cache", "cache"]
 
     def both(where: Path) -> Outcome:
         first = killed(argv, where, after, number)
@@ -49,11 +62,14 @@ def _make(command: str, number: signal.Signals, after: float, folder: Path, benc
         return second
 
     def right(_outcome: Outcome) -> str:
-        if command == "build":
+        if command in ("build", "export"):
             return foreign(folder / "engines")
+        if command == "calibrate":
+            (entry, *others) = [path for path in (folder / "cache").iterdir() if not path.name.endswith(".lock")]
+            return f"left: {others}" if others else foreign(entry)
         return difference(folder / "out" / "good.png", bench.result)
 
-    return Trial(argv, True, right, may=("out", "engines"), run=both, seconds=60)
+    return Trial(argv, True, right, may=("out", "engines", "cache"), run=both, seconds=60)
 
 
 def remains(first: Outcome, number: signal.Signals, folder: Path) -> str:
