@@ -53,7 +53,7 @@ class OpenVINOBuilder:
         sites = [site for part in bundle.parts for site in part.sites]
         in_sub_pixel_form = any(site.quantized and site.macs != site.macs_written for site in sites)
         self.target = OpenVINOTarget(
-            bfloat16=bundle.spec is not None and not float32,
+            bfloat16=bundle.spec is not None and not float32 and has_bfloat16(),
             graph_revision=REVISION,
             weight_code_limit=code_limit(bundle.spec),
             convolutions=bundle.spec is not None and linears_faster_as_convolutions(),
@@ -64,9 +64,8 @@ class OpenVINOBuilder:
         """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
         INT8 linears become convolutions (linears.py), and convolutions in sub-pixel form one a phase (phases.py),
-        where the target says so. Parts that may run in bfloat16 are
-        left as they are otherwise; the others are rewritten (graph.py), and their attention takes bfloat16 if the
-        target allows it and the CPU has it.
+        where the target says so. Parts that run in bfloat16 are left as they are otherwise; the others are
+        rewritten (graph.py), and their attention takes bfloat16 if the target says so.
         """
         for path in part_files(open_graph(bundle, part)):
             shutil.copyfile(path, folder / path.name)
@@ -81,7 +80,7 @@ class OpenVINOBuilder:
         if not in_bfloat16:
             norms_by_channel(model)
             codes_before_enlargement(model)
-            if self.target.bfloat16 and has_bfloat16():
+            if self.target.bfloat16:
                 attention_in_bfloat16(model)
         onnx.save(model, str(folder / part.file))
         size = bundle.model.size or (REFERENCE_SIZE, REFERENCE_SIZE)

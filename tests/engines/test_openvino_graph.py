@@ -173,8 +173,8 @@ def test_engines_are_rewritten_where_they_run_in_float32(small: Built, tmp_path:
             assert kinds(folder, part)["ReduceL2"]
             casts = kinds(folder, part)["Cast"] - kinds(folder, part)["ReduceL2"]  # each norm has one
             assert casts == (4 if folder == small.engines_int8 and has_bfloat16() else 0)
-    norms = [kinds(folder, "unet")["InstanceNormalization"] for folder in (small.engines_int8, small.onnx_int8)]
-    assert norms[0] == norms[1] > 0, "it may run in bfloat16"
+    kept, written = (kinds(at, "unet")["InstanceNormalization"] for at in (small.engines_int8, small.onnx_int8))
+    assert written and kept == (written if has_bfloat16() else 0), "it runs in bfloat16 where the CPU has it"
     assert main(["build-engines", str(small.onnx_int8), "-o", str(tmp_path / "e"), "--float32"]) == 0
     assert not kinds(tmp_path / "e", "unet")["InstanceNormalization"]
     assert kinds(tmp_path / "e", "vae_decoder")["Cast"] == kinds(tmp_path / "e", "vae_decoder")["ReduceL2"]
