@@ -132,7 +132,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     calibration = None
     if not arguments.float:
         calibration = own_calibration(arguments, digest)
-    key = None if calibration is None else calibration.key
+    key = None if calibration is None else calibration.digest
     if not arguments.force and is_current(arguments, digest, key):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
         return 0

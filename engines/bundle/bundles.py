@@ -117,7 +117,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class OnnxBundle(Bundle):
-    """ONNX files of the parts."""
+    """ONNX files of the parts. calibration_key: the calibration's digest, None of a float twin."""
 
     calibration_key: str | None
 

@@ -54,7 +54,7 @@ def export_bundle(
             model=ModelInfo(model.digest, model.family, model.upscale, model.align, size),
             precision=plan.precision,
             spec=None if calibration is None else calibration.spec,
-            calibration_key=None if calibration is None else calibration.key,
+            calibration_key=None if calibration is None else calibration.digest,
             parts=tuple(infos),
             versions={name: importlib.metadata.version(name) for name in ("torch", "onnx", "diffusers")},
         )

@@ -43,6 +43,14 @@ class Calibration:
     def key(self) -> str:
         return calibration_key(self.model_digest, self.spec, self.data_digest)
 
+    @property
+    def digest(self) -> str:
+        """Of the key and of every tensor: one that was made again is another."""
+        found = hashlib.sha256(self.key.encode())
+        for name, tensor in sorted(self.tensors.items()):
+            found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
     def save(self, folder: Path) -> None:
         """Write atomically; UserError where the disk refuses."""
         with atomic_folder(folder, "calibration") as temporary:

@@ -89,6 +89,10 @@ def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp
     loaded = Calibration.load(folder)
     assert loaded.key == calibration.key and loaded.spec == calibration.spec
     assert all(torch.equal(loaded.tensors[key], tensor) for key, tensor in calibration.tensors.items())
+    assert loaded.digest == calibration.digest
+    name = next(iter(loaded.tensors))
+    loaded.tensors[name] = loaded.tensors[name] * 1.5
+    assert loaded.key == calibration.key and loaded.digest != calibration.digest, "export tells them apart"
     data = folder / "calibration.safetensors"
     data.write_bytes(data.read_bytes()[:-1] + b"\x00")
     with pytest.raises(UserError, match="SHA-256 differs"):

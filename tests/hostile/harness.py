@@ -24,7 +24,7 @@ from passionsr_trt.runtime.main import main
 
 from tests.hostile.bench import Bench
 
-SECONDS = 20  # after these a command counts as hung
+SECONDS = 10  # after these a command counts as hung
 FAULTS = ("traceback", "hang", "lost", "acceptance", "stray", "other")
 IGNORED = (".lock", ".ses")  # in the folder of temporaries: the builders' locks, and a file of ONNX Runtime's own
 ERROR_LINE = re.compile(r"^(?:[\w./-]+(?: [\w-]+)?: )?error: ")
