@@ -68,6 +68,11 @@ def _converts(node: str) -> bool:
     return last in ("QuantizeLinear", "DequantizeLinear") or "cast" in last.lower()
 
 
+def fuses_attention(names: Sequence[str]) -> bool:
+    """True for the ONNX nodes of a kernel that does a softmax and a product of its in one."""
+    return any("softmax" in name for name in names) and any("matmul" in name for name in names)
+
+
 def count_kinds(layers: Iterable[Layer]) -> Counter[str]:
     """How many kernels there are of each kind; INT8 ones apart."""
     return Counter(f"{layer.kind} Int8" if layer.int8 else layer.kind for layer in layers)
@@ -89,7 +94,8 @@ def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
         # a transformation that moves a node's scale leaves `SITE/DequantizationMultiply` as its origin
         names = tuple(name.split("/")[0] for name in info.get("originalLayersNames", "").split(","))
         int8 = kind in OPENVINO_COMPUTE and primitive.lower().endswith("i8")
-        layers.append(Layer(operation.get_friendly_name(), f"{kind} {primitive}", int8, names))
+        title = f"{kind} {primitive}"
+        layers.append(Layer(operation.get_friendly_name(), title, int8, names, attention=fuses_attention(names)))
     return layers, Counter(layer.kind for layer in layers)
 
 

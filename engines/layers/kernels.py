@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.layers.coverage import Layer
+from passionsr_trt.engines.layers.coverage import Layer, fuses_attention
 
 DATATYPE_BYTES = {
     "Float": 4.0,
@@ -68,7 +68,7 @@ def kernel(
     """
     tensors = (*inputs, *constants, *outputs)
     fixed = all(side >= 0 for tensor in tensors for side in tensor.shape)
-    attention = any("softmax" in origin for origin in origins) and any("matmul" in origin for origin in origins)
+    attention = fuses_attention(origins)
     weights = [tensor for tensor in constants if tensor.elements > max(tensor.shape, default=0)]  # not biases
     computes = kind.lower() in COMPUTE or (kind == FUSED and bool(weights))
     macs = 0

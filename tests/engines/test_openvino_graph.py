@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.layers.coverage import openvino_layers
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
 from passionsr_trt.engines.openvino.graph import (
     attention_in_bfloat16,
@@ -159,6 +160,17 @@ def test_attention_in_bfloat16_is_nearly_the_same(tmp_path: Path, spread: float,
     if has_bfloat16():
         assert 1e-5 < far(found, expected) < limit
     assert attention_in_bfloat16(attention(masked=True)) == 0, "of another form"
+
+
+def test_fused_attention_is_seen_in_the_execution_graph(tmp_path: Path) -> None:
+    path = tmp_path / "attention.onnx"
+    model = attention()
+    for node in model.graph.node:
+        node.name = f"node_{node.op_type.lower()}_{node.output[0]}"
+    onnx.save(model, str(path))
+    layers, _kinds = openvino_layers(compile_static(path, {"x": (1, CHANNELS, 32, 32)}))
+    apart = {"node_matmul_scores", "node_matmul_mixed"} & {layer.name for layer in layers}
+    assert sum(layer.attention for layer in layers) == (0 if len(apart) == 2 else 1)
 
 
 def kinds(folder: Path, part: str) -> Counter[str]:
