@@ -47,7 +47,7 @@ demo: setup
 test: setup
 	$(call PYTEST,$(VENV))
 
-# whatever a user may hand the commands: about 15 minutes
+# whatever a user may hand the commands: about 25 minutes
 hostile: setup
 	$(BIN)/python -m tests.hostile
 
