@@ -91,7 +91,7 @@ def import_calibration(
                 )
             layers[site_name(name, module is model.unet)] = read_layer(tensors, old, weight, path, report)
         count_lost(tensors, weights, rename, module.config, report)
-    spec = QuantSpec(bits_weights=bits, bits_activations=bits, method="learned")
+    spec = QuantSpec(bits_weights=bits, bits_activations=bits, method="learned", rounding="nearest")
     found = {}
     for part in built.parts:
         for sites in group_ports(quantized_sites(part, spec)).values():
