@@ -16,4 +16,7 @@ def test_the_committed_bundle_is_current(small: Built, name: str) -> None:
     committed, fresh = OnnxBundle.load(COMMITTED / name), OnnxBundle.load(getattr(small, name))
     for part in committed.parts:
         committed.open(part)  # undamaged
-    assert replace(committed, versions={}, folder=fresh.folder) == replace(fresh, versions={})
+    assert (committed.calibration_key is None) == (fresh.calibration_key is None)
+    # a calibration's last digits depend on the machine, and with them its digest
+    same = {"versions": {}, "folder": fresh.folder, "calibration_key": None}
+    assert replace(committed, **same) == replace(fresh, **same)
