@@ -1,4 +1,4 @@
-"""A few cases of every class of tests/hostile; `make hostile` runs them all."""
+"""A few cases of every class of tests/hostile but the slow two; `make hostile` runs them all."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 # float32 where it is not INT8: CPUs with AMX or AVX512-BF16, and ARM, would default to half precision
 COMPILE_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
-def _probe_model(limit: int) -> bytes:
+def _probe_graph(limit: int) -> GraphProto:
     """A 1×1 QDQ convolution with 64 channels: every input code 127, every weight code `limit`, all scales 1."""
     weight = np.full((16, 64, 1, 1), limit, np.int8)
     initializers = [
@@ -32,14 +32,24 @@ def _probe_model(limit: int) -> bytes:
         helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["w"], axis=0),
         helper.make_node("Conv", ["y", "w"], ["out"]),
     ]
-    graph = helper.make_graph(
+    return helper.make_graph(
         nodes,
         "probe",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 8, 8])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 16, 8, 8])],
         initializers,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+
+
+def _result(graph: GraphProto, x: np.ndarray) -> np.ndarray:
+    """What OpenVINO's kernels on this CPU make of one input."""
+    import openvino as ov
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    core = ov.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString(), b""), "CPU", COMPILE_OPTIONS)
+    result: np.ndarray = compiled([x])[compiled.output(0)]
+    return result
 
 
 @cache
@@ -51,8 +61,7 @@ def has_bfloat16() -> bool:
     """
     import openvino as ov
 
-    core = ov.Core()
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
     nodes = [
         helper.make_node("Cast", ["x"], ["rounded"], to=TensorProto.BFLOAT16),
@@ -61,19 +70,12 @@ def has_bfloat16() -> bool:
     ]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [32, 32]) for name in ("x", "out")]
     graph = helper.make_graph(nodes, "probe", tensors[:1], tensors[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    compiled = core.compile_model(core.read_model(model.SerializeToString(), b""), "CPU", COMPILE_OPTIONS)
-    x = np.full((32, 32), 1 + 2**-9, np.float32)  # halfway to 1's neighbour: bfloat16 makes it 1
-    return bool(np.all(compiled([x])[compiled.output(0)] == 32))
+    x = np.full((32, 32), 1 + 2**-9, np.float32)  # a quarter of the way to its neighbour: bfloat16 makes it 1
+    return bool(np.all(_result(graph, x) == 32))
 
 
 @cache
 def openvino_int8_exact(limit: int) -> bool:
     """True where OpenVINO's INT8 kernels on this CPU are exact for weight codes up to ±limit."""
-    import openvino as ov
-
-    core = ov.Core()
-    compiled = core.compile_model(core.read_model(_probe_model(limit), b""), "CPU", COMPILE_OPTIONS)
-    x = np.full((1, 64, 8, 8), 127.0, np.float32)
-    result = compiled([x])[compiled.output(0)]
+    result = _result(_probe_graph(limit), np.full((1, 64, 8, 8), 127.0, np.float32))
     return bool(np.array_equal(result, np.full_like(result, 127.0 * limit * 64)))

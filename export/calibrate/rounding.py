@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.search import PortSearch
+from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import Site, SiteConv
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 COLUMNS = 2304
@@ -41,20 +43,18 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
     """Give every learned weight of a part its turns. The part is in LEARN mode; `inputs` are those that it gets
     from the quantized parts before it."""
     for chosen in batches(searches):
-        with watching(chosen) as moments:
-            for sample in tqdm(inputs, desc=f"{part.name}: second moments", unit="crop"):
-                part.module(*sample)
-        turned = tqdm(chosen, desc=f"{part.name}: rounding", unit="port")
-        for search in turned:
+        moments = second_moments(part, chosen, inputs)
+        for search in tqdm(chosen, desc=f"{part.name}: rounding", unit="port"):
             port = search.port.learner
             assert isinstance(port, LearnedPort)
+            factors = [Factor.of(moment) for moment in moments.pop(search.name)]
             for named in search.sites:
                 learner = named.site.learner
                 assert isinstance(learner, LearnedWeight)
                 weight = port.weight(named.site.weight)
                 step = (learner.boundary(weight) / learner.limit).reshape(-1, 1)
                 exact = weight.flatten(1) / step
-                learner.turns = turns(exact, moments[search.name], learner.limit).reshape(weight.shape)
+                learner.turns = turns(exact, factors, learner.limit).reshape(weight.shape)
 
 
 def batches(searches: Sequence[PortSearch]) -> Iterator[list[PortSearch]]:
@@ -80,37 +80,30 @@ def column_groups(site: Site) -> list[tuple[int, int]]:
     return [(start, min(start + step, total)) for start in range(0, total, step)]
 
 
-@contextmanager
-def watching(searches: Sequence[PortSearch]) -> Iterator[dict[str, Moments]]:
-    """Second moments of every port's quantized tensor, as its sites' weights meet it, while the context lasts."""
+def second_moments(
+    part: Part, searches: Sequence[PortSearch], inputs: Sequence[tuple[Tensor, ...]]
+) -> dict[str, Moments]:
+    """Of every port's quantized tensor, as its sites' weights meet it."""
     moments: dict[str, Moments] = {}
-    handles = []
-    try:
-        for search in searches:
-            site = search.sites[0].site
-            groups = column_groups(site)
-            own = [torch.zeros(end - start, end - start, device=site.weight.device) for start, end in groups]
-            moments[search.name] = own
-            generator = torch.Generator().manual_seed(zlib.crc32(search.name.encode()))
+    generators: dict[str, torch.Generator] = {}
+    for search in searches:
+        site = search.sites[0].site
+        sizes = [end - start for start, end in column_groups(site)]
+        moments[search.name] = [torch.zeros(size, size, device=site.weight.device) for size in sizes]
+        generators[search.name] = torch.Generator().manual_seed(zlib.crc32(search.name.encode()))
 
-            def hook(
-                _port: nn.Module,
-                _args: object,
-                x: Tensor,
-                site: Site = site,
-                own: Moments = own,
-                groups: list[tuple[int, int]] = groups,
-                generator: torch.Generator = generator,
-            ) -> None:
-                columns = columns_of(site, x, generator)
-                for total, (start, end) in zip(own, groups, strict=True):
-                    total.addmm_(columns[start:end], columns[start:end].t())
+    def add(search: PortSearch, x: Tensor) -> None:
+        columns = columns_of(search.sites[0].site, x, generators[search.name])
+        start = 0
+        for total in moments[search.name]:
+            own = columns[start : start + len(total)]
+            total.addmm_(own, own.t())
+            start += len(total)
 
-            handles.append(search.port.register_forward_hook(hook))
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching_outputs((search.port, partial(add, search)) for search in searches):
+        for sample in tqdm(inputs, desc=f"{part.name}: second moments", unit="crop"):
+            part.module(*sample)
+    return moments
 
 
 def columns_of(site: Site, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,31 +123,44 @@ def columns_of(site: Site, x: Tensor, generator: torch.Generator) -> Tensor:
     return F.unfold(x, (kernel[0], kernel[1]), stride=site.stride).transpose(0, 1).flatten(1)
 
 
-def turns(exact: Tensor, moments: Moments, limit: int) -> Tensor:
+@dataclass(frozen=True)
+class Factor:
+    """What one group of columns is rounded by, whatever the rows: the order in which they come, those of largest
+    H_kk first, and U in that order; U is None where nothing ever comes in.
+    """
+
+    order: Tensor
+    upper: Tensor | None
+
+    @classmethod
+    def of(cls, moment: Tensor) -> Factor:
+        """moment: H [k, k], float32."""
+        diagonal = moment.diagonal()
+        order, mean = torch.argsort(diagonal, descending=True, stable=True), float(diagonal.mean())
+        if mean <= 0:
+            return cls(order, None)
+        damped = moment[order][:, order].double()
+        damped.diagonal().add_(DAMPING * mean)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        return cls(order, torch.linalg.cholesky(inverse, upper=True).to(moment.dtype))
+
+
+def turns(exact: Tensor, factors: Sequence[Factor], limit: int) -> Tensor:
     """−1, 0 or 1 for each nearest code of `exact` [O, K], weights in codes; int8 [O, K]."""
     nearest = exact.round().clamp(-limit, limit)
-    result = torch.zeros_like(exact, dtype=torch.int8)
-    start = 0
-    for moment in moments:
-        end = start + len(moment)
-        own = nearest[:, start:end]
-        codes = round_columns(exact[:, start:end], own, moment, limit)
-        result[:, start:end] = (codes - own).to(torch.int8)
-        start = end
-    return result
+    groups, start = [], 0
+    for factor in factors:
+        own = slice(start, start + len(factor.order))
+        groups.append(round_columns(exact[:, own], nearest[:, own], factor, limit) - nearest[:, own])
+        start = own.stop
+    return torch.cat(groups, dim=1).to(torch.int8)
 
 
-def round_columns(exact: Tensor, nearest: Tensor, moment: Tensor, limit: int) -> Tensor:
-    """Codes of one group of columns, each within one of its nearest; the columns of largest H_kk come first."""
-    diagonal = moment.diagonal()
-    mean = float(diagonal.mean())
-    if mean <= 0:
-        return nearest  # nothing ever comes in
-    order = torch.argsort(diagonal, descending=True, stable=True)
-    damped = moment[order][:, order].double()
-    damped.diagonal().add_(DAMPING * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    upper = torch.linalg.cholesky(inverse, upper=True).to(exact.dtype)
+def round_columns(exact: Tensor, nearest: Tensor, factor: Factor, limit: int) -> Tensor:
+    """Codes of one group of columns, each within one of its nearest."""
+    order, upper = factor.order, factor.upper
+    if upper is None:
+        return nearest
     left = exact[:, order].clone()
     low, high = (nearest[:, order] - 1).clamp_min(-limit), (nearest[:, order] + 1).clamp_max(limit)
     codes = torch.empty_like(left)

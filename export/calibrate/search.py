@@ -11,10 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
+from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv
 from torch import Tensor, nn
 
@@ -120,25 +122,7 @@ def search_ports(
     searches: list[PortSearch], observe: Callable[[], None], attempt: Callable[[], None], spec: QuantSpec
 ) -> None:
     """Two passes of the float part: `observe` runs it for ranges, `attempt` on less data for the errors."""
-    for action, run in (("observe", observe), ("try", attempt)):
-        handles = []
-        try:
-            for search in searches:
-
-                def hook(
-                    port: nn.Module,
-                    _args: object,
-                    output: Tensor,
-                    search: PortSearch = search,
-                    action: str = action,
-                ) -> None:
-                    if action == "observe":
-                        search.observe(output)
-                    else:
-                        search.try_all(output, spec)
-
-                handles.append(search.port.register_forward_hook(hook))
-            run()
-        finally:
-            for handle in handles:
-                handle.remove()
+    with watching_outputs((search.port, search.observe) for search in searches):
+        observe()
+    with watching_outputs((search.port, partial(search.try_all, spec=spec)) for search in searches):
+        attempt()

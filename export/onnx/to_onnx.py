@@ -124,13 +124,9 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
                 _halve(module)
     for index, (original, named) in enumerate(zip(own, sites, strict=True)):
         site = named.site
-        halved, quantized = precision == "fp16" and 0 < index < len(sites) - 1, site.weight_scale is not None
-        if quantized:
-            site.prepare_export()  # the same codes in either precision
-        if halved:
+        site.prepare_export()  # first, so that codes are the same in either precision
+        if precision == "fp16" and 0 < index < len(sites) - 1:
             _halve(site)
-        if not quantized:
-            site.prepare_export()
         if site.weight_scale is not None or site.kind == "linear":
             # the stored initializer replaces the weight; keep the type that decides casts
             site.weight = _without_values(site.weight)
@@ -140,13 +136,14 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
 
 
 def _halve(module: nn.Module) -> None:
-    """A module's own parameters, and constant keys and values, to half precision."""
+    """A module's own parameters, constant keys and values, and float weights to be stored, to half precision."""
     for key, parameter in list(module.named_parameters(recurse=False)):
         if parameter.dtype == torch.float32:
             setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
-    for key in ("key_t", "value"):
-        if key in module._buffers:
-            module._buffers[key] = module._buffers[key].half()  # type: ignore[union-attr]
+    for key in ("key_t", "value", "stored"):
+        buffer = module._buffers.get(key)
+        if buffer is not None and buffer.dtype == torch.float32:
+            module._buffers[key] = buffer.half()
 
 
 def _without_values(weight: nn.Parameter) -> nn.Parameter:

@@ -6,7 +6,6 @@
 | FAKE  | Δ·clamp(round(x/Δ))                   | Δ·codes, as float                  |
 | QDQ   | QuantizeLinear → DequantizeLinear     | int8 codes → DequantizeLinear      |
 | LEARN | as FAKE, with learned Δ, s and δ      | as FAKE, of W·s, with learned Δ    |
-
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, SiteInfo, Size, TensorInfo, sources_of
+from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.proof import prove
 from passionsr_trt.export.quantize.sites import NamedSite, Port, named_sites
@@ -61,20 +63,12 @@ class Part:
     def site_infos(self, tensors: Tensors) -> tuple[SiteInfo, ...]:
         """Every site with its MACs at the reference size."""
         counted: dict[str, int] = {}
-        handles = []
-        for named in self.sites():
 
-            def hook(module: nn.Module, _args: object, output: Tensor, key: str = named.name) -> None:
-                weight = module.weight
-                assert isinstance(weight, Tensor)
-                counted[key] = output.numel() * weight[0].numel()
+        def count(named: NamedSite, output: Tensor) -> None:
+            counted[named.name] = output.numel() * named.site.weight[0].numel()
 
-            handles.append(named.site.register_forward_hook(hook))
-        try:
+        with watching_outputs((named.site, partial(count, named)) for named in self.sites()):
             output = self.run(tensors)
-        finally:
-            for handle in handles:
-                handle.remove()
         pixels = output.shape[0] * output.shape[2] * output.shape[3] * self.output.stride**2
         infos = []
         for named in self.sites():

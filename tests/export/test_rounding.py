@@ -45,7 +45,7 @@ def test_errors_cancel_and_codes_stay_beside_their_nearest(columns: int, rows: i
     torch.manual_seed(seed)
     exact = torch.randn(rows, columns) * limit / 2
     nearest = exact.round().clamp(-limit, limit)
-    turned = rounding.turns(exact, [x @ x.t()], limit)
+    turned = rounding.turns(exact, [rounding.Factor.of(x @ x.t())], limit)
     codes = nearest + turned
     assert turned.abs().max() <= 1 and codes.abs().max() <= limit
 
@@ -59,7 +59,7 @@ def test_errors_cancel_and_codes_stay_beside_their_nearest(columns: int, rows: i
 
 
 def test_a_port_that_never_hears_anything_rounds_to_the_nearest() -> None:
-    assert not rounding.turns(torch.randn(3, 5) * 9, [torch.zeros(5, 5)], 127).any()
+    assert not rounding.turns(torch.randn(3, 5) * 9, [rounding.Factor.of(torch.zeros(5, 5))], 127).any()
 
 
 @pytest.mark.parametrize(("stride", "pads"), [(1, (1, 1, 1, 1)), (2, (0, 0, 1, 1)), (1, (0, 0, 0, 0))])
