@@ -54,7 +54,7 @@ def phases_faster_apart() -> bool:
 
 
 def _gain(kind: str, rewrite: Callable[[onnx.ModelProto, Path], int]) -> float:
-    """How many times as fast an INT8 layer is rewritten; one thread, which waits for no other on a busy machine."""
+    """How many times as fast an INT8 layer is rewritten, on one thread, which waits for no other."""
     shape = LAYERS[kind][0]
     model = onnx.load_from_string(layer_model(kind, int8=True))
     rewritten = onnx.ModelProto()
