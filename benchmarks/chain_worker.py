@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def own_chain(kind: str, folder: Path, threads: int) -> Run:
     if kind == "bfloat16":
         bundle = EngineBundle.load(folder)
         engines = {
-            part.name: OpenVINOEngine(bundle.open(part), None, OpenVINOOptions(threads, bfloat16=True))
+            part.name: OpenVINOEngine(partial(bundle.open, part), None, OpenVINOOptions(threads, bfloat16=True))
             for part in bundle.parts
         }
         chain = Chain(bundle.model, bundle.parts, HostExecutor(engines), "OpenVINO BF16")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,7 +23,7 @@ from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.openvino import half_range
 from passionsr_trt.engines.openvino.half_range import balance, best_factors, limit_codes, limited_copy
 from passionsr_trt.runtime.backends.host import HostExecutor
-from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
+from passionsr_trt.runtime.backends.openvino import OpenVINOEngine
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import list_images, read_picture
 from passionsr_trt.runtime.metrics import lpips, psnr
@@ -72,7 +73,7 @@ def main() -> None:
     bundle = OnnxBundle.load(arguments.int8)
 
     def pictures_of(graph: Callable[[PartInfo], Path], spec: QuantSpec | None) -> list[Image.Image]:
-        engines = {part.name: OpenVINOEngine(graph(part), spec, OpenVINOOptions()) for part in bundle.parts}
+        engines = {part.name: OpenVINOEngine(partial(graph, part), spec) for part in bundle.parts}
         chain = Chain(bundle.model, bundle.parts, HostExecutor(engines), "")
         return [super_resolve(chain, picture, Options(align="none")).image for picture in pictures]
 

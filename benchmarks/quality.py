@@ -20,6 +20,7 @@ import json
 import shutil
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,9 @@ def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path
 
 def chain_of(files: dict[str, Path], work: Workspace, label: str) -> Chain:
     bundle = OnnxBundle.load(work.float_bundle)
-    engines = {name: OpenVINOEngine(path, None, OpenVINOOptions(THREADS)) for name, path in files.items()}
+    engines = {
+        name: OpenVINOEngine(partial(Path, path), None, OpenVINOOptions(THREADS)) for name, path in files.items()
+    }
     return Chain(bundle.model, bundle.parts, HostExecutor(engines), label)
 
 

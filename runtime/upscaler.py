@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import EngineError, UserError
 from passionsr_trt.engines.bundle.wiring import picture_size, sources_of
 from passionsr_trt.runtime.chain import Arrays, Chain, Done
 from passionsr_trt.runtime.colour import align
@@ -90,6 +90,8 @@ def attempt(work: Callable[[], T]) -> T | Exception:
     """What work gives, or what went wrong with this one image; anything else is raised."""
     try:
         return work()
+    except EngineError:
+        raise
     except FAILURES as error:
         return error
 

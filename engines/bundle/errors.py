@@ -9,6 +9,10 @@ class UserError(Exception):
         super().__init__("; ".join(part for part in (fact, expected, fix) if part))
 
 
+class EngineError(UserError):
+    """An engine cannot be used, whatever the picture: it ends the command, not one picture's turn."""
+
+
 class UsageError(UserError):
     """The command line itself is wrong: exit status 2."""
 

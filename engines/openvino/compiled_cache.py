@@ -31,13 +31,17 @@ class CompiledCache:
     size: int
 
     def load(self, key: str) -> np.ndarray | None:
-        """What was kept under `key` as uint8, None where nothing was; what is damaged is removed."""
+        """What was kept under `key` as uint8, None where nothing was; what is damaged is removed.
+
+        The file is mapped, not copied into memory.
+        """
         try:
             path = cache_folder(FOLDER) / f"{key}{SUFFIX}"
-            content = np.fromfile(path, np.uint8)
+            content = np.memmap(path, np.uint8, mode="c") if path.stat().st_size else np.empty(0, np.uint8)
         except OSError:
             return None
         if hashlib.sha256(content[DIGEST:].data).digest() != content[:DIGEST].tobytes():
+            del content
             path.unlink(missing_ok=True)
             return None
         with suppress(OSError):

@@ -88,10 +88,13 @@ def compile_static(
 
 
 def import_compiled(content: np.ndarray, threads: int, bfloat16: bool) -> Any | None:
-    """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it."""
+    """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it.
+
+    `content` is not copied and has to live as long as the model; it is writable, if only in memory.
+    """
     for kind in (bfloat16, False):  # as in `compile_static`
         with suppress(RuntimeError):
-            return ov.Core().import_model(ov.Tensor(content), "CPU", _options(threads, kind))
+            return ov.Core().import_model(ov.Tensor(content, shared_memory=True), "CPU", _options(threads, kind))
     return None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -24,13 +26,16 @@ class Engine(Protocol):
 
 
 class HostExecutor:
-    """A job is done when `submit` returns. Parts of a job are made ready together, each in a thread of its own."""
+    """A job is done when `submit` returns. Parts of a job are made ready together, as many at once as cores.
+
+    engines: in the order in which they are made ready. checks: what has to be done before anything runs, once.
+    """
 
     depth = 1
     ragged = False  # another shape is another model to compile and to keep
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
-        self.engines = dict(engines)
+    def __init__(self, engines: Mapping[str, Engine], checks: Sequence[Callable[[], object]] = ()) -> None:
+        self.engines, self.checks = dict(engines), checks
 
     def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Done:
         self.prepare(parts, inputs)
@@ -48,10 +53,12 @@ class HostExecutor:
     def prepare(self, parts: Sequence[PartInfo], inputs: Arrays) -> None:
         """Every part for the shapes that it will see."""
         shapes = shapes_of(parts, inputs)
-        wanted = [{tensor.name: shapes[tensor.name] for tensor in part.inputs} for part in parts]
-        engines = [self.engines[part.name] for part in parts]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(lambda engine, own: engine.prepare(own), engines, wanted))
+        wanted = {part.name: {tensor.name: shapes[tensor.name] for tensor in part.inputs} for part in parts}
+        work = [partial(self.engines[name].prepare, wanted[name]) for name in self.engines if name in wanted]
+        with ThreadPoolExecutor(min(len(work), os.cpu_count() or 1)) as pool:
+            for done in [pool.submit(task) for task in (*work, *self.checks)]:
+                done.result()
+        self.checks = ()
 
     def close(self) -> None:
         self.engines.clear()

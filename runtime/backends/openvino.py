@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.errors import EngineError, UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.openvino.compiled_cache import CompiledCache, model_key
 from passionsr_trt.engines.openvino.model import (
@@ -43,19 +46,42 @@ class OpenVINOOptions:
     cache: CompiledCache | None = None
 
 
+class CheckedFile:
+    """The path of a part's graph once its files are found to be the manifest's; EngineError where they are not."""
+
+    def __init__(self, bundle: EngineBundle, part: PartInfo) -> None:
+        self._bundle, self._part = bundle, part
+        self._lock, self._path = threading.Lock(), Path()
+
+    def __call__(self) -> Path:
+        with self._lock:
+            if self._path == Path():
+                try:
+                    self._path = open_graph(self._bundle, self._part)
+                except UserError as error:
+                    raise EngineError(error.fact, error.expected, error.fix) from None
+        return self._path
+
+
 class OpenVINOEngine:
     """One part on the CPU; new shapes cost a compilation first. Different engines may be prepared at once.
 
-    digest: the file's SHA-256, by which compiled models are kept; without it none are.
+    file: checks the part's files and gives the graph's. It is asked before they are read; a compiled model of the
+    cache has a check of its own.
+    digest: the files' SHA-256, by which compiled models are kept; without it none are.
     `code_limit`: the range that weight codes are brought into when they are compiled, None: as they are.
     """
 
     _compiling = threading.Lock()  # one compilation at a time: each takes every core, and memory of its own
 
     def __init__(
-        self, path: Path, spec: QuantSpec | None, options: OpenVINOOptions | None = None, digest: str = ""
+        self,
+        file: Callable[[], Path],
+        spec: QuantSpec | None,
+        options: OpenVINOOptions | None = None,
+        digest: str = "",
     ) -> None:
-        self._path, self._options, self._digest = path, options or OpenVINOOptions(), digest
+        self.file, self._options, self._digest = file, options or OpenVINOOptions(), digest
         self.code_limit = code_limit(spec, self._options.built_limit)
         self._requests: OrderedDict[Key, Any] = OrderedDict()
 
@@ -63,7 +89,7 @@ class OpenVINOEngine:
         """The compiled model for some shapes; `more`: OpenVINO properties."""
         own = self._options
         return compile_static(
-            self._path, shapes, own.threads, own.bfloat16, limit=self.code_limit, properties=more
+            self.file(), shapes, own.threads, own.bfloat16, limit=self.code_limit, properties=more
         )
 
     def prepare(self, shapes: Shapes) -> None:
@@ -73,58 +99,65 @@ class OpenVINOEngine:
         if request is None:
             while len(self._requests) >= KEPT_SHAPES:
                 self._requests.popitem(last=False)
-            request = self._model(shapes).create_infer_request()
+            model, content = self._model(shapes)
+            request = (model.create_infer_request(), content)
         self._requests[key] = request
 
-    def _model(self, shapes: Shapes) -> Any:
+    def _model(self, shapes: Shapes) -> tuple[Any, np.ndarray | None]:
+        """The compiled model, and what has to live as long as it does."""
         own, cache = self._options, self._options.cache if self._digest else None
         if cache is None:
             with self._compiling:
-                return self.compile(shapes)
+                return self.compile(shapes), None
         key = model_key(
             self._digest, shapes, threads=own.threads, bfloat16=own.bfloat16, code_limit=self.code_limit
         )
         kept = cache.load(key)
         if kept is not None and (model := import_compiled(kept, own.threads, own.bfloat16)) is not None:
-            return model
+            return model, kept
         sizes = ", ".join("×".join(map(str, shape)) for shape in shapes.values())
         with (
             self._compiling,
-            tqdm(total=1, desc=f"compiling {self._path.stem} for {sizes}", leave=False) as progress,
+            tqdm(total=1, desc=f"compiling {self.file().stem} for {sizes}", leave=False) as progress,
         ):
             model = self.compile(shapes)
             cache.keep(key, model.export_model().getvalue())
             progress.update()
-        return model
+        return model, None
 
     def run(self, inputs: Arrays) -> np.ndarray:
         """The output as an array of its own; UserError where OpenVINO fails, of memory above all."""
         shapes = {name: x.shape for name, x in inputs.items()}
         self.prepare(shapes)
-        request = self._requests[tuple(sorted(shapes.items()))]
+        request, _content = self._requests[tuple(sorted(shapes.items()))]
         try:
             request.infer({name: np.ascontiguousarray(x) for name, x in inputs.items()})
         except RuntimeError as error:
-            raise failure(f"{self._path}: OpenVINO cannot run it on {shapes}", error) from error
+            raise failure(f"{self.file()}: OpenVINO cannot run it on {shapes}", error) from error
         return np.array(request.get_output_tensor(0).data)
 
 
 def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
-    """The chain of a bundle's checked engines; cache: bytes that compiled models may take on disk, 0: none.
+    """The chain of a bundle's engines. Their files are checked before anything runs, beside the first preparation,
+    of which the largest part's comes first.
+
+    cache: bytes that compiled models may take on disk, 0: none.
 
     A line on stderr where this CPU needs other weight codes than the engines were built with.
     """
     target = bundle.target
     assert isinstance(target, OpenVINOTarget)
     engines = {}
-    for part in bundle.parts:
+    sizes = {part.name: sum(entry["size"] for entry in bundle.listed(part).values()) for part in bundle.parts}
+    for part in sorted(bundle.parts, key=lambda part: sizes[part.name], reverse=True):
         options = OpenVINOOptions(
             threads=threads,
             bfloat16=runs_in_bfloat16(part, target),
             built_limit=target.weight_code_limit,
             cache=CompiledCache(cache) if cache else None,
         )
-        engines[part.name] = OpenVINOEngine(open_graph(bundle, part), bundle.spec, options, bundle.digest(part))
+        file = CheckedFile(bundle, part)
+        engines[part.name] = OpenVINOEngine(file, bundle.spec, options, bundle.digest(part))
     limit = next(iter(engines.values())).code_limit
     if limit is not None:
         print(
@@ -133,4 +166,5 @@ def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
             file=sys.stderr,
         )
     memory, label = HostMemory.of(bundle), f"OpenVINO {bundle.label}"
-    return Chain(bundle.model, bundle.parts, HostExecutor(engines), label, memory=memory, **fixed(bundle))
+    executor = HostExecutor(engines, [engine.file for engine in engines.values()])
+    return Chain(bundle.model, bundle.parts, executor, label, memory=memory, **fixed(bundle))

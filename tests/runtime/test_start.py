@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ def test_a_damaged_compiled_model_is_compiled_again(
     assert infer(small.engines_int8, tmp_path / "2.png", photo) == 0
     assert len(compiled) == 6
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_a_damaged_engine_is_refused_once_though_its_compiled_model_is_whole(
+    small: Built, photo: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = tmp_path / "engines"
+    shutil.copytree(small.engines_int8, engines)
+    pictures = (photo, tmp_path / "again.png")
+    shutil.copy(photo, pictures[1])
+    assert infer(engines, tmp_path / "out", *pictures) == 0
+    content = bytearray((engines / "unet.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (engines / "unet.onnx").write_bytes(content)
+    capsys.readouterr()
+    assert infer(engines, tmp_path / "second", *pictures) == 1
+    assert capsys.readouterr().err.count("SHA-256 differs") == 1
+    assert not list((tmp_path / "second").glob("*"))
 
 
 def test_without_a_cache_nothing_is_kept(small: Built, photo: Path, tmp_path: Path, cache: Path) -> None:
