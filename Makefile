@@ -31,8 +31,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
 	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install -q torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,rtx,dev]'
+	$(BIN)/pip install -q torch==2.14.1 torchvision==0.29.1
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,dev]'
 	@echo '$(PYTHON)' > $@
 
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))

@@ -33,10 +33,16 @@ def add_import_model(parser: argparse.ArgumentParser) -> None:
     from passionsr_trt.export.families.registry import FAMILIES
 
     parser.add_argument("-o", "--output", type=some_path, required=True, help="model folder to write (float32)")
+    parser.add_argument(
+        "base",
+        type=Path,
+        nargs="?",
+        help="Stable Diffusion: a diffusers folder, or one .safetensors or .ckpt file; an image network: its file",
+    )
     names = [family.name for family in FAMILIES]
     parser.add_argument("--family", choices=names, default=names[0], help="what kind of model it is")
     for family in FAMILIES:
-        family.add_arguments(parser)
+        family.add_arguments(parser.add_argument_group(family.name))
     parser.set_defaults(run=run_import_model)
 
 
@@ -47,7 +53,7 @@ def run_import_model(arguments: argparse.Namespace) -> int:
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
     parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
     parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images")
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
@@ -72,7 +78,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibrate.dqc import learn_calibration
     from passionsr_trt.export.calibrate.ranges import calibrate
     from passionsr_trt.export.families.registry import check_model, load_model
-    from passionsr_trt.export.families.weights import folder_digest
+    from passionsr_trt.export.families.weights import model_digest
     from passionsr_trt.export.quantize.calibration import Calibration, calibration_key
 
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
@@ -80,7 +86,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         spec = replace(spec, method=arguments.method)
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)
-    folder = arguments.cache / calibration_key(folder_digest(arguments.model), spec, data_digest(files))
+    folder = arguments.cache / calibration_key(model_digest(arguments.model), spec, data_digest(files))
     with one_at_a_time(folder, "calibrating"):
         if not arguments.force and (folder / MANIFEST).is_file():
             Calibration.load(folder)
@@ -99,7 +105,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the ONNX bundle")
     parser.add_argument(
         "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
@@ -124,11 +130,11 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.families.registry import check_model, load_model
-    from passionsr_trt.export.families.weights import folder_digest
+    from passionsr_trt.export.families.weights import model_digest
 
     check_model(arguments.model)
     check_target(arguments.output, "onnx-bundle")
-    digest = folder_digest(arguments.model)
+    digest = model_digest(arguments.model)
     calibration = None
     if not arguments.float:
         calibration = own_calibration(arguments, digest)
@@ -190,7 +196,7 @@ def find_calibration(cache: Path, model_digest: str) -> Path:
 
 
 def add_sensitivity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
     parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
     parser.add_argument(
         "--limit", type=whole(1), default=4, help="use one crop of the first N images; time grows with N"
@@ -214,12 +220,12 @@ def run_sensitivity(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibrate import sensitivity
     from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
     from passionsr_trt.export.families.registry import check_model, load_model
-    from passionsr_trt.export.families.weights import folder_digest
+    from passionsr_trt.export.families.weights import model_digest
 
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)
     check_writable(arguments.output)
-    digest = folder_digest(arguments.model)
+    digest = model_digest(arguments.model)
     calibration = own_calibration(arguments, digest)
     model = load_model(arguments.model)
     images = [load_sources(path, model) for path in files]

@@ -10,7 +10,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.pictures import chain_sources, list_images, read_picture, to_array, upscale
-from passionsr_trt.engines.bundle.wiring import chain_grid, picture_size, sources_of
+from passionsr_trt.engines.bundle.wiring import Wired, chain_grid, chain_multiple, picture_size, sources_of
 from passionsr_trt.export.quantize.part import Model, Tensors
 from torch import Tensor
 
@@ -36,7 +36,8 @@ def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
 
 
 def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:
-    """One seeded crop of crop×crop output pixels of every image, on positions that every tensor has."""
+    """One seeded crop of about crop×crop output pixels of every image, on positions that every tensor has."""
+    crop = crop_side(model.parts, crop)
     generator = torch.Generator().manual_seed(seed)
     step = chain_grid(model.parts)
     sources = sources_of(model.parts)
@@ -47,6 +48,12 @@ def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list
         corner = [step * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits]
         result.append({name: window(x, sources[name].stride, corner, crop) for name, x in image.items()})
     return result
+
+
+def crop_side(parts: Sequence[Wired], wanted: int) -> int:
+    """The side nearest below `wanted` output pixels that the parts take, or their least."""
+    multiple = chain_multiple(parts)
+    return max(wanted // multiple, 1) * multiple
 
 
 def window(x: Tensor, stride: int, corner: Sequence[int], side: int) -> Tensor:

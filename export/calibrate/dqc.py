@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.blockwise import block_pairs, blocks_in_order, return_freed_memory
-from passionsr_trt.export.calibrate.data import crops, data_digest, load_sources, window
+from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.resume import Progress
 from passionsr_trt.export.calibrate.rounding import round_weights
@@ -188,7 +188,7 @@ def search_part(
     def attempt() -> None:
         for inputs in tqdm(teacher[:SEARCH_INPUTS], desc=f"{part.name}: search"):
             tensors = zip(inputs, part.inputs, strict=True)
-            part.module(*(window(x, info.stride, (0, 0), SEARCH_CROP) for x, info in tensors))
+            part.module(*(window(x, info.stride, (0, 0), crop_side([part], SEARCH_CROP)) for x, info in tensors))
 
     search_ports(searches, observe, attempt, spec)
     for search in searches:
@@ -196,7 +196,7 @@ def search_part(
         assert isinstance(learner, LearnedPort)
         best = search.best(spec)
         search.begin(learner, best)
-        if search.port.after_silu and search.is_free(best):
+        if search.port.joined and search.is_free(best):
             learner.may_scale = torch.tensor(False)
 
 

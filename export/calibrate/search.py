@@ -95,7 +95,7 @@ class PortSearch:
         if len(candidates) == 1:
             return candidates[0]
         best = min(candidates, key=self.errors.__getitem__)
-        if not self.port.after_silu or self.is_free(best):
+        if not self.port.joined or self.is_free(best):
             return best
         free = min(filter(self.is_free, candidates), key=self.errors.__getitem__)
         worth_it = self.errors[best] * 10 ** (spec.gain_after_silu / 10) <= self.errors[free]

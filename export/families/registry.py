@@ -1,4 +1,4 @@
-"""The families, one explicit list, and the one that a model folder belongs to."""
+"""The families, one explicit list, and the one that a model belongs to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.families.image_network.family import ImageNetwork
 from passionsr_trt.export.families.stable_diffusion.family import StableDiffusion
 
 if TYPE_CHECKING:  # an option's help is shown without PyTorch
@@ -19,26 +20,26 @@ class Family(Protocol):
     name: str
     folder: str
 
-    def detect(self, folder: Path) -> bool: ...
-    def load(self, folder: Path) -> Model: ...
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def detect(self, path: Path) -> bool: ...
+    def load(self, path: Path) -> Model: ...
+    def add_arguments(self, parser: argparse._ArgumentGroup) -> None: ...
     def import_model(self, arguments: argparse.Namespace) -> int: ...
 
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), ImageNetwork())
 
 
-def check_model(folder: Path) -> Family:
-    """The family of a model folder; UserError where there is no folder, or none that a family knows."""
+def check_model(path: Path) -> Family:
+    """The family of a model folder or file; UserError where there is none, or none that a family knows."""
     expected = ", or ".join(family.folder for family in FAMILIES)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder", f"expected a model folder ({expected})")
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or file", f"expected a model ({expected})")
     for family in FAMILIES:
-        if family.detect(folder):
+        if family.detect(path):
             return family
-    raise UserError(f"{folder}: no model that is known", f"expected {expected}", "make one with `import-model`")
+    raise UserError(f"{path}: no model that is known", f"expected {expected}", "make one with `import-model`")
 
 
-def load_model(folder: Path) -> Model:
+def load_model(path: Path) -> Model:
     """Read, check, fold, wire, prove; UserError names what is missing, damaged or of another kind."""
-    return check_model(folder).load(folder)
+    return check_model(path).load(path)

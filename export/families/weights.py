@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import warnings
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 KEYS_AT_ONCE = 64
 FLOATS = ("F64", "F32", "F16", "BF16")
+WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 
 
 def folder_digest(folder: Path) -> str:
@@ -30,6 +33,11 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def model_digest(path: Path) -> str:
+    """SHA-256 of a model: of its folder's files, or of the one file that it is."""
+    return sha256(path) if path.is_file() else folder_digest(path)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that belongs to a model; UserError where it is missing or none."""
     try:
@@ -38,18 +46,19 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: missing", "expected as part of the model folder") from None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, whole: bool = False) -> dict[str, Tensor]:
     """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back.
 
-    UserError where they do not fit into the memory that is free.
+    whole: whole numbers are taken as well, as they are. UserError where they do not fit into the memory that is free.
     """
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             keys = list(file.keys())
             for key in keys:
-                if (kind := file.get_slice(key).get_dtype()) not in FLOATS:
-                    raise UserError(f"{path}: {key} is {kind}", f"expected one of {', '.join(FLOATS)}")
+                kinds = (*FLOATS, *WHOLE) if whole else FLOATS
+                if (kind := file.get_slice(key).get_dtype()) not in kinds:
+                    raise UserError(f"{path}: {key} is {kind}", f"expected one of {', '.join(kinds)}")
             needed = sum(4 * prod(file.get_slice(key).get_shape()) for key in keys)
         if needed > (free := free_memory()):
             raise UserError(
@@ -60,7 +69,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         for start in range(0, len(keys), KEYS_AT_ONCE):
             with safe_open(path, framework="pt") as file:
                 for key in keys[start : start + KEYS_AT_ONCE]:
-                    tensors[key] = file.get_tensor(key).to(torch.float32)
+                    tensor = file.get_tensor(key)
+                    tensors[key] = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
     except FileNotFoundError:
         raise UserError(f"{path}: missing", "expected the weights there") from None
     except (SafetensorError, OSError) as error:
@@ -68,6 +78,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: not a whole safetensors file ({error})", "expected undamaged weights", "copy it again"
         ) from None
     return tensors
+
+
+def read_checkpoint(path: Path, whole: bool = False) -> Any:
+    """What a .safetensors file or a pickle of plain tensors holds; UserError for any other pickle."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file", "expected a checkpoint")
+    if path.suffix == ".safetensors":
+        return read_weights(path, whole)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing", "expected a checkpoint there") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: refused, it is damaged or holds more than tensors ({reason})", "expected a plain checkpoint"
+        ) from None
+    except Exception as error:  # a damaged pickle raises anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({reason})", "expected a whole checkpoint") from None
 
 
 def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:

@@ -63,11 +63,12 @@ def export_bundle(
 
 
 def _proof_sources(model: Model, plan: ExportPlan, multiple: int) -> dict[str, Tensor]:
-    """Smooth seeded pictures of the size that the graph takes, or two of 64×64 or so where it takes any."""
+    """Smooth seeded pictures of the size that the graph takes, or two of 64×128 or so where it takes any: not the
+    sides that it was traced with, and different ones."""
     if not plan.dynamic:
         return smooth_sources(model.parts, plan.size, seed=2)
-    side = -(-PROOF_SIZE // multiple) * multiple
-    return smooth_sources(model.parts, (side, side), batch=2, seed=2)
+    height = max(-(-PROOF_SIZE // multiple), 1) * multiple
+    return smooth_sources(model.parts, (height, height + multiple), batch=2, seed=2)
 
 
 def expected_result(part: Part, tensors: Tensors, plan: ExportPlan) -> tuple[Tensor, float]:

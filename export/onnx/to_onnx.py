@@ -116,16 +116,17 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
     twin = copy.deepcopy(part.module, memo)
     memo.clear()
     own, sites = part.sites(), list(named_sites(twin, part.name))
+    first, last = part.ends or (sites[0].name, sites[-1].name)
     if precision == "fp16":
-        # the first and the last site stay float32, and with them the x0 formula and the images
-        sites[0].site.out_dtype = torch.float16
+        # the first and the last site stay float32, and with them the formulas and images beyond them
+        next(named.site for named in sites if named.name == first).out_dtype = torch.float16
         for module in twin.modules():
             if not isinstance(module, Site):
                 _halve(module)
-    for index, (original, named) in enumerate(zip(own, sites, strict=True)):
+    for original, named in zip(own, sites, strict=True):
         site = named.site
         site.prepare_export()  # first, so that codes are the same in either precision
-        if precision == "fp16" and 0 < index < len(sites) - 1:
+        if precision == "fp16" and named.name not in (first, last):
             _halve(site)
         if site.weight_scale is not None or site.kind == "linear":
             # the stored initializer replaces the weight; keep the type that decides casts

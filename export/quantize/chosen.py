@@ -16,7 +16,7 @@ def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:
     4. sites that share a port are quantized together or not at all.
     """
     sites = part.sites()
-    ends = {sites[0].name, sites[-1].name} if spec.keep_first_last else set()
+    ends = set(part.ends or (sites[0].name, sites[-1].name)) if spec.keep_first_last else set()
     kept = {
         named.name
         for named in sites

@@ -41,7 +41,7 @@ class Port(Moded):
     def __init__(self) -> None:
         super().__init__()
         self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
-        self.after_silu = False  # norm → SiLU → Q is one kernel on a GPU; an explicit transform parts it
+        self.joined = False  # what comes before and its Q are one kernel; an explicit transform parts it
         self.learner = None
         self.low, self.high = -128, 127
         self.limits = (0.0, 0.0)  # low·Δ and high·Δ, the values that the outermost codes stand for

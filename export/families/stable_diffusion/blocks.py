@@ -26,7 +26,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.conv1, self.conv2 = SiteConv.from_conv(block.conv1), SiteConv.from_conv(block.conv2)
-        self.conv1.port.after_silu = self.conv2.port.after_silu = True
+        self.conv1.port.joined = self.conv2.port.joined = True
         shortcut = block.conv_shortcut
         self.conv_shortcut = None if shortcut is None else SiteConv.from_conv(shortcut)
         if time_embedding is not None and block.time_emb_proj is not None:

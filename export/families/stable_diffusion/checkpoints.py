@@ -14,9 +14,7 @@ Pickles are read with `weights_only=True`: tensors, numbers, strings and lists o
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from typing import Any
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, load_unet, load_vae
-from passionsr_trt.export.families.weights import read_json, read_weights
+from passionsr_trt.export.families.weights import read_checkpoint, read_json, read_weights
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,28 +31,6 @@ LORA_ALPHA = 8  # PEFT's LoraConfig default, which OSEDiff keeps
 _LORA = re.compile(r"(?:base_model\.model\.)?(?P<path>.+)\.lora_A\.[^.]+\.weight")
 _WHOLE = re.compile(r"(?:base_model\.model\.)?(?P<path>conv_in)(?:\.base_layer)?\.(?P<kind>weight|bias)")
 Paths = Callable[[str, Any], str]
-
-
-def read_checkpoint(path: Path) -> Any:
-    """What a .safetensors file or a pickle of plain tensors holds; UserError for any other pickle."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no file", "expected a checkpoint")
-    if path.suffix == ".safetensors":
-        return read_weights(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing", "expected a checkpoint there") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: refused, it is damaged or holds more than tensors ({reason})", "expected a plain checkpoint"
-        ) from None
-    except Exception as error:  # a damaged pickle raises anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: cannot be read ({reason})", "expected a whole checkpoint") from None
 
 
 def read_text_embedding(path: Path) -> Tensor:

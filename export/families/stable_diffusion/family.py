@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.arguments import whole
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
 
 if TYPE_CHECKING:
@@ -39,15 +39,11 @@ class StableDiffusion:
                 f"{folder}: cannot be run ({reason})", "expected configs that fit the weights"
             ) from error
 
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "base", type=Path, help="Stable Diffusion: a diffusers folder, or one .safetensors or .ckpt file"
-        )
+    def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
         parser.add_argument(
             "--text-embedding",
             type=Path,
-            required=True,
-            help="the constant prompt's: [1, tokens, width] in a .pt or .safetensors file",
+            help="needed: the constant prompt's: [1, tokens, width] in a .pt or .safetensors file",
         )
         parser.add_argument("--lora", type=Path, help="OSEDiff's osediff.pkl, or PassionSR's osediff.ckpt")
         parser.add_argument(
@@ -70,6 +66,8 @@ class StableDiffusion:
         from passionsr_trt.export.families.stable_diffusion.folder import OneStep, OneStepModel
         from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path, vae_path
 
+        if arguments.base is None or arguments.text_embedding is None:
+            raise UsageError("import-model", "expected a Stable Diffusion folder or file and --text-embedding")
         if not arguments.base.exists():
             raise UserError(f"{arguments.base}: not there", "expected a diffusers folder or a checkpoint")
         check_target(arguments.output, "model")

@@ -1,0 +1,97 @@
+"""A recognised network as a model of one part, proved against what its authors wrote."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import Any
+
+import torch
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import TensorInfo
+from passionsr_trt.export.families.image_network.architectures import KNOWN, Architecture, sequential_rows
+from passionsr_trt.export.families.image_network.rewriting import as_sites
+from passionsr_trt.export.quantize.hooks import watching_outputs
+from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.quantize.sites import Site
+from torch import Tensor, nn
+
+NAME = "image-network"
+SCALES = (1, 2, 3, 4, 8)
+PROOF_SIDE = 64  # output pixels, at least
+
+
+class Network(nn.Module):
+    """lr [B, 3, h, w] in [−1, 1] → picture [B, 3, s·h, s·w] in [−1, 1]; the network itself works in [0, 1]."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, lr: Tensor) -> Tensor:
+        result: Tensor = self.body(lr * 0.5 + 0.5) * 2 - 1
+        return result
+
+
+@torch.no_grad()
+def build_network(described: Any, digest: str, source: str) -> Model:
+    """Rewrite, wire and prove."""
+    name, scale = described.architecture.id, described.scale
+    known = KNOWN.get(name)
+    if known is None or known.refused:
+        reason = known.refused if known else f"tried are {', '.join(sorted(set(KNOWN) - {'ATD'}))}"
+        raise UserError(f"{source}: {name} cannot be exported", reason)
+    if scale not in SCALES:
+        raise UserError(f"{source}: enlarges {scale} times", f"expected one of {', '.join(map(str, SCALES))}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        original = described.model
+
+        def reference(sources: Tensors) -> dict[str, Tensor]:
+            return {"picture": original(sources["lr"] * 0.5 + 0.5) * 2 - 1}
+
+        try:
+            part = wire(as_sites(copy.deepcopy(original)), original, known, scale)
+            first_last(part)
+            model = Model(NAME, digest, scale, "none", (part,), reference)
+            model.prove(smooth_sources(model.parts, proof_size(part.multiple)))
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # weights of the right names and shapes that cannot be run
+            cause = " ".join((str(error) or type(error).__name__).split())[:200]
+            raise UserError(f"{source}: {name} cannot be run ({cause})", "expected a trained network") from error
+    return model
+
+
+def wire(body: nn.Module, original: Any, known: Architecture, scale: int) -> Part:
+    multiple = scale * math.lcm(known.multiple(original), 1)
+    blocks = tuple({type(module) for module in body.modules() if type(module).__name__ in known.blocks})
+    module = Network(body).eval()
+    for site in module.modules():
+        if isinstance(site, Site):
+            site.port.joined = True
+    return Part(
+        "network",
+        module,
+        (TensorInfo("lr", 3, scale),),
+        TensorInfo("picture", 3, 1),
+        multiple,
+        absorb=(*known.absorb, *sequential_rows(module)),
+        blocks=blocks,
+    )
+
+
+def proof_size(multiple: int) -> tuple[int, int]:
+    """Height and width in output pixels, different ones."""
+    side = -(-PROOF_SIDE // multiple) * multiple
+    return side, side + multiple
+
+
+def first_last(part: Part) -> None:
+    """Tell the part which sites run first and last: modules need not be listed in the order in which they run."""
+    order: list[str] = []
+    sites = part.sites()
+    with watching_outputs((named.site, lambda _y, name=named.name: order.append(name)) for named in sites):
+        part.run(smooth_sources([part], proof_size(part.multiple)))
+    part.ends = (order[0], order[-1])
