@@ -13,7 +13,7 @@ from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
 from passionsr_trt.engines.bundle.targets import Target
 from passionsr_trt.engines.bundle.user_cache import one_at_a_time
-from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
+from passionsr_trt.engines.bundle.wiring import reference_size
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +109,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
 
         plan = TensorRTPlan(
             arguments.backend,
-            arguments.size or bundle.model.size or (REFERENCE_SIZE, REFERENCE_SIZE),
+            arguments.size or bundle.model.size or reference_size(bundle.parts),
             arguments.min_size,
             arguments.max_size,
             arguments.batch,

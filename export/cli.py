@@ -145,10 +145,11 @@ def run_export(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.onnx.bundle import export_bundle
     from passionsr_trt.export.onnx.to_onnx import ExportPlan
 
-    size = arguments.size or (512, 512)
+    size = arguments.size or ExportPlan.size
     plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
     model = load_model(arguments.model)
-    check_multiple(size, chain_multiple(model.parts))
+    if arguments.size is not None:
+        check_multiple(size, chain_multiple(model.parts))
     bundle = export_bundle(model, calibration, plan, arguments.output, consume=True)
     for part in bundle.parts:
         quantized = sum(site.quantized for site in part.sites)

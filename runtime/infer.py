@@ -56,8 +56,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap",
         type=whole(0),
-        default=64,
-        help="overlap of tiles in output pixels; more is slower",
+        help="overlap of tiles in output pixels (default: 64, or the next below that fits); more is slower",
     )
     parser.add_argument(
         "--batch",

@@ -15,12 +15,14 @@ from passionsr_trt.runtime.tiling import Tiles
 # above this many output pixels an image is tiled unless the user says otherwise: attention grows with their
 # square, and at Stable Diffusion's size tiles are faster from here on
 UNTILED_PIXELS = 896 * 896
+OVERLAP = 64
 LARGEST_OVERLAP = 448  # pixels, where tiles are chosen by themselves
 
 
 @dataclass(frozen=True)
 class Options:
     """align: colour fix, None: the model's own. tile: side in output pixels; 0: never, None: by size and memory.
+    overlap: of tiles, in output pixels; None: OVERLAP, or the next below that the model's tensors can be cut at.
 
     memory: bytes that may be taken in all; None: what is free. batch: tiles at once; None: as many as the engines
     were built for, 1 where they take any number.
@@ -28,7 +30,7 @@ class Options:
 
     align: str | None = None
     tile: int | None = None
-    overlap: int = 64
+    overlap: int | None = None
     seed: int = 0
     memory: int | None = None
     batch: int | None = None
@@ -43,14 +45,21 @@ def check_options(options: Options, chain: Chain) -> None:
             f"--tile {options.tile}", f"expected a multiple of {multiple}, at least {2 * multiple}, or 0"
         )
     largest = options.tile - multiple if options.tile else LARGEST_OVERLAP
-    if not 0 <= options.overlap <= largest or options.overlap % unit:
-        raise UsageError(f"--overlap {options.overlap}", f"expected a multiple of {unit}, 0 to {largest}")
+    overlap = overlap_of(chain, options)
+    if not 0 <= overlap <= largest or overlap % unit:
+        raise UsageError(f"--overlap {overlap}", f"expected a multiple of {unit}, 0 to {largest}")
     if chain.batch is not None and (options.batch or 1) > chain.batch:
         raise UsageError(
             f"--batch {options.batch}: the engines take {chain.batch} at once",
             "expected no more",
             "export again without --size; for GPUs build with --batch as well",
         )
+
+
+def overlap_of(chain: Chain, options: Options) -> int:
+    """Output pixels by which tiles overlap."""
+    grid = chain_grid(chain.parts)
+    return OVERLAP // grid * grid if options.overlap is None else options.overlap
 
 
 def plan_tiles(size: Size, chain: Chain, options: Options) -> Tiles | None:
@@ -95,7 +104,7 @@ def _choices(size: Size, chain: Chain, options: Options) -> Iterator[Tiles | Non
                 "without --tile they are",
             )
         square = (options.tile, options.tile)
-        yield Tiles({part.name: square for part in chain.parts}, options.overlap) if cut else None
+        yield Tiles({part.name: square for part in chain.parts}, overlap_of(chain, options)) if cut else None
         return
     if limits is None:
         whole = math.prod(size) <= UNTILED_PIXELS
@@ -104,4 +113,4 @@ def _choices(size: Size, chain: Chain, options: Options) -> Iterator[Tiles | Non
     if whole:
         yield None
     if limits is None or not whole:
-        yield from tilings(size, options.overlap, limits, chain.parts)
+        yield from tilings(size, overlap_of(chain, options), limits, chain.parts)

@@ -121,6 +121,12 @@ def chain_multiple(parts: Sequence[Wired]) -> int:
     return math.lcm(*(part.multiple for part in parts))
 
 
+def reference_size(parts: Sequence[Wired]) -> Size:
+    """REFERENCE_SIZE, or the next above it that a chain takes."""
+    multiple = chain_multiple(parts)
+    return (-(-REFERENCE_SIZE // multiple) * multiple,) * 2
+
+
 def chain_grid(parts: Sequence[Wired]) -> int:
     """Output pixels from one position to the next that every tensor of a chain has."""
     tensors = (tensor for part in parts for tensor in (*part.inputs, part.output))

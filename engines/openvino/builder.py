@@ -19,7 +19,7 @@ from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.pictures import noise
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
-from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, sources_of
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, reference_size, sources_of
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.files import part_files
 from passionsr_trt.engines.graph.reference import reference_session
@@ -83,7 +83,7 @@ class OpenVINOBuilder:
             if self.target.bfloat16:
                 attention_in_bfloat16(model)
         onnx.save(model, str(folder / part.file))
-        size = bundle.model.size or (REFERENCE_SIZE, REFERENCE_SIZE)
+        size = bundle.model.size or reference_size(bundle.parts)
         compiled = compile_static(folder / part.file, part.shapes(size), bfloat16=in_bfloat16)
         coverage = measure(part.sites, *openvino_layers(compiled))
         activations = peak_activations(compiled) * REFERENCE_SIZE**2 // prod(size)

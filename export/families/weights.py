@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_weights(path: Path, whole: bool = False) -> dict[str, Tensor]:
     """A safetensors file as float32 tensors, a part of it at a time: the file's pages are given back.
 
-    whole: whole numbers are taken as well, as they are. UserError where they do not fit into the memory that is free.
+    whole: whole numbers are taken as well, as they are. UserError where they do not fit into free memory.
     """
     tensors: dict[str, Tensor] = {}
     try:

@@ -63,12 +63,12 @@ def export_bundle(
 
 
 def _proof_sources(model: Model, plan: ExportPlan, multiple: int) -> dict[str, Tensor]:
-    """Smooth seeded pictures of the size that the graph takes, or two of 64×128 or so where it takes any: not the
-    sides that it was traced with, and different ones."""
+    """A smooth seeded picture of the size that the graph takes, or of 64×128 or so where it takes any: neither the
+    batch nor the sides that it was traced with, so that nothing of these can have stayed in it."""
     if not plan.dynamic:
         return smooth_sources(model.parts, plan.size, seed=2)
     height = max(-(-PROOF_SIZE // multiple), 1) * multiple
-    return smooth_sources(model.parts, (height, height + multiple), batch=2, seed=2)
+    return smooth_sources(model.parts, (height, height + multiple), seed=2)
 
 
 def expected_result(part: Part, tensors: Tensors, plan: ExportPlan) -> tuple[Tensor, float]:

@@ -24,7 +24,7 @@ class Part:
     """A deployable module and how it is wired (engines/bundle/wiring.py).
 
     absorb: which neighbours absorb which port. blocks: kinds of modules whose sites learn together. rest:
-    `bfloat16` where what is not INT8 bears it. ends: the sites that run first and last, where they are not listed so.
+    `bfloat16` where what is not INT8 bears it. ends: the sites that run first and last, if not listed so.
     """
 
     name: str

@@ -54,7 +54,9 @@ class HostExecutor:
         """Every part for the shapes that it will see."""
         shapes = shapes_of(parts, inputs)
         wanted = {part.name: {tensor.name: shapes[tensor.name] for tensor in part.inputs} for part in parts}
-        work = [partial(self.engines[name].prepare, wanted[name]) for name in self.engines if name in wanted]
+        work: list[Callable[[], object]] = [
+            partial(self.engines[name].prepare, wanted[name]) for name in self.engines if name in wanted
+        ]
         with ThreadPoolExecutor(min(len(work), os.cpu_count() or 1)) as pool:
             for done in [pool.submit(task) for task in (*work, *self.checks)]:
                 done.result()

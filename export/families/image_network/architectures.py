@@ -26,25 +26,19 @@ class Architecture:
     refused: str = ""
 
 
+BATCH = "windows are put together by a batch size that its code finds by dividing, which an export fixes"
 # the sides of DAT's windows: its own padding is of zeros, within its attention, and none is left to do
 KNOWN: dict[str, Architecture] = {
     "ATD": Architecture(refused="its tokens are sorted by category (aten.sort), which ONNX's exporter has not"),
     "Compact": Architecture(),
-    "CRAFT": Architecture(lambda network: network.window_size, ("RCRFG",)),
+    "CRAFT": Architecture(refused=BATCH),
     "DAT": Architecture(
         lambda network: max(network.layers[0].blocks[0].attn.split_size),
         ("ResidualGroup",),
         (Absorb("attn.qkv", "norm1"), Absorb("ffn.fc1", "norm2")),
     ),
     "ESRGAN": Architecture(lambda network: network.shuffle_factor or 1, ("RRDB",)),
-    "HAT": Architecture(
-        lambda network: network.window_size,
-        ("RHAG",),
-        (
-            Absorb("overlap_attn.qkv", "overlap_attn.norm1"),
-            Absorb("mlp.fc1", "norm2"),
-        ),
-    ),
+    "HAT": Architecture(refused=BATCH),
     "OmniSR": Architecture(lambda network: network.window_size, ("OSAG",)),
     "PLKSR": Architecture(blocks=("PLKBlock",)),
     "RCAN": Architecture(lambda network: network.downscale_factor, ("ResidualGroup",)),
@@ -59,7 +53,7 @@ KNOWN: dict[str, Architecture] = {
 
 
 def sequential_rows(network: nn.Module) -> tuple[Absorb, ...]:
-    """site → ReLU, LeakyReLU or PReLU → site, as nn.Sequential and Compact's list run them: the first one's rows."""
+    """site → ReLU, LeakyReLU or PReLU → site, as nn.Sequential and Compact's list run them."""
     rows = []
     for path, layers in network.named_modules():
         if type(layers) is nn.Sequential or (path.endswith("body") and type(layers) is nn.ModuleList):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ def build_network(described: Any, digest: str, source: str) -> Model:
     name, scale = described.architecture.id, described.scale
     known = KNOWN.get(name)
     if known is None or known.refused:
-        reason = known.refused if known else f"tried are {', '.join(sorted(set(KNOWN) - {'ATD'}))}"
+        able = sorted(key for key, entry in KNOWN.items() if not entry.refused)
+        reason = known.refused if known else f"expected one of {', '.join(able)}"
         raise UserError(f"{source}: {name} cannot be exported", reason)
     if scale not in SCALES:
         raise UserError(f"{source}: enlarges {scale} times", f"expected one of {', '.join(map(str, SCALES))}")
@@ -91,7 +93,10 @@ def proof_size(multiple: int) -> tuple[int, int]:
 def first_last(part: Part) -> None:
     """Tell the part which sites run first and last: modules need not be listed in the order in which they run."""
     order: list[str] = []
-    sites = part.sites()
-    with watching_outputs((named.site, lambda _y, name=named.name: order.append(name)) for named in sites):
+
+    def note(name: str, _output: Tensor) -> None:
+        order.append(name)
+
+    with watching_outputs((named.site, partial(note, named.name)) for named in part.sites()):
         part.run(smooth_sources([part], proof_size(part.multiple)))
     part.ends = (order[0], order[-1])

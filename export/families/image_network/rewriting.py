@@ -16,23 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.families.image_network.windows import shift_mask
+from passionsr_trt.export.families.image_network.windows import RectangleAttention, SwinBlock, shift_mask
 from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear
 from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from torch import Tensor, nn
-
-
-class Constant(nn.Module):
-    """What a module gives for the one input that it ever sees."""
-
-    value: Tensor  # in half precision where the network is
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self, *_inputs: Tensor) -> Tensor:
-        return self.value
 
 
 class PartialConv(nn.Module):
@@ -75,62 +62,23 @@ PLAIN: dict[str, Callable[[Any], nn.Module]] = {
     "Conv3XC": merged_convolution,
     "MeanShift": MeanShift,
     "PLKConv2d": PartialConv,
+    "Spatial_Attention": RectangleAttention,
+    "SwinTransformerBlock": SwinBlock,
 }
-
-
-def _swin(module: Any) -> None:
-    window, shift = (module.window_size,) * 2, (module.shift_size,) * 2
-    module.input_resolution = None  # no picture's size is the one that a mask is kept for
-    module.calculate_mask = partial(_mask, window=window, shift=shift, like=module.norm1)
-
-
-def _mask(size: Any, window: Any, shift: Any, like: Any, dtype: Any = None) -> Any:
-    """like: a norm whose weight has the type that scores have."""
-    return shift_mask((size[0], size[1]), window, shift).to(like.weight.dtype) if any(shift) else _NoMask()
-
-
-class _NoMask:
-    """None, with the one method that callers ask of a mask."""
-
-    def to(self, *_device: object) -> None:
-        return None
 
 
 def _dual(module: Any) -> None:
-    """DAT's windows lie and stand, in one half of the channels each."""
-    lying, shift = tuple(module.split_size), tuple(module.shift_size)
+    """DAT's windows lie in one half of the channels and stand in the other; it keeps a mask for one size."""
     module.patches_resolution = None
-    module.calculate_mask = partial(_two_masks, window=lying, shift=shift)
-    for attention in module.attns:
-        attention.pos = Constant(attention.pos(attention.rpe_biases).detach())
+    module.calculate_mask = partial(_two_masks, window=tuple(module.split_size), shift=tuple(module.shift_size))
 
 
 def _two_masks(height: int, width: int, window: Any, shift: Any, dtype: Any = None) -> tuple[Tensor, Tensor]:
-    masks = (shift_mask((height, width), window[::order], shift[::order]) for order in (1, -1))
-    first, second = (mask if dtype is None else mask.to(dtype) for mask in masks)
-    return first, second
+    lying, standing = (shift_mask((height, width), window[::order], shift[::order]) for order in (1, -1))
+    return lying.to(dtype), standing.to(dtype)
 
 
-def _overlapping(module: Any) -> None:
-    """HAT makes one mask for all of its blocks."""
-    window, shift = (module.window_size,) * 2, (module.shift_size,) * 2
-    module.calculate_mask = partial(_mask, window=window, shift=shift, like=module.norm)
-
-
-def _crossed(module: Any) -> None:
-    """CRAFT's position biases, of lying windows and of standing ones."""
-    for block in module.modules():
-        if type(block).__name__ == "SRWAB":
-            for attention, biases in zip(block.attns, (module.biases_h, module.biases_v), strict=True):
-                attention.pos = Constant(attention.pos(biases).detach())
-
-
-MASKS: dict[str, Callable[[Any], None]] = {
-    "SwinTransformerBlock": _swin,
-    "Adaptive_Spatial_Attention": _dual,
-    "HAT": _overlapping,
-    "CRAFT": _crossed,
-}
+MASKS: dict[str, Callable[[Any], None]] = {"Adaptive_Spatial_Attention": _dual}
 
 
 @torch.no_grad()

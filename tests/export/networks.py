@@ -1,0 +1,64 @@
+"""A small instance of every architecture that image networks are tested with, random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+
+def _make(package: str, name: str, **arguments: Any) -> Callable[[], torch.nn.Module]:
+    def make() -> torch.nn.Module:
+        import importlib
+
+        module = importlib.import_module(f"spandrel.architectures.{package}")
+        network: torch.nn.Module = getattr(module, name)(**arguments)
+        return network
+
+    return make
+
+
+DIRECT = {"upsampler": "pixelshuffledirect"}
+SMALL: dict[str, Callable[[], torch.nn.Module]] = {
+    "Compact": _make("Compact", "Compact", num_feat=24, num_conv=3, upscale=3),
+    "DAT": _make(
+        "DAT", "DAT", img_size=64, embed_dim=32, split_size=[8, 16], depth=[3], num_heads=[2],
+        expansion_factor=2.0, upscale=2, **DIRECT,
+    ),
+    "ESRGAN": _make("ESRGAN", "ESRGAN", num_filters=32, num_blocks=1, scale=4),
+    "OmniSR": _make(
+        "OmniSR", "OmniSR", num_feat=32, block_num=1, pe=True, window_size=8, res_num=1, up_scale=2, bias=True
+    ),
+    "PLKSR": _make("PLKSR", "PLKSR", dim=64, n_blocks=1, kernel_size=9, upscaling_factor=2),
+    "RCAN": _make("RCAN", "RCAN", scale=2, n_resgroups=1, n_resblocks=2, n_feats=32, norm=True),
+    "SAFMN": _make("SAFMN", "SAFMN", dim=36, n_blocks=2, ffn_scale=2.0, upscaling_factor=4),
+    "SPAN": _make("SPAN", "SPAN", num_in_ch=3, num_out_ch=3, feature_channels=24, upscale=4),
+    "SwinIR": _make(
+        "SwinIR", "SwinIR", img_size=64, embed_dim=24, depths=[2], num_heads=[2], window_size=8, mlp_ratio=2.0,
+        upscale=2, **DIRECT,
+    ),
+}  # fmt: skip
+
+
+def write_small(name: str, path: Path) -> Path:
+    """A small network's weights as a .safetensors or .pth file."""
+    torch.manual_seed(0)
+    make = SMALL.get(name)
+    network = make() if make else sorting_network()
+    state = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
+    if path.suffix == ".pth":
+        torch.save({"params_ema": state}, path)
+    else:
+        save_file(state, path)
+    return path
+
+
+def sorting_network() -> torch.nn.Module:
+    """ATD, which is refused."""
+    return _make(
+        "ATD", "ATD", img_size=64, embed_dim=32, depths=[2], num_heads=[2], window_size=8, category_size=64,
+        num_tokens=16, reducted_dim=4, mlp_ratio=2.0, upscale=2, **DIRECT,
+    )()  # fmt: skip

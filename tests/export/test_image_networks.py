@@ -1,0 +1,194 @@
+"""Image networks: every architecture of the table from its checkpoint to INT8 engines, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.export.families.image_network.architectures import KNOWN
+from passionsr_trt.export.families.image_network.rewriting import as_sites
+from passionsr_trt.export.families.image_network.windows import shift_mask
+from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.quantize.part import smooth_sources
+from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
+from passionsr_trt.export.quantize.sites import SiteConv
+from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
+from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.loading import open_engines, open_onnx
+from passionsr_trt.runtime.main import main
+from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.upscaler import super_resolve
+from PIL import Image
+from torch import nn
+
+from tests.conftest import DEMO
+from tests.export.networks import SMALL, write_small
+
+IMAGES = str(DEMO / "calib" / "lr")
+# sites that OpenVINO runs in float though they are quantized: 1×1 convolutions of pooled channels and few
+FLOAT_SITES = {"DAT": 4}
+
+
+def calibrate(network: Path, tmp_path: Path, **spec: object) -> str:
+    path, cache = tmp_path / "spec.json", str(tmp_path / "cache")
+    path.write_text(json.dumps(spec))
+    words = ["calibrate", str(network), "--images", IMAGES, "--limit", "2", "--spec", str(path), "--cache", cache]
+    assert main(words) == 0
+    return cache
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp_path: Path) -> None:
+    network = write_small(name, tmp_path / ("network.pth" if name == "Compact" else "network.safetensors"))
+    cache = calibrate(network, tmp_path, method="range", min_channels=0, keep_first_last=False)
+    for kind, more in (("float", ["--float"]), ("int8", ["--cache", cache])):
+        onnx = str(tmp_path / f"onnx_{kind}")
+        assert main(["export", str(network), *more, "-o", onnx]) == 0
+    assert main(["build-engines", str(tmp_path / "onnx_int8"), "-o", str(tmp_path / "int8")]) == 0
+    engines = EngineBundle.load(tmp_path / "int8")
+    coverage, part = engines.coverage["network"], engines.parts[0]
+    assert coverage.sites_quantized == len(part.sites) > 3
+    assert coverage.sites_int8 >= coverage.sites_quantized - FLOAT_SITES.get(name, 0), coverage.float_sites
+    scale = engines.model.upscale
+    picture = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 67, 45))
+    exact = open_onnx(OnnxBundle.load(tmp_path / "onnx_float"))
+    expected = by_the_authors(network, picture, exact)
+    found = np.asarray(super_resolve(exact, picture, Options()).image, float)
+    assert found.shape == (45 * scale, 67 * scale, 3)
+    assert np.abs(found - expected).max() <= 1, "any size, the float graph is the authors' network"
+    quantized = np.asarray(super_resolve(open_engines(engines), picture, Options()).image, float)
+    assert 0 < np.abs(quantized - found).mean() < 8
+
+
+def by_the_authors(network: Path, picture: Image.Image, chain: Chain) -> np.ndarray:
+    """What spandrel's module makes of a picture, mirrored out to the chain's multiple first."""
+    from spandrel import ModelLoader
+
+    module = ModelLoader().load_from_file(network).model.eval()
+    x = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None].float() / 255
+    scale, height, width = chain.model.upscale, picture.height, picture.width
+    multiple = chain.multiple // scale
+    x = nn.functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+    with torch.no_grad():
+        result = module(x)[0, :, : height * scale, : width * scale]
+    return (result.clamp(0, 1) * 255).round().permute(1, 2, 0).double().numpy()
+
+
+def test_tiles_of_a_convolutional_network_are_the_whole_picture(tmp_path: Path) -> None:
+    """Scale 3: the overlap by itself is what its grid of 3 pixels allows."""
+    network = write_small("Compact", tmp_path / "network.safetensors")
+    assert main(["export", str(network), "--float", "-o", str(tmp_path / "onnx")]) == 0
+    chain = open_onnx(OnnxBundle.load(tmp_path / "onnx"))
+    picture = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 100, 60))
+    whole = np.asarray(super_resolve(chain, picture, Options()).image, float)
+    tiled = super_resolve(chain, picture, Options(tile=150))
+    assert tiled.tiles is not None and tiled.tiles.overlap == 63
+    assert np.abs(np.asarray(tiled.image, float) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["Compact", "SwinIR", "ESRGAN"])
+def test_learned_calibration_folds_under_proof_and_beats_ranges(name: str, tmp_path: Path) -> None:
+    from passionsr_trt.engines.bundle.spec import QuantSpec
+    from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+    from passionsr_trt.export.calibrate.dqc import learn_calibration
+    from passionsr_trt.export.calibrate.ranges import calibrate as ranges
+    from passionsr_trt.export.quantize.modes import Mode
+
+    network = write_small(name, tmp_path / "network.safetensors")
+    files = calibration_files(DEMO / "calib" / "lr", 2)
+    errors = {}
+    for method in ("range", "learned"):
+        model = load_model(network)
+        spec = QuantSpec(
+            method=method, bits_weights=6, bits_activations=6, min_channels=0, let_steps=4, lbq_steps=8
+        )
+        calibration = ranges(model, spec, files) if method == "range" else learn_calibration(model, spec, files)
+        part = model.parts[0]
+        (sample,) = crops([load_sources(files[0], model)], model, 1, 128)
+        with torch.no_grad():
+            expected = part.run(sample)
+            calibration.apply(part, smooth_sources(model.parts, (64, 128)))
+            with part.mode(Mode.FAKE):
+                errors[method] = relative_error(expected, part.run(sample))
+    assert errors["learned"] < errors["range"]
+
+
+@torch.no_grad()
+def test_rewriting_merges_norms_and_enlargements_exactly() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4),
+        nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8),
+        nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(8, 3, 3, padding=1),
+    ).eval()  # fmt: skip
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            for values in (layer.weight.data, layer.bias.data, layer.running_mean):
+                assert values is not None
+                values.normal_()
+    x = torch.randn(2, 4, 6, 5)
+    expected = layers(x)
+    rewritten = as_sites(layers)
+    assert relative_error(expected, rewritten(x)) < TOLERANCE
+    kinds = [type(layer) for layer in rewritten.children()]
+    assert kinds == [nn.Conv2d, nn.Identity, SiteConv, nn.Identity, nn.Identity, SubPixelConv]
+
+
+def test_masks_are_those_of_swin_transformer() -> None:
+    from spandrel.architectures.SwinIR.__arch.SwinIR import SwinTransformerBlock
+
+    block = SwinTransformerBlock(8, (64, 64), 2, window_size=8, shift_size=4)
+    for size in ((8, 8), (16, 40), (64, 24)):
+        assert torch.equal(block.calculate_mask(size), shift_mask(size, (8, 8), (4, 4)))
+
+
+def test_a_checkpoint_becomes_a_folder_and_gives_the_same_graph(tmp_path: Path) -> None:
+    network = write_small("Compact", tmp_path / "network.pth")
+    words = ["import-model", "--family", "image-network", str(network), "-o", str(tmp_path / "model")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "model" / "network.json").read_text()) == {"architecture": "Compact", "scale": 3}
+    first, second = load_model(network).parts[0], load_model(tmp_path / "model").parts[0]
+    sources = smooth_sources([first], (96, 63))
+    with torch.no_grad():
+        assert torch.equal(first.run(sources), second.run(sources))
+    (tmp_path / "model" / "network.json").write_text('{"architecture": "Compact", "scale": 4}')
+    assert main(["export", str(tmp_path / "model"), "--float", "-o", str(tmp_path / "out")]) == 1
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("/tmp/passionsr-hostile"),))  # type: ignore[return-value]
+
+
+def test_what_cannot_be_taken_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_small("Compact", tmp_path / "good.pth")
+    truncated, unknown, hostile = (tmp_path / f"{name}.pth" for name in ("truncated", "unknown", "hostile"))
+    truncated.write_bytes(good.read_bytes()[:-200])
+    torch.save({"something.weight": torch.zeros(2, 2)}, unknown)
+    hostile.write_bytes(pickle.dumps({"params": Hostile()}))
+    damaged = torch.load(good, weights_only=True)["params_ema"]
+    damaged["body.2.weight"] = damaged["body.2.weight"][:, :5]
+    torch.save(damaged, tmp_path / "misshapen.pth")
+    sorting = write_small("ATD", tmp_path / "sorting.pth")
+    for file, reason in (
+        (truncated, "cannot be read"),
+        (unknown, "no architecture that spandrel knows"),
+        (hostile, "holds more than tensors"),
+        (tmp_path / "misshapen.pth", "cannot be read as a network"),
+        (sorting, "aten.sort"),
+        (tmp_path / "missing.pth", "no such folder or file"),
+    ):
+        capsys.readouterr()
+        assert main(["export", str(file), "--float", "-o", str(tmp_path / "out")]) == 1, file
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and reason in lines[0], lines
+    assert not Path("/tmp/passionsr-hostile").exists() and not (tmp_path / "out").exists()
+
+
+def test_every_architecture_of_the_table_is_tried() -> None:
+    assert {name for name, known in KNOWN.items() if not known.refused} == set(SMALL)
