@@ -18,10 +18,11 @@ PYTHON := $(firstword $(foreach name,$(shell cat $(VENV)/.ready 2>/dev/null) pyt
 endif
 BIN := $(VENV)/bin
 RUN := $(BIN)/passionsr-trt
-OUT := demo/out
+MODEL ?= demo/model
+# another model than the demo's own leaves its results in a folder of its name
+OUT := demo/out$(if $(filter-out demo/model,$(MODEL)),/$(notdir $(MODEL)))
 # two processes of one thread each for PyTorch: exports are single-threaded anyway for long stretches
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadscope
-MODEL ?= demo/model
 RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
 .PHONY: demo test hostile test-runtime lint setup clean made-anew

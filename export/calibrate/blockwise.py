@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from passionsr_trt.engines.bundle.temporaries import temporary_folder
@@ -60,15 +60,16 @@ class Spill:
 
 @dataclass(frozen=True)
 class AsInputs:
-    """Tensors as the inputs of a block, which takes one."""
+    """Tensors as the inputs of a block, which takes one, and with each whatever else it is given (sizes)."""
 
     tensors: Spill
+    others: list[tuple[Any, ...]]
 
     def __len__(self) -> int:
         return len(self.tensors)
 
     def __getitem__(self, index: int, /) -> Inputs:
-        return (self.tensors[index],)
+        return (self.tensors[index], *self.others[index])
 
 
 def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
@@ -102,30 +103,33 @@ def block_pairs(
     """What one block is to learn from, on disk while the context lasts."""
     with temporary_folder() as folder:
         inputs, targets = Spill(folder / "inputs"), Spill(folder / "targets")
+        others: list[tuple[Any, ...]] = []
         with part.mode(Mode.FLOAT):
             for index in tqdm(range(len(floats)), desc=f"{title}: targets", leave=False):
-                targets.append(run_until(part, block, floats[index], before=False))
+                targets.append(run_until(part, block, floats[index], before=False)[0])
         with part.mode(Mode.LEARN):
             for index in tqdm(range(len(quantized)), desc=f"{title}: inputs", leave=False):
-                inputs.append(run_until(part, block, quantized[index], before=True))
-        yield Pairs(AsInputs(inputs), targets)
+                x, *rest = run_until(part, block, quantized[index], before=True)
+                inputs.append(x)
+                others.append(tuple(rest))
+        yield Pairs(AsInputs(inputs, others), targets)
 
 
 class _Reached(Exception):
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, values: tuple[Any, ...]) -> None:
         super().__init__()
-        self.x = x
+        self.values = values
 
 
 @torch.no_grad()
-def run_until(part: Part, block: nn.Module, inputs: Inputs, before: bool) -> Tensor:
-    """Run a part as far as a block; returns the block's input (`before`) or output."""
+def run_until(part: Part, block: nn.Module, inputs: Inputs, before: bool) -> tuple[Any, ...]:
+    """Run a part as far as a block; what the block is given (`before`), or its output alone."""
 
-    def stop_before(_module: nn.Module, args: tuple[Tensor]) -> NoReturn:
-        raise _Reached(args[0])
+    def stop_before(_module: nn.Module, args: tuple[Any, ...]) -> NoReturn:
+        raise _Reached(args)
 
     def stop_after(_module: nn.Module, _args: object, output: Tensor) -> NoReturn:
-        raise _Reached(output)
+        raise _Reached((output,))
 
     if before:
         handle = block.register_forward_pre_hook(stop_before)
@@ -134,7 +138,7 @@ def run_until(part: Part, block: nn.Module, inputs: Inputs, before: bool) -> Ten
     try:
         part.module(*inputs)
     except _Reached as reached:
-        return reached.x
+        return reached.values
     finally:
         handle.remove()
     raise AssertionError("the block was not reached")

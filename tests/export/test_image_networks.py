@@ -91,8 +91,10 @@ def test_tiles_of_a_convolutional_network_are_the_whole_picture(tmp_path: Path) 
     assert np.abs(np.asarray(tiled.image, float) - whole).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["Compact", "SwinIR", "ESRGAN"])
-def test_learned_calibration_folds_under_proof_and_beats_ranges(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name, granularity", [("Compact", "module"), ("SwinIR", "block"), ("ESRGAN", "block")])
+def test_learned_calibration_folds_under_proof_and_beats_ranges(
+    name: str, granularity: str, tmp_path: Path
+) -> None:
     from passionsr_trt.engines.bundle.spec import QuantSpec
     from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
     from passionsr_trt.export.calibrate.dqc import learn_calibration
