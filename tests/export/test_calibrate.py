@@ -99,10 +99,12 @@ def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp
         Calibration.load(folder)
 
 
-def test_the_committed_calibration_is_the_demos() -> None:
-    digest = folder_digest(ROOT / "demo" / "model")
-    found = [Calibration.load(path.parent) for path in (ROOT / "calib_cache").glob("*/manifest.json")]
-    assert [one.model_digest for one in found if one.spec == QuantSpec(method="learned")] == [digest]
+@pytest.mark.parametrize(("cache", "limit"), [("calib_cache", 127), ("calib_cache/no_vnni", 63)])
+def test_the_committed_calibrations_are_the_demos(cache: str, limit: int) -> None:
+    digests = {folder_digest(ROOT / "demo" / name) for name in ("model", "realesrgan")}
+    found = [Calibration.load(path.parent) for path in (ROOT / cache).glob("*/manifest.json")]
+    spec = QuantSpec(method="learned", weight_code_limit=limit)
+    assert sorted(one.model_digest for one in found if one.spec == spec) == sorted(digests)
 
 
 def test_a_second_calibration_waits_and_finds_the_first_s(
