@@ -38,8 +38,9 @@ class QuantSpec:
     let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
     (elsewhere an Add, and a Pad in front of a padded convolution);
     explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
-    explicit_gain: dB of a site's own output error that such an operation has to win where it parts a
-    kernel in two (after norm → SiLU, everywhere in an image network; elsewhere it joins its neighbour); below 8 bits it need not win any;
+    explicit_gain: dB of a site's own output error that such an operation has to win where it parts a kernel in two
+    (after norm → SiLU, everywhere in an image network; elsewhere it joins its neighbour); below 8 bits it need not
+    win any;
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
