@@ -100,7 +100,7 @@ def _rewrite(holder: nn.Module) -> None:
         kind = type(child).__name__
         if kind in PLAIN:
             child = PLAIN[kind](child)
-            setattr(holder, name, child) if not isinstance(holder, nn.ModuleDict) else holder.update({name: child})
+            holder.add_module(name, child)
         elif kind in MASKS:
             MASKS[kind](child)
         _rewrite(child)
