@@ -13,12 +13,11 @@ from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.modes import Mode
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.proof import prove, relative_error
 from torch import Tensor
 from tqdm import tqdm
 
-PROOF_SIZE = 64
 QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake quantization's
 
 
@@ -67,8 +66,7 @@ def _proof_sources(model: Model, plan: ExportPlan, multiple: int) -> dict[str, T
     batch nor the sides that it was traced with, so that nothing of these can have stayed in it."""
     if not plan.dynamic:
         return smooth_sources(model.parts, plan.size, seed=2)
-    height = max(-(-PROOF_SIZE // multiple), 1) * multiple
-    return smooth_sources(model.parts, (height, height + multiple), seed=2)
+    return smooth_sources(model.parts, proof_size(multiple), seed=2)
 
 
 def expected_result(part: Part, tensors: Tensors, plan: ExportPlan) -> tuple[Tensor, float]:

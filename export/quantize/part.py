@@ -17,6 +17,7 @@ from passionsr_trt.export.quantize.transform import Absorb, Absorber, resolve
 from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
+PROOF_SIDE = 64
 
 
 @dataclass
@@ -116,6 +117,12 @@ class Model:
         tensors = {**sources, **self.reference(sources)}
         for part in self.parts:
             self.errors[part.name] = prove(part.name, tensors[part.output.name], part.run(tensors))
+
+
+def proof_size(multiple: int) -> Size:
+    """The least different height and width, from PROOF_SIDE output pixels on, of what takes multiples of one."""
+    height = -(-PROOF_SIDE // multiple) * multiple
+    return height, height + multiple
 
 
 def smooth_sources(parts: Sequence[Part], size: Size, batch: int = 1, seed: int = 1) -> dict[str, Tensor]:

@@ -51,16 +51,17 @@ class CheckedFile:
 
     def __init__(self, bundle: EngineBundle, part: PartInfo) -> None:
         self._bundle, self._part = bundle, part
-        self._lock, self._path = threading.Lock(), Path()
+        self._lock = threading.Lock()
+        self._path: Path | None = None
 
     def __call__(self) -> Path:
         with self._lock:
-            if self._path == Path():
+            if self._path is None:
                 try:
                     self._path = open_graph(self._bundle, self._part)
                 except UserError as error:
                     raise EngineError(error.fact, error.expected, error.fix) from None
-        return self._path
+            return self._path
 
 
 class OpenVINOEngine:

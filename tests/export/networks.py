@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from safetensors.torch import save_file
 
 def _make(package: str, name: str, **arguments: Any) -> Callable[[], torch.nn.Module]:
     def make() -> torch.nn.Module:
-        import importlib
-
         module = importlib.import_module(f"spandrel.architectures.{package}")
         network: torch.nn.Module = getattr(module, name)(**arguments)
         return network
@@ -43,22 +42,21 @@ SMALL: dict[str, Callable[[], torch.nn.Module]] = {
 }  # fmt: skip
 
 
+REFUSED = {
+    "ATD": _make(
+        "ATD", "ATD", img_size=64, embed_dim=32, depths=[2], num_heads=[2], window_size=8, category_size=64,
+        num_tokens=16, reducted_dim=4, mlp_ratio=2.0, upscale=2, **DIRECT,
+    ),
+}  # fmt: skip
+
+
 def write_small(name: str, path: Path) -> Path:
     """A small network's weights as a .safetensors or .pth file."""
     torch.manual_seed(0)
-    make = SMALL.get(name)
-    network = make() if make else sorting_network()
+    network = {**SMALL, **REFUSED}[name]()
     state = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
     if path.suffix == ".pth":
         torch.save({"params_ema": state}, path)
     else:
         save_file(state, path)
     return path
-
-
-def sorting_network() -> torch.nn.Module:
-    """ATD, which is refused."""
-    return _make(
-        "ATD", "ATD", img_size=64, embed_dim=32, depths=[2], num_heads=[2], window_size=8, category_size=64,
-        num_tokens=16, reducted_dim=4, mlp_ratio=2.0, upscale=2, **DIRECT,
-    )()  # fmt: skip

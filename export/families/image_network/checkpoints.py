@@ -14,14 +14,22 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.weights import read_checkpoint
 from torch import Tensor
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 Weights = dict[str, Tensor]
 
 
 def read_network(path: Path) -> Weights:
-    """The weights of a checkpoint, out of the dictionaries and prefixes that trainers put around them."""
-    from spandrel import canonicalize_state_dict
+    """The weights of a checkpoint, out of the dictionaries and prefixes that trainers put around them.
 
+    UserError where the library is missing that knows the architectures.
+    """
+    try:
+        from spandrel import canonicalize_state_dict
+    except ImportError as error:
+        raise UserError(
+            f"image networks need spandrel ({error})",
+            "expected it installed",
+            "pip install 'passionsr-trt[networks]'",
+        ) from None
     found = read_checkpoint(path, whole=True)
     if isinstance(found, dict):
         found = canonicalize_state_dict(found)
@@ -62,13 +70,6 @@ def recognise(weights: Weights, source: str) -> Any:
     return described
 
 
-def need_spandrel() -> None:
-    """UserError where the library is missing that knows the architectures."""
-    try:
-        import spandrel  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"image networks need spandrel ({error})",
-            "expected it installed",
-            "pip install 'passionsr-trt[networks]'",
-        ) from None
+def statement(described: Any) -> dict[str, Any]:
+    """What a model folder says of its network."""
+    return {"architecture": described.architecture.id, "scale": described.scale}

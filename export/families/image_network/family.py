@@ -27,16 +27,15 @@ class ImageNetwork:
         return path.suffix.lower() in CHECKPOINTS if path.is_file() else (path / DESCRIPTION).exists()
 
     def load(self, path: Path) -> Model:
-        from passionsr_trt.export.families.image_network.checkpoints import need_spandrel, read_network, recognise
+        from passionsr_trt.export.families.image_network.checkpoints import read_network, recognise, statement
         from passionsr_trt.export.families.image_network.network import build_network
         from passionsr_trt.export.families.weights import model_digest, read_json
 
-        need_spandrel()
         file = path if path.is_file() else path / WEIGHTS
         described = recognise(read_network(file), str(file))
         if path.is_dir():
             stated = read_json(path / DESCRIPTION)
-            found = {"architecture": described.architecture.id, "scale": described.scale}
+            found = statement(described)
             if stated != found:
                 raise UserError(f"{path / DESCRIPTION}: says {stated}", f"expected {found}, as the weights are")
         return build_network(described, model_digest(path), str(file))
@@ -46,16 +45,14 @@ class ImageNetwork:
 
     def import_model(self, arguments: argparse.Namespace) -> int:
         """A checkpoint → a folder of safetensors, proved and read again."""
-        from passionsr_trt.export.families.image_network.checkpoints import need_spandrel, read_network, recognise
+        from passionsr_trt.export.families.image_network.checkpoints import read_network, recognise, statement
         from safetensors.torch import save_file
 
         if arguments.base is None:
             raise UsageError("nothing to import", "expected a network's .pth or .safetensors file")
         check_target(arguments.output, "model")
-        need_spandrel()
         weights = read_network(arguments.base)
-        described = recognise(weights, str(arguments.base))
-        stated = {"architecture": described.architecture.id, "scale": described.scale}
+        stated = statement(recognise(weights, str(arguments.base)))
         with atomic_folder(arguments.output, "model") as folder:
             own = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
             save_file(own, folder / WEIGHTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from functools import partial
 from typing import Any
@@ -14,13 +13,12 @@ from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.image_network.architectures import KNOWN, Architecture, sequential_rows
 from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.quantize.hooks import watching_outputs
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.sites import Site
 from torch import Tensor, nn
 
 NAME = "image-network"
 SCALES = (1, 2, 3, 4, 8)
-PROOF_SIDE = 64  # output pixels, at least
 
 
 class Network(nn.Module):
@@ -67,7 +65,7 @@ def build_network(described: Any, digest: str, source: str) -> Model:
 
 
 def wire(body: nn.Module, original: Any, known: Architecture, scale: int) -> Part:
-    multiple = scale * math.lcm(known.multiple(original), 1)
+    multiple = scale * known.multiple(original)
     blocks = tuple({type(module) for module in body.modules() if type(module).__name__ in known.blocks})
     module = Network(body).eval()
     for site in module.modules():
@@ -82,12 +80,6 @@ def wire(body: nn.Module, original: Any, known: Architecture, scale: int) -> Par
         absorb=(*known.absorb, *sequential_rows(module)),
         blocks=blocks,
     )
-
-
-def proof_size(multiple: int) -> tuple[int, int]:
-    """Height and width in output pixels, different ones."""
-    side = -(-PROOF_SIDE // multiple) * multiple
-    return side, side + multiple
 
 
 def first_last(part: Part) -> None:

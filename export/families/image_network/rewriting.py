@@ -2,7 +2,7 @@
 
 By rules, in this order; each is exact, and the whole is proved against the original:
 
-1. modules that a table names by their class are replaced (PLAIN) or told how to make their masks (MASKS);
+1. modules that a table names by their class (REPLACED) give way to one that exports for any picture;
 2. a batch norm behind a convolution goes into it;
 3. nearest ×2 in front of a 3×3 convolution takes the sub-pixel form (export/quantize/sub_pixel.py);
 4. every dense convolution and every linear becomes a site. Grouped and dilated convolutions stay float.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -58,27 +58,28 @@ class MeanShift(nn.Module):
         return F.conv2d(x.float(), self.weight, self.bias)
 
 
-PLAIN: dict[str, Callable[[Any], nn.Module]] = {
+def with_own_masks(module: Any) -> nn.Module:
+    """DAT's attention: its windows lie in one half of the channels and stand in the other; masks for any size."""
+    module.patches_resolution = None  # no picture's size is the one that masks are kept for
+    module.calculate_mask = partial(two_masks, window=tuple(module.split_size), shift=tuple(module.shift_size))
+    own: nn.Module = module
+    return own
+
+
+def two_masks(height: int, width: int, window: Any, shift: Any, dtype: Any = None) -> tuple[Tensor, Tensor]:
+    """Of the lying windows and of the standing ones."""
+    lying, standing = (shift_mask((height, width), window[::order], shift[::order]) for order in (1, -1))
+    return lying.to(dtype), standing.to(dtype)
+
+
+REPLACED: dict[str, Callable[[Any], nn.Module]] = {
+    "Adaptive_Spatial_Attention": with_own_masks,
     "Conv3XC": merged_convolution,
     "MeanShift": MeanShift,
     "PLKConv2d": PartialConv,
     "Spatial_Attention": RectangleAttention,
     "SwinTransformerBlock": SwinBlock,
 }
-
-
-def _dual(module: Any) -> None:
-    """DAT's windows lie in one half of the channels and stand in the other; it keeps a mask for one size."""
-    module.patches_resolution = None
-    module.calculate_mask = partial(_two_masks, window=tuple(module.split_size), shift=tuple(module.shift_size))
-
-
-def _two_masks(height: int, width: int, window: Any, shift: Any, dtype: Any = None) -> tuple[Tensor, Tensor]:
-    lying, standing = (shift_mask((height, width), window[::order], shift[::order]) for order in (1, -1))
-    return lying.to(dtype), standing.to(dtype)
-
-
-MASKS: dict[str, Callable[[Any], None]] = {"Adaptive_Spatial_Attention": _dual}
 
 
 @torch.no_grad()
@@ -97,12 +98,10 @@ def as_sites(network: nn.Module) -> nn.Module:
 
 def _rewrite(holder: nn.Module) -> None:
     for name, child in list(holder.named_children()):
-        kind = type(child).__name__
-        if kind in PLAIN:
-            child = PLAIN[kind](child)
+        replace = REPLACED.get(type(child).__name__)
+        if replace is not None:
+            child = replace(child)
             holder.add_module(name, child)
-        elif kind in MASKS:
-            MASKS[kind](child)
         _rewrite(child)
 
 
@@ -122,27 +121,26 @@ def _merge_norms(layers: nn.Sequential) -> None:
 def _sub_pixel(layers: nn.Sequential) -> None:
     for index in range(1, len(layers)):
         before, conv = layers[index - 1], layers[index]
-        if isinstance(before, nn.Upsample) and before.mode == "nearest" and before.scale_factor in (2, (2, 2)):
-            if (
-                type(conv) is nn.Conv2d
-                and _is_dense(conv)
-                and conv.kernel_size == (3, 3)
-                and conv.padding == (1, 1)
-            ):
-                layers[index - 1] = nn.Identity()
-                layers[index] = SubPixelConv.of(conv.weight.data, None if conv.bias is None else conv.bias.data)
+        doubles = (
+            isinstance(before, nn.Upsample) and before.mode == "nearest" and before.scale_factor in (2, (2, 2))
+        )
+        if doubles and _is_dense(conv) and (conv.kernel_size, conv.padding) == ((3, 3), (1, 1)):
+            layers[index - 1] = nn.Identity()
+            layers[index] = SubPixelConv.of(conv.weight.data, None if conv.bias is None else conv.bias.data)
 
 
-def _is_dense(conv: nn.Conv2d) -> bool:
-    square = conv.stride[0] == conv.stride[1]
-    return conv.groups == 1 and conv.dilation == (1, 1) and square and conv.padding_mode == "zeros"
+def _is_dense(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """A plain convolution that a site can be."""
+    if type(layer) is not nn.Conv2d or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        return False
+    return layer.groups == 1 and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
 
 
 def _swap(holder: nn.Module) -> None:
     for name, child in list(holder.named_children()):
-        if type(child) is nn.Conv2d and _is_dense(child) and not isinstance(child.padding, str):
-            setattr(holder, name, SiteConv.from_conv(child))
+        if _is_dense(child):
+            holder.add_module(name, SiteConv.from_conv(child))
         elif type(child) is nn.Linear:
-            setattr(holder, name, SiteLinear.from_linear(child))
+            holder.add_module(name, SiteLinear.from_linear(child))
         else:
             _swap(child)
