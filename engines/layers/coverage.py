@@ -82,8 +82,15 @@ NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}
 OPENVINO_COMPUTE = {"Convolution", "FullyConnected", "MatMul"}
 
 
-def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
-    """Layers of a compiled OpenVINO model from its runtime graph; constants and inputs are left out."""
+WEIGHTS = ".stored"  # how the constant of a site's weights ends: its path in the part comes before
+
+
+def openvino_layers(compiled: Any, part: str = "") -> tuple[list[Layer], Counter[str]]:
+    """Layers of a compiled OpenVINO model from its runtime graph; constants and inputs are left out.
+
+    A kernel bears the names of the nodes in it, and of the site of `part` whose weights it reads: what follows a
+    product may have taken its name.
+    """
     layers = []
     for operation in compiled.get_runtime_model().get_ops():
         info = {key: _text(value) for key, value in operation.get_rt_info().items()}
@@ -93,10 +100,23 @@ def openvino_layers(compiled: Any) -> tuple[list[Layer], Counter[str]]:
         primitive = info.get("primitiveType", "")
         # a transformation that moves a node's scale leaves `SITE/DequantizationMultiply` as its origin
         names = tuple(name.split("/")[0] for name in info.get("originalLayersNames", "").split(","))
-        int8 = kind in OPENVINO_COMPUTE and primitive.lower().endswith("i8")
+        computes = kind in OPENVINO_COMPUTE
+        if computes:
+            names += _site_of(operation, part)
+        int8 = computes and primitive.lower().endswith("i8")
         title = f"{kind} {primitive}"
         layers.append(Layer(operation.get_friendly_name(), title, int8, names, attention=fuses_attention(names)))
     return layers, Counter(layer.kind for layer in layers)
+
+
+def _site_of(operation: Any, part: str) -> tuple[str, ...]:
+    """The site whose weights come in second, as they are or through one operation (a transposition)."""
+    inputs = operation.inputs()
+    source = inputs[1].get_source_output().get_node() if len(inputs) > 1 else None
+    if source is not None and source.inputs() and not source.get_friendly_name().endswith(WEIGHTS):
+        source = source.input(0).get_source_output().get_node()
+    name = "" if source is None else source.get_friendly_name()
+    return (f"{part}.{name.removesuffix(WEIGHTS)}",) if name.endswith(WEIGHTS) else ()
 
 
 def _text(value: Any) -> str:

@@ -85,7 +85,7 @@ class OpenVINOBuilder:
         onnx.save(model, str(folder / part.file))
         size = bundle.model.size or reference_size(bundle.parts)
         compiled = compile_static(folder / part.file, part.shapes(size), bfloat16=in_bfloat16)
-        coverage = measure(part.sites, *openvino_layers(compiled))
+        coverage = measure(part.sites, *openvino_layers(compiled, part.name))
         activations = peak_activations(compiled) * REFERENCE_SIZE**2 // prod(size)
         return part.file, replace(coverage, activation_bytes=activations)
 

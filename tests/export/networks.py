@@ -22,12 +22,17 @@ def _make(package: str, name: str, **arguments: Any) -> Callable[[], torch.nn.Mo
 
 DIRECT = {"upsampler": "pixelshuffledirect"}
 SMALL: dict[str, Callable[[], torch.nn.Module]] = {
+    "CRAFT": _make("CRAFT", "CRAFT", embed_dim=48, depths=[1], num_heads=[6], upscale=2),
     "Compact": _make("Compact", "Compact", num_feat=24, num_conv=3, upscale=3),
     "DAT": _make(
         "DAT", "DAT", img_size=64, embed_dim=32, split_size=[8, 16], depth=[3], num_heads=[2],
         expansion_factor=2.0, upscale=2, **DIRECT,
     ),
     "ESRGAN": _make("ESRGAN", "ESRGAN", num_filters=32, num_blocks=1, scale=4),
+    "HAT": _make(
+        "HAT", "HAT", img_size=64, embed_dim=24, depths=[2], num_heads=[2], window_size=8, mlp_ratio=2.0,
+        squeeze_factor=6, conv_scale=0.1, upscale=2, num_feat=16,
+    ),
     "OmniSR": _make(
         "OmniSR", "OmniSR", num_feat=32, block_num=1, pe=True, window_size=8, res_num=1, up_scale=2, bias=True
     ),

@@ -30,8 +30,6 @@ from tests.conftest import DEMO
 from tests.export.networks import SMALL, write_small
 
 IMAGES = str(DEMO / "calib" / "lr")
-# sites that OpenVINO runs in float though they are quantized: 1×1 convolutions of pooled channels and few
-FLOAT_SITES = {"DAT": 4}
 
 
 def calibrate(network: Path, tmp_path: Path, **spec: object) -> str:
@@ -52,8 +50,7 @@ def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp
     assert main(["build-engines", str(tmp_path / "onnx_int8"), "-o", str(tmp_path / "int8")]) == 0
     engines = EngineBundle.load(tmp_path / "int8")
     coverage, part = engines.coverage["network"], engines.parts[0]
-    assert coverage.sites_quantized == len(part.sites) > 3
-    assert coverage.sites_int8 >= coverage.sites_quantized - FLOAT_SITES.get(name, 0), coverage.float_sites
+    assert coverage.sites_int8 == coverage.sites_quantized == len(part.sites) > 3, coverage.float_sites
     scale = engines.model.upscale
     picture = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 67, 45))
     exact = open_onnx(OnnxBundle.load(tmp_path / "onnx_float"))

@@ -26,19 +26,26 @@ class Architecture:
     refused: str = ""
 
 
-BATCH = "windows are put together by a batch size that its code finds by dividing, which an export fixes"
 # the sides of DAT's windows: its own padding is of zeros, within its attention, and none is left to do
 KNOWN: dict[str, Architecture] = {
     "ATD": Architecture(refused="its tokens are sorted by category (aten.sort), which ONNX's exporter has not"),
     "Compact": Architecture(),
-    "CRAFT": Architecture(refused=BATCH),
+    "CRAFT": Architecture(
+        lambda network: network.window_size,
+        ("RCRFG",),
+        (Absorb("qkv", "norm1"), Absorb("mlp.fc1", "norm2")),
+    ),
     "DAT": Architecture(
         lambda network: max(network.layers[0].blocks[0].attn.split_size),
         ("ResidualGroup",),
         (Absorb("attn.qkv", "norm1"), Absorb("ffn.fc1", "norm2")),
     ),
     "ESRGAN": Architecture(lambda network: network.shuffle_factor or 1, ("RRDB",)),
-    "HAT": Architecture(refused=BATCH),
+    "HAT": Architecture(  # its norm1 feeds a convolution beside attn.qkv
+        lambda network: network.window_size,
+        ("RHAG",),
+        (Absorb("overlap_attn.qkv", "overlap_attn.norm1"), Absorb("mlp.fc1", "norm2")),
+    ),
     "OmniSR": Architecture(lambda network: network.window_size, ("OSAG",)),
     "PLKSR": Architecture(blocks=("PLKBlock",)),
     "RCAN": Architecture(lambda network: network.downscale_factor, ("ResidualGroup",)),

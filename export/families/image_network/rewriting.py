@@ -16,7 +16,13 @@ from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.families.image_network.windows import RectangleAttention, SwinBlock, shift_mask
+from passionsr_trt.export.families.image_network.windows import (
+    HybridBlock,
+    OverlapAttention,
+    RectangleAttention,
+    SwinBlock,
+    shift_mask,
+)
 from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear
 from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from torch import Tensor, nn
@@ -72,10 +78,37 @@ def two_masks(height: int, width: int, window: Any, shift: Any, dtype: Any = Non
     return lying.to(dtype), standing.to(dtype)
 
 
+def with_positions(craft: Any) -> nn.Module:
+    """CRAFT's attentions are handed their positions by the network; here each holds its own."""
+    for module in craft.modules():
+        if type(module).__name__ == "Attention_regular":
+            side = "v" if module.idx else "h"
+            module.rpe_biases = getattr(craft, f"biases_{side}")
+            module.relative_position_index = getattr(craft, f"relative_position_index_{side}")
+    own: nn.Module = craft
+    return own
+
+
+def with_window_masks(hat: Any) -> nn.Module:
+    """HAT's mask, for any size."""
+
+    def mask(size: Any, dtype: torch.dtype) -> Tensor:
+        return shift_mask(size, (hat.window_size,) * 2, (hat.shift_size,) * 2).to(dtype)
+
+    hat.calculate_mask = mask
+    own: nn.Module = hat
+    return own
+
+
 REPLACED: dict[str, Callable[[Any], nn.Module]] = {
     "Adaptive_Spatial_Attention": with_own_masks,
+    "Attention_regular": RectangleAttention,
+    "CRAFT": with_positions,
     "Conv3XC": merged_convolution,
+    "HAB": HybridBlock,
+    "HAT": with_window_masks,
     "MeanShift": MeanShift,
+    "OCAB": OverlapAttention,
     "PLKConv2d": PartialConv,
     "Spatial_Attention": RectangleAttention,
     "SwinTransformerBlock": SwinBlock,

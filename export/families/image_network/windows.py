@@ -58,6 +58,23 @@ def from_windows(windows: Tensor, window: Pair, size: Pair) -> Tensor:
     return x.reshape(-1, size[0], size[1], channels)
 
 
+def to_wider_windows(x: Tensor, window: int, wider: int) -> Tensor:
+    """[B, H, W, C] → [B·windows, wider², C]: every window with what surrounds it, zeros beyond the picture.
+
+    As nn.Unfold makes them, which no exporter takes for any picture. wider ≤ 2·window, the difference is even.
+    """
+    edge = wider - window
+    for axis in (1, 2):
+        beyond = (0, 0) * (3 - axis) + (edge // 2, window - edge // 2)
+        padded = F.pad(x, beyond)
+        length = x.shape[axis]
+        own, after = (
+            padded.narrow(axis, start, length).unflatten(axis, (length // window, window)) for start in (0, window)
+        )
+        x = torch.cat([own, after.narrow(axis + 1, 0, edge)], axis + 1).flatten(axis, axis + 1)
+    return to_windows(x, (wider, wider))
+
+
 class SwinBlock(nn.Module):
     """Swin Transformer's block: x [B, H·W, C] and (H, W) → [B, H·W, C]."""
 
@@ -81,9 +98,9 @@ class SwinBlock(nn.Module):
 
 
 class RectangleAttention(nn.Module):
-    """DAT's attention in windows that lie or stand; its MLP of positions is a constant.
+    """DAT's and CRAFT's attention in windows that lie or stand; its MLP of positions is a constant.
 
-    qkv [3, B, H·W, C] → [B, H, W, C].
+    qkv [3, B, H·W, C] → [B, H, W, C]. What CRAFT hands in of positions is in the constant already.
     """
 
     bias: Tensor
@@ -99,7 +116,15 @@ class RectangleAttention(nn.Module):
         table = attention.pos(attention.rpe_biases)[attention.relative_position_index.view(-1)]
         self.register_buffer("bias", table.view(tokens, tokens, -1).permute(2, 0, 1).contiguous())
 
-    def forward(self, qkv: Tensor, height: int, width: int, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        qkv: Tensor,
+        height: int,
+        width: int,
+        mask: Tensor | None = None,
+        rpi: Any = None,
+        rpe_biases: Any = None,
+    ) -> Tensor:
         batch, channels = qkv.shape[1], qkv.shape[3]
         query, key, value = (self.heads_of(part.reshape(batch, height, width, channels)) for part in qkv)
         scores = (query * self.scale) @ key.transpose(-2, -1) + self.bias.to(query.dtype)
@@ -114,4 +139,58 @@ class RectangleAttention(nn.Module):
     def heads_of(self, x: Tensor) -> Tensor:
         """[B, H, W, C] → [B·windows, heads, tokens, C / heads]."""
         windows = to_windows(x, self.window)
+        return windows.reshape(windows.shape[0], windows.shape[1], self.heads, -1).transpose(1, 2)
+
+
+class HybridBlock(nn.Module):
+    """HAT's block: attention in windows beside a convolution of the same. x [B, H·W, C] → [B, H·W, C]."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.conv_block, self.conv_scale = block.conv_block, block.conv_scale
+        self.window, self.shift = (block.window_size,) * 2, block.shift_size
+
+    def forward(self, x: Tensor, x_size: Pair, rpi_sa: Tensor, attn_mask: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        picture = self.norm1(x).reshape(batch, *x_size, channels)
+        beside = self.conv_block(picture.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.shift:
+            picture = torch.roll(picture, (-self.shift, -self.shift), (1, 2))
+        mask = attn_mask if self.shift else None
+        windows = self.attn(to_windows(picture, self.window), rpi=rpi_sa, mask=mask)
+        picture = from_windows(windows, self.window, x_size)
+        if self.shift:
+            picture = torch.roll(picture, (self.shift, self.shift), (1, 2))
+        x = x + (picture + beside * self.conv_scale).reshape(batch, tokens, channels)
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class OverlapAttention(nn.Module):
+    """HAT's block whose windows look beyond themselves. x [B, H·W, C] → [B, H·W, C]."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.qkv, self.proj = block.norm1, block.qkv, block.proj
+        self.norm2, self.mlp, self.table = block.norm2, block.mlp, block.relative_position_bias_table
+        self.window, self.wider = block.window_size, block.overlap_win_size
+        self.heads, self.scale = block.num_heads, block.scale
+
+    def forward(self, x: Tensor, x_size: Pair, rpi: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        window = (self.window,) * 2
+        query, key, value = self.qkv(self.norm1(x)).reshape(batch, *x_size, 3 * channels).chunk(3, dim=-1)
+        query = self.heads_of(to_windows(query, window))
+        key, value = (self.heads_of(to_wider_windows(part, self.window, self.wider)) for part in (key, value))
+        bias = self.table[rpi.reshape(-1)].reshape(*rpi.shape, self.heads).permute(2, 0, 1)
+        scores = (query * self.scale) @ key.transpose(-2, -1) + bias
+        mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
+        mixed = from_windows(mixed.reshape(-1, self.window**2, channels), window, x_size)
+        x = self.proj(mixed.reshape(batch, tokens, channels)) + x
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+    def heads_of(self, windows: Tensor) -> Tensor:
+        """[windows, tokens, C] → [windows, heads, tokens, C / heads]."""
         return windows.reshape(windows.shape[0], windows.shape[1], self.heads, -1).transpose(1, 2)
