@@ -1,10 +1,11 @@
-"""One contestant of side_by_side.py, in a process of its own: a run of the whole chain for every line it reads.
+"""One contestant of side_by_side.py, in a process of its own: a run of the whole chain for every line it reads:
+a path of an .npz file with its sources.
 
-    python benchmarks/chain_worker.py KIND FOLDER HEIGHT WIDTH THREADS
+    python benchmarks/chain_worker.py KIND FOLDER THREADS
 
 KIND: engines, and twin for others of them; bfloat16 (float engines run in it); onnx (a bundle under ONNX Runtime);
 eager, compiled (a model folder in PyTorch, as it is or by torch.compile: the model's own modules, without folded
-constants); files (PART.onnx or PART.xml of another tool under OpenVINO, in its own defaults).
+constants); files (PART.onnx or PART.xml of another tool under OpenVINO, in its own defaults); ncnn (to_ncnn.py).
 Prints `ready`, then for every line one JSON object {"seconds": {part: seconds}, "peak_mib": peak resident memory}.
 """
 
@@ -61,18 +62,43 @@ def openvino_chain(folder: Path, threads: int) -> Run:
     core = ov.Core()
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     requests = {}
-    for name in ("vae_encoder", "unet", "vae_decoder"):
-        path = next(path for path in (folder / f"{name}.xml", folder / f"{name}.onnx") if path.is_file())
-        requests[name] = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
+    for name in ("vae_encoder", "unet", "vae_decoder", "network"):
+        for path in (folder / f"{name}.xml", folder / f"{name}.onnx"):
+            if path.is_file():
+                compiled = core.compile_model(core.read_model(path), "CPU", options)
+                requests[name] = compiled.create_infer_request()
+                break
 
     def run(sources: Sources) -> dict[str, float]:
-        seconds, x = {}, sources["image"]
+        seconds, x = {}, next(iter(sources.values()))
         for name, request in requests.items():
             start = time.perf_counter()
             x = request.infer([x])[0].copy()
             seconds[name] = time.perf_counter() - start
         check(x)
         return seconds
+
+    return run
+
+
+def ncnn_network(folder: Path, threads: int) -> Run:
+    """ncnn in float32 with its Winograd convolutions, its own defaults but for the threads."""
+    import ncnn
+
+    network = ncnn.Net()
+    network.opt.num_threads = threads
+    network.load_param(str(folder / "network.ncnn.param"))
+    network.load_model(str(folder / "network.ncnn.bin"))
+
+    def run(sources: Sources) -> dict[str, float]:
+        lr = ncnn.Mat(np.ascontiguousarray(sources["lr"][0] * 0.5 + 0.5)).clone()
+        start = time.perf_counter()
+        with network.create_extractor() as extractor:
+            extractor.input("in0", lr)
+            _code, picture = extractor.extract("out0")
+            seconds = time.perf_counter() - start
+            check(np.array(picture))
+        return {"network": seconds}
 
     return run
 
@@ -103,16 +129,18 @@ def check(picture: np.ndarray) -> None:
 def load(kind: str, folder: Path, threads: int) -> Run:
     if kind in ("eager", "compiled"):
         return torch_chain(folder, threads, kind == "compiled")
-    return openvino_chain(folder, threads) if kind == "files" else own_chain(kind, folder, threads)
+    foreign = {"files": openvino_chain, "ncnn": ncnn_network}.get(kind)
+    return foreign(folder, threads) if foreign else own_chain(kind, folder, threads)
 
 
 def main() -> None:
-    kind, folder, height, width, threads = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6])
+    kind, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     run = load(kind, folder, threads)
-    image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32) * 2 - 1
     print("ready", flush=True)
-    for _line in sys.stdin:
-        seconds = run({"image": image})
+    for line in sys.stdin:
+        with np.load(line.strip()) as stored:
+            sources = dict(stored)
+        seconds = run(sources)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "peak_mib": peak}), flush=True)
 

@@ -14,14 +14,24 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 from passionsr_trt.engines.bundle.arguments import parse_size, whole
 from passionsr_trt.engines.bundle.bundles import EngineBundle, part_names
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.benchmark import Times, conditions, draw_chart, measure, print_report, summarize
+from passionsr_trt.runtime.benchmark import (
+    Times,
+    conditions,
+    draw_chart,
+    measure,
+    print_report,
+    random_sources,
+    summarize,
+)
 from passionsr_trt.runtime.chain import Arrays, Done
 
 LABELS = {
@@ -31,6 +41,7 @@ LABELS = {
     "eager": "PyTorch eager FP32",
     "compiled": "torch.compile FP32",
     "twin": "OpenVINO FP32 sub-pixel",
+    "ncnn": "ncnn FP32",
 }
 TESTED = "OpenVINO INT8"
 
@@ -40,13 +51,13 @@ class WorkerEnded(Exception):
 
 
 class Worker:
-    """Stands in for a Chain: `run` asks the process for one run, of its own picture, and for its times."""
+    """Stands in for a Chain: `run` asks the process for one run, of the sources in a file, and for its times."""
 
-    def __init__(self, label: str, kind: str, folder: Path, size: tuple[int, int], threads: int) -> None:
-        self.label = label
+    def __init__(self, label: str, kind: str, folder: Path, sources: Path, threads: int) -> None:
+        self.label, self.sources = label, sources
         self.peak_mib = 0.0
         worker = Path(__file__).with_name("chain_worker.py")
-        words = [sys.executable, str(worker), kind, str(folder), *map(str, (*size, threads))]
+        words = [sys.executable, str(worker), kind, str(folder), str(threads)]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 
@@ -59,7 +70,7 @@ class Worker:
 
     def run(self, _sources: Arrays) -> Done:
         assert self.process.stdin is not None
-        self.process.stdin.write("run\n")
+        self.process.stdin.write(f"{self.sources}\n")
         self.process.stdin.flush()
         found = json.loads(self._answer())
         self.peak_mib = found["peak_mib"]
@@ -77,12 +88,15 @@ def compete(
     engines: Path, rivals: Sequence[tuple[str, str, Path]], arguments: argparse.Namespace
 ) -> tuple[Times, dict[str, float]]:
     """Times and peak memory in MiB of the engines and some rivals, all in memory at once."""
+    parts = EngineBundle.load(engines).parts
     with ExitStack() as stack:
+        sources = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sources.npz"
+        np.savez(sources, allow_pickle=False, **random_sources(parts, arguments.size))
         workers = [
-            stack.enter_context(Worker(label, kind, folder, arguments.size, arguments.threads))
+            stack.enter_context(Worker(label, kind, folder, sources, arguments.threads))
             for label, kind, folder in ((TESTED, "engines", engines), *rivals)
         ]
-        names = part_names(EngineBundle.load(engines).parts)
+        names = part_names(parts)
         times = measure(workers, names, {}, arguments.runs)
         return times, {worker.label: worker.peak_mib for worker in workers}
 

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
@@ -45,14 +46,16 @@ def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp
     network = write_small(name, tmp_path / ("network.pth" if name == "Compact" else "network.safetensors"))
     cache = calibrate(network, tmp_path, method="range", min_channels=0, keep_first_last=False)
     for kind, more in (("float", ["--float"]), ("int8", ["--cache", cache])):
-        onnx = str(tmp_path / f"onnx_{kind}")
-        assert main(["export", str(network), *more, "-o", onnx]) == 0
+        bundle = str(tmp_path / f"onnx_{kind}")
+        assert main(["export", str(network), *more, "-o", bundle]) == 0
     assert main(["build-engines", str(tmp_path / "onnx_int8"), "-o", str(tmp_path / "int8")]) == 0
     engines = EngineBundle.load(tmp_path / "int8")
     coverage, part = engines.coverage["network"], engines.parts[0]
     assert coverage.sites_int8 == coverage.sites_quantized == len(part.sites) > 3, coverage.float_sites
     scale = engines.model.upscale
     picture = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 67, 45))
+    nodes = onnx.load(str(tmp_path / "onnx_float" / "network.onnx"), load_external_data=False).graph.node
+    assert not {node.op_type for node in nodes} & {"ScatterND", "ScatterElements"}, "activations in place"
     exact = open_onnx(OnnxBundle.load(tmp_path / "onnx_float"))
     expected = by_the_authors(network, picture, exact)
     found = np.asarray(super_resolve(exact, picture, Options()).image, float)

@@ -122,6 +122,8 @@ def as_sites(network: nn.Module) -> nn.Module:
     _rewrite(holder)
     rewritten = holder["network"]
     for module in rewritten.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # in place on a slice it is a scatter in the graph
         if type(module) is nn.Sequential:
             _merge_norms(module)
             _sub_pixel(module)
