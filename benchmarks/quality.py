@@ -28,6 +28,7 @@ import numpy as np
 from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
 from passionsr_trt.runtime.benchmark import conditions, measure, random_sources
@@ -46,8 +47,9 @@ THREADS = 2
 class Workspace:
     """Folders of one run, and the calibration crops and tensors that all methods share."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments = arguments
+    def __init__(self, arguments: argparse.Namespace, spec: QuantSpec) -> None:
+        """spec: what is quantized of it counts for every tool."""
+        self.arguments, self.spec = arguments, spec
         self.root: Path = arguments.output
         self.rows = self.root / "rows"
         self.rows.mkdir(parents=True, exist_ok=True)
@@ -87,13 +89,12 @@ class Workspace:
         return folder
 
     def sites(self) -> dict[str, list[str]]:
-        """The sites that our default spec quantizes: the only ones any tool may touch."""
-        from passionsr_trt.engines.bundle.spec import QuantSpec
+        """The sites that the spec quantizes: the only ones any tool may touch."""
         from passionsr_trt.export.families.registry import load_model
         from passionsr_trt.export.quantize.chosen import quantized_sites
 
         return {
-            part.name: [named.name for named in quantized_sites(part, QuantSpec())]
+            part.name: [named.name for named in quantized_sites(part, self.spec)]
             for part in load_model(self.arguments.model).parts
         }
 
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of methods")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    work = Workspace(arguments)
+    work = Workspace(arguments, QuantSpec())
     tests = TestSet(arguments.test, chain_of(float_files(work), work, "float"), arguments.metrics)
     chosen = methods(json.loads(arguments.spec.read_text()) if arguments.spec else {"method": "learned"})
     # every method once before the second seed of any

@@ -1,6 +1,6 @@
 """Real-ESRGAN's RRDB network with random weights, to measure its speed: x4plus has 23 blocks, x4plus-anime 6.
 
-    python benchmarks/rrdb_model.py -o out/rrdb.safetensors
+python benchmarks/rrdb_model.py -o out/rrdb.safetensors
 """
 
 from __future__ import annotations

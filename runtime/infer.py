@@ -56,7 +56,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap",
         type=whole(0),
-        help="overlap of tiles in output pixels (default: 64, or the next below that fits); more is slower",
+        help="overlap of tiles in output pixels (default: as far as the model sees, 64 for most); more is slower",
     )
     parser.add_argument(
         "--batch",

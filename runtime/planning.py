@@ -15,14 +15,14 @@ from passionsr_trt.runtime.tiling import Tiles
 # above this many output pixels an image is tiled unless the user says otherwise: attention grows with their
 # square, and at Stable Diffusion's size tiles are faster from here on
 UNTILED_PIXELS = 896 * 896
-OVERLAP = 64
 LARGEST_OVERLAP = 448  # pixels, where tiles are chosen by themselves
 
 
 @dataclass(frozen=True)
 class Options:
     """align: colour fix, None: the model's own. tile: side in output pixels; 0: never, None: by size and memory.
-    overlap: of tiles, in output pixels; None: OVERLAP, or the next below that the model's tensors can be cut at.
+    overlap: of tiles, in output pixels; None: the model's, or the next below that its tensors can be cut at; no
+    more than a quarter of what tiles can be at most.
 
     memory: bytes that may be taken in all; None: what is free. batch: tiles at once; None: as many as the engines
     were built for, 1 where they take any number.
@@ -58,8 +58,11 @@ def check_options(options: Options, chain: Chain) -> None:
 
 def overlap_of(chain: Chain, options: Options) -> int:
     """Output pixels by which tiles overlap."""
+    if options.overlap is not None:
+        return options.overlap
     grid = chain_grid(chain.parts)
-    return OVERLAP // grid * grid if options.overlap is None else options.overlap
+    sides = [options.tile] if options.tile else [] if chain.limits is None else chain.limits[1]
+    return min([chain.model.overlap, *(max(side // 4, grid) for side in sides)]) // grid * grid
 
 
 def plan_tiles(size: Size, chain: Chain, options: Options) -> Tiles | None:

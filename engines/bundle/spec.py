@@ -15,6 +15,12 @@ MOST = 1_000_000  # steps, candidates, crops: more is a slip
 OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "learned")
 ROUNDINGS = ("nearest", "second_order")
+LOSSES = ("output", "features")
+LATER = (
+    "attention",
+    "loss",
+    "feature_weight",
+)  # stated where they are used: what was calibrated before keeps its key
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class QuantSpec:
     min_channels: convolutions with fewer input channels stay float.
     keep_first_last: the first and last convolution of each part stay float.
     exclude: shell patterns of site names (`unet.mid_block.*`) that stay float.
+    attention: quantize the products of attention too, by the observer, whatever the method (2DQuant's setting, of
+    image networks with windows): to compare with; engines get slower by it.
 
     method: `range` takes boundaries from the observers; `smoothquant` scales channels by SmoothQuant's rule with
     smooth_alpha and takes full ranges; `learned` runs DQC (export/calibrate/dqc.py).
@@ -42,6 +50,8 @@ class QuantSpec:
     (after norm → SiLU, everywhere in an image network; elsewhere it joins its neighbour); below 8 bits it need not
     win any;
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
+    loss: of the `output`, or also of the `features` that blocks give (2DQuant's, with feature_weight; for a whole
+    module, a third slower);
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
     """
@@ -56,6 +66,7 @@ class QuantSpec:
     min_channels: int = 16
     keep_first_last: bool = True
     exclude: tuple[str, ...] = ()
+    attention: bool = False
     method: str = "range"
     rounding: str = "second_order"
     smooth_alpha: float = 0.5
@@ -67,6 +78,8 @@ class QuantSpec:
     lbq_steps: int = 48
     staged: bool = True
     granularity: str = "module"
+    loss: str = "output"
+    feature_weight: float = 1.0
     accumulate: int = 1
     learning_rate: float = 0.01
     seed: int = 0
@@ -81,6 +94,7 @@ class QuantSpec:
             ("method", METHODS),
             ("rounding", ROUNDINGS),
             ("granularity", ("module", "block")),
+            ("loss", LOSSES),
             ("shift", ("none", "free", "all")),
         ):
             value = getattr(self, name)
@@ -96,6 +110,13 @@ class QuantSpec:
                 raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at most {MOST}")
         if not 0 <= self.explicit_gain <= 1000:
             raise UserError(f"spec: explicit_gain is {self.explicit_gain}", "expected 0 to 1000 dB")
+        if not 0 <= self.feature_weight <= 1000:
+            raise UserError(f"spec: feature_weight is {self.feature_weight}", "expected 0 to 1000")
+        if self.loss == "features" and self.granularity == "block":
+            raise UserError(
+                "spec: loss `features` block by block",
+                "expected granularity `module`: a block's output is its features",
+            )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"spec: seed is {self.seed}", "expected 0 to 2^63 − 1")
         if not 0 <= self.smooth_alpha <= 1:
@@ -127,7 +148,9 @@ class QuantSpec:
 
     def to_json(self) -> dict[str, Any]:
         lists = {"exclude": list(self.exclude), "explicit": list(self.explicit)}
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), **lists}
+        stated = {"schema_version": SCHEMA_VERSION, **asdict(self), **lists}
+        unused = {key for key in LATER if stated[key] == getattr(type(self), key)}
+        return {key: value for key, value in stated.items() if key not in unused}
 
     @classmethod
     def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:

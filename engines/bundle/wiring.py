@@ -95,7 +95,8 @@ class PartInfo:
 class ModelInfo:
     """What the chain must know of the model. family is shown, never branched on; align: its usual colour fix.
 
-    size: the one picture size (height, width) of a fixed export, with a batch of 1; None: any.
+    size: the one picture size (height, width) of a fixed export, with a batch of 1; None: any. overlap: of tiles,
+    in output pixels, unless the user says otherwise.
     """
 
     digest: str
@@ -103,6 +104,7 @@ class ModelInfo:
     upscale: int
     align: str
     size: Size | None = None
+    overlap: int = 64
 
 
 class Wired(Protocol):

@@ -17,12 +17,14 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.blockwise import block_pairs, blocks_in_order, return_freed_memory
 from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
+from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
+from passionsr_trt.export.calibrate.ranges import activation_scales, observing
 from passionsr_trt.export.calibrate.resume import Progress
 from passionsr_trt.export.calibrate.rounding import round_weights
 from passionsr_trt.export.calibrate.search import PortSearch, search_ports
 from passionsr_trt.export.calibrate.stages import Pairs, learned_ports, recomputing, run_stage, stages
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part
 from passionsr_trt.export.quantize.quantizer import pack_turns
@@ -51,7 +53,7 @@ def learn_calibration(
     quantized = [dict(sources) for sources in floats]
     tensors: dict[str, Tensor] = {}
     for part in model.parts:
-        with torch.no_grad():
+        with torch.no_grad(), observing(quantized_operands(part, spec)) as histograms:
             for sample in tqdm(floats, desc=f"{part.name}: float targets"):
                 sample[part.output.name] = part.run(sample)
         teacher = [part.feed(sample) for sample in floats]
@@ -62,7 +64,7 @@ def learn_calibration(
                 learn_part(part, spec, pairs, teacher, progress, done, low_memory)
             if spec.rounding == "second_order":
                 round_weights(part, searches, [part.feed(sample) for sample in quantized])
-            tensors |= learned_tensors(searches, spec)
+            tensors |= learned_tensors(searches, spec) | activation_scales(histograms, spec)
             with torch.no_grad():
                 for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):
                     sample[part.output.name] = part.run(sample)
@@ -85,13 +87,15 @@ def learn_part(
     """
     learners = learners_of(part.module)
     plan = stages(spec)
-    by_module = spec.granularity == "module"
-    blocks = [] if by_module and not low_memory else blocks_in_order(part, teacher[0])
+    by_module, by_features = spec.granularity == "module", spec.loss == "features"
+    blocks = [] if by_module and not (low_memory or by_features) else blocks_in_order(part, teacher[0])
     if by_module:
-        with recomputing([block for _name, block in blocks]):
+        modules = [block for _name, block in blocks]
+        measure = FeatureLoss(modules, spec.feature_weight) if by_features and modules else output_loss
+        with recomputing(modules if low_memory else []):
             for index, stage in enumerate(plan):
                 if index >= done:
-                    run_stage(part.module, stage, part.name, pairs, spec)
+                    run_stage(part.module, stage, part.name, pairs, spec, measure)
                     progress.save(part.name, learners, index + 1)
         return
     blocks = [(path, block) for path, block in blocks if learned_ports(block)]

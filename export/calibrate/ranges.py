@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,30 +12,39 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import data_digest, load_sources
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
 from passionsr_trt.export.quantize.part import Model
-from passionsr_trt.export.quantize.sites import NamedSite
+from passionsr_trt.export.quantize.sites import Port
 from torch import Tensor, nn
 from tqdm import tqdm
 
 
 @contextmanager
-def observing(ports: dict[str, NamedSite]) -> Iterator[dict[str, Histogram]]:
+def observing(ports: Mapping[str, Port]) -> Iterator[dict[str, Histogram]]:
     """Histograms of every named port's input while the context lasts; hooks always go."""
     histograms = {name: Histogram() for name in ports}
     handles = []
     try:
-        for name, named in ports.items():
+        for name, port in ports.items():
 
             def hook(_module: nn.Module, args: tuple[Tensor], histogram: Histogram = histograms[name]) -> None:
                 histogram.observe(args[0])
 
-            handles.append(named.site.port.register_forward_pre_hook(hook))
+            handles.append(port.register_forward_pre_hook(hook))
         yield histograms
     finally:
         for handle in handles:
             handle.remove()
+
+
+def activation_scales(histograms: Mapping[str, Histogram], spec: QuantSpec) -> dict[str, Tensor]:
+    """What the calibration keeps of observed ports: Δ of each."""
+    high = spec.activation_codes[1]
+    return {
+        f"{name}.activation_scale": torch.tensor(activation_boundary(histogram, spec) / high)
+        for name, histogram in tqdm(histograms.items(), desc="boundaries", unit="port", disable=not histograms)
+    }
 
 
 @torch.no_grad()
@@ -48,14 +57,13 @@ def calibrate(model: Model, spec: QuantSpec, files: list[Path]) -> Calibration:
             raise UserError(f"spec: exclude {pattern!r} matches no site", f"expected names like {names[-1]}")
     if not chosen:
         raise UserError("the spec leaves every site float", "expected at least one site to quantize")
-    ports = {named.port_name: named for named in chosen}
+    ports: dict[str, Port] = {named.port_name: named.site.port for named in chosen}
+    for part in model.parts:
+        ports |= quantized_operands(part, spec)
     with observing(ports) as histograms:
         for path in tqdm(files, desc="calibrating", unit="image"):
             model.run(load_sources(path, model))
-    tensors: dict[str, Tensor] = {}
-    high = spec.activation_codes[1]
-    for name, histogram in tqdm(histograms.items(), desc="boundaries", unit="port"):
-        tensors[f"{name}.activation_scale"] = torch.tensor(activation_boundary(histogram, spec) / high)
+    tensors = activation_scales(histograms, spec)
     for named in chosen:
         tensors[f"{named.name}.weight_scale"] = weight_scales(named.site.weight, spec)
     return Calibration(model.digest, spec, data_digest(files), tensors)

@@ -1,7 +1,9 @@
 """Where learning starts: for every port alone, the LET and the boundary ratio of least output error.
 
 Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
-range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code).
+range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code): 2DQuant's
+two-sided search. Of a tensor that is bounded below (after ReLU, GELU, SiLU) only the high side shrinks: its
+one-sided search.
 Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
 SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
 """
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 ALPHAS = (None, 0.4, 0.7)
 SHARES = (1.0, 0.85, 0.7, 0.55)
+LEAST = -0.28  # of SiLU, lower than GELU's
 Candidate = tuple[float | None, bool, float]  # α or None for s = 1, shifted, boundary's share of the range
 
 
@@ -49,11 +52,17 @@ class PortSearch:
         self.lows = low if self.lows is None else torch.minimum(self.lows, low)
         self.highs = high if self.highs is None else torch.maximum(self.highs, high)
 
+    @property
+    def bounded_below(self) -> bool:
+        """True after ReLU (0), GELU (−0.17) or SiLU (−0.28), where the high side goes further."""
+        assert self.lows is not None and self.highs is not None
+        return float(self.lows.min()) >= LEAST and float(self.highs.max()) > -4 * LEAST
+
     def begin(self, learner: LearnedPort, candidate: Candidate) -> LearnedPort:
         """Start a learner at a candidate."""
         alpha, shifted, share = candidate
         assert self.lows is not None and self.highs is not None
-        lows, highs = self.lows * share, self.highs * share
+        lows, highs = self.lows * (1.0 if self.bounded_below else share), self.highs * share
         delta = (lows + highs) / 2 if shifted else torch.zeros_like(lows)
         if alpha is None:
             return learner.begin(lows, highs, torch.ones_like(delta), delta)

@@ -1,6 +1,6 @@
 """The stages of DQC on one module, a part or a block of it: LET with boundaries that follow, then LBQ.
 
-Loss: ‖O − O_q‖² / ‖O‖² against the float twin's output O. Adam, cosine decay, seeded order.
+Losses against the float twin: export/calibrate/losses.py. Adam, cosine decay, seeded order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
+from passionsr_trt.export.calibrate.losses import Loss, output_loss
 from passionsr_trt.export.quantize.sites import Site
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -87,6 +88,7 @@ def run_stage(
     title: str,
     pairs: Pairs,
     spec: QuantSpec,
+    measure: Loss = output_loss,
 ) -> None:
     """Learn one stage."""
     if not stage.boundaries_follow:
@@ -104,8 +106,8 @@ def run_stage(
             for _sample in range(spec.accumulate):
                 index = next(samples)
                 target = pairs.targets[index]
-                error = nn.functional.mse_loss(module(*pairs.inputs[index]), target)
-                loss = error / target.square().mean().clamp_min(1e-12) / spec.accumulate
+                error, loss = measure(module, pairs.inputs[index], target)
+                loss = loss / spec.accumulate
                 loss.backward()
                 total += float(loss.detach())
             optimizer.step()

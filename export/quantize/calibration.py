@@ -100,6 +100,10 @@ class Calibration:
             named.site.set_weight_scale(weight_scale, self.spec.weight_code_max, turns)
             named.site.port.set_scale(scale, low, high)
             applied.append(named)
+        for name, operand in part.operands().items():
+            scale = self.tensors.get(f"{name}.activation_scale")
+            if scale is not None:
+                operand.set_scale(scale, low, high)
         self._fold(part, group_ports(applied), probe)
         return len(applied)
 

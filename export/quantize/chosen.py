@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import NamedSite
+from passionsr_trt.export.quantize.sites import NamedSite, Operand
+
+
+def quantized_operands(part: Part, spec: QuantSpec) -> dict[str, Operand]:
+    """The factors of attention's products that the spec quantizes; UserError where a part has none of them."""
+    operands = part.operands() if spec.attention else {}
+    if spec.attention and not operands:
+        raise UserError(
+            f"spec: attention, but {part.name} has no product of attention that can be quantized",
+            "expected an image network with windows (SwinIR, HAT, DAT, CRAFT)",
+        )
+    return {name: operand for name, operand in operands.items() if not spec.excludes(name)}
 
 
 def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:

@@ -12,7 +12,7 @@ from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, SiteIn
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.sites import NamedSite, Port, named_sites
+from passionsr_trt.export.quantize.sites import NamedSite, Operand, Port, named_operands, named_sites
 from passionsr_trt.export.quantize.transform import Absorb, Absorber, resolve
 from torch import Tensor, nn
 
@@ -40,6 +40,9 @@ class Part:
 
     def sites(self) -> list[NamedSite]:
         return list(named_sites(self.module, self.name))
+
+    def operands(self) -> dict[str, Operand]:
+        return named_operands(self.module, self.name)
 
     def absorbers(self) -> dict[Port, Absorber]:
         return resolve(self.module, self.absorb)
@@ -84,7 +87,8 @@ class Part:
 class Model:
     """A chain of parts. reference: sources → every part's output, as the model's authors wrote it (float32).
 
-    align: the colour fix that suits it. errors: of each part's folds, end to end.
+    align: the colour fix that suits it. overlap: of tiles, in output pixels. errors: of each part's folds, end to
+    end.
     """
 
     family: str
@@ -94,6 +98,7 @@ class Model:
     parts: tuple[Part, ...]
     reference: Callable[[Tensors], Tensors] | None
     errors: dict[str, float] = field(default_factory=dict)
+    overlap: int = 64
 
     def part(self, name: str) -> Part:
         return next(part for part in self.parts if part.name == name)

@@ -83,6 +83,10 @@ class Port(Moded):
         )
 
 
+class Operand(Port):
+    """One factor of a product of two activations, as in attention. Quantized where the spec says `attention`."""
+
+
 class Site(Moded):
     """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port.
 
@@ -255,6 +259,11 @@ def named_sites(part: nn.Module, part_name: str) -> Iterator[NamedSite]:
         if isinstance(module, Site):
             name = f"{part_name}.{path}"
             yield NamedSite(name, ports.setdefault(module.port, name), module)
+
+
+def named_operands(part: nn.Module, part_name: str) -> dict[str, Operand]:
+    """Every operand of a part by its full name, in module order."""
+    return {f"{part_name}.{path}": found for path, found in part.named_modules() if isinstance(found, Operand)}
 
 
 def group_ports(sites: Iterable[NamedSite]) -> dict[str, list[NamedSite]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ import torch
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.export.families.image_network.architectures import KNOWN
 from passionsr_trt.export.families.image_network.rewriting import as_sites
+from passionsr_trt.export.families.image_network.seams import seam_overlap
 from passionsr_trt.export.families.image_network.windows import shift_mask
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.part import smooth_sources
@@ -22,6 +24,7 @@ from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.loading import open_engines, open_onnx
 from passionsr_trt.runtime.main import main
+from passionsr_trt.runtime.metrics import psnr
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
@@ -63,6 +66,11 @@ def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp
     assert np.abs(found - expected).max() <= 1, "any size, the float graph is the authors' network"
     quantized = np.asarray(super_resolve(open_engines(engines), picture, Options()).image, float)
     assert 0 < np.abs(quantized - found).mean() < 8
+    tiled = super_resolve(exact, picture, Options(tile=max(96, 2 * exact.multiple)))
+    assert tiled.tiles is not None, "cut, and seams do not show"
+    print(
+        name, "TILES", exact.model.overlap, tiled.tiles, psnr(Image.fromarray(found.astype(np.uint8)), tiled.image)
+    )
 
 
 def by_the_authors(network: Path, picture: Image.Image, chain: Chain) -> np.ndarray:
@@ -80,20 +88,44 @@ def by_the_authors(network: Path, picture: Image.Image, chain: Chain) -> np.ndar
 
 
 def test_tiles_of_a_convolutional_network_are_the_whole_picture(tmp_path: Path) -> None:
-    """Scale 3: the overlap by itself is what its grid of 3 pixels allows."""
+    """Scale 3: the overlap by itself is the least of 32 pixels, or what its grid of 3 pixels allows of that."""
     network = write_small("Compact", tmp_path / "network.safetensors")
     assert main(["export", str(network), "--float", "-o", str(tmp_path / "onnx")]) == 0
     chain = open_onnx(OnnxBundle.load(tmp_path / "onnx"))
     picture = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 100, 60))
     whole = np.asarray(super_resolve(chain, picture, Options()).image, float)
     tiled = super_resolve(chain, picture, Options(tile=150))
-    assert tiled.tiles is not None and tiled.tiles.overlap == 63
+    assert tiled.tiles is not None and tiled.tiles.overlap == 30
     assert np.abs(np.asarray(tiled.image, float) - whole).max() <= 1
 
 
-@pytest.mark.parametrize("name, granularity", [("Compact", "module"), ("SwinIR", "block"), ("ESRGAN", "block")])
+@pytest.mark.parametrize("reach", [0, 5, 20, 60])
+def test_tiles_overlap_as_far_as_a_network_sees(reach: int) -> None:
+    """A mean over 2·reach + 1 pixels, of each picture's own edge beyond it, in front of an enlargement by 2."""
+
+    def run(lr: torch.Tensor) -> torch.Tensor:
+        spread = nn.functional.pad(lr, (reach, reach, 0, 0), mode="replicate")
+        return nn.functional.interpolate(nn.functional.avg_pool2d(spread, (1, 2 * reach + 1), 1), scale_factor=2.0)
+
+    overlap = seam_overlap(run, 1, 2)
+    assert overlap % 16 == 0 and 32 <= overlap <= 192
+    if reach in (5, 20):
+        assert 0.8 * 4 * reach <= overlap <= 4 * reach + 16, "twice the distance from the cut, at scale 2"
+    else:
+        assert overlap == (32 if reach == 0 else 192)
+
+
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("Compact", {"granularity": "module"}),
+        ("SwinIR", {"granularity": "block"}),
+        ("SwinIR", {"loss": "features", "attention": True}),
+        ("ESRGAN", {"granularity": "block"}),
+    ],
+)
 def test_learned_calibration_folds_under_proof_and_beats_ranges(
-    name: str, granularity: str, tmp_path: Path
+    name: str, how: dict[str, Any], tmp_path: Path
 ) -> None:
     from passionsr_trt.engines.bundle.spec import QuantSpec
     from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
@@ -107,7 +139,7 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
     for method in ("range", "learned"):
         model = load_model(network)
         spec = QuantSpec(
-            method=method, bits_weights=6, bits_activations=6, min_channels=0, let_steps=4, lbq_steps=8
+            method=method, bits_weights=6, bits_activations=6, min_channels=0, let_steps=4, lbq_steps=8, **how
         )
         calibration = ranges(model, spec, files) if method == "range" else learn_calibration(model, spec, files)
         part = model.parts[0]
@@ -118,6 +150,30 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
             with part.mode(Mode.FAKE):
                 errors[method] = relative_error(expected, part.run(sample))
     assert errors["learned"] < errors["range"]
+
+
+def test_products_of_attention_are_quantized_where_the_spec_says_so(tmp_path: Path) -> None:
+    network = write_small("SwinIR", tmp_path / "network.safetensors")
+    picture, results, quantizers = Image.open(DEMO / "photos" / "lr" / "brick.png").convert("RGB"), [], []
+    for attention in (False, True):
+        folder = tmp_path / str(attention)
+        folder.mkdir()
+        cache = calibrate(network, folder, method="range", attention=attention, min_channels=0)
+        assert main(["export", str(network), "--cache", cache, "-o", str(folder / "onnx")]) == 0
+        nodes = onnx.load(str(folder / "onnx" / "network.onnx"), load_external_data=False).graph.node
+        quantizers.append(sum(node.op_type == "QuantizeLinear" for node in nodes))
+        chain = open_onnx(OnnxBundle.load(folder / "onnx"))
+        results.append(np.asarray(super_resolve(chain, picture.crop((0, 0, 32, 24)), Options()).image, float))
+    assert quantizers[1] - quantizers[0] == 2 * 4, "q, k, softmax and v of two blocks"
+    assert 0 < np.abs(results[1] - results[0]).mean() < 4
+
+
+def test_a_network_without_such_products_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network, spec = write_small("Compact", tmp_path / "network.pth"), tmp_path / "spec.json"
+    spec.write_text('{"attention": true}')
+    words = ["calibrate", str(network), "--images", IMAGES, "--spec", str(spec), "--cache", str(tmp_path)]
+    assert main(words) == 1
+    assert "no product of attention" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @torch.no_grad()

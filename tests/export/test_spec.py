@@ -11,10 +11,18 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 
 
 def test_it_survives_a_round_trip(tmp_path: Path) -> None:
-    spec = QuantSpec(bits_weights=6, exclude=("unet.mid_block.*",), percentile=99.0)
+    spec = QuantSpec(
+        bits_weights=6, exclude=("unet.mid_block.*",), percentile=99.0, attention=True, loss="features"
+    )
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec.to_json()))
     assert QuantSpec.load(path) == spec
+
+
+def test_what_came_later_is_stated_where_it_is_used() -> None:
+    """So that calibrations of before keep their keys."""
+    assert not {"attention", "loss", "feature_weight"} & QuantSpec().to_json().keys()
+    assert QuantSpec(loss="features").to_json()["loss"] == "features"
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,9 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
         ({"activation_observer": "median"}, "expected one of minmax"),
         ({"weight_code_limit": 100}, "expected one of 63, 127"),
         ({"exclude": [1]}, "not a string"),
+        ({"loss": "edges"}, "expected one of output, features"),
+        ({"loss": "features", "granularity": "block"}, "a block's output is its features"),
+        ({"feature_weight": -1}, "feature_weight is -1"),
         ([], "not a JSON object"),
     ],
 )

@@ -12,6 +12,7 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.image_network.architectures import KNOWN, Architecture, sequential_rows
 from passionsr_trt.export.families.image_network.rewriting import as_sites
+from passionsr_trt.export.families.image_network.seams import seam_overlap
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.sites import Site
@@ -56,6 +57,7 @@ def build_network(described: Any, digest: str, source: str) -> Model:
             first_last(part)
             model = Model(NAME, digest, scale, "none", (part,), reference)
             model.prove(smooth_sources(model.parts, proof_size(part.multiple)))
+            model.overlap = seam_overlap(lambda lr: part.run({"lr": lr}), part.multiple // scale, scale)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # weights of the right names and shapes that cannot be run

@@ -21,6 +21,7 @@ from passionsr_trt.export.families.image_network.windows import (
     OverlapAttention,
     RectangleAttention,
     SwinBlock,
+    WindowAttention,
     shift_mask,
 )
 from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear
@@ -112,6 +113,7 @@ REPLACED: dict[str, Callable[[Any], nn.Module]] = {
     "PLKConv2d": PartialConv,
     "Spatial_Attention": RectangleAttention,
     "SwinTransformerBlock": SwinBlock,
+    "WindowAttention": WindowAttention,
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.quantize.sites import Operand
 from torch import Tensor, nn
 
 HIDDEN = -100.0  # what is added to a score, as in Swin Transformer's code
@@ -75,6 +76,52 @@ def to_wider_windows(x: Tensor, window: int, wider: int) -> Tensor:
     return to_windows(x, (wider, wider))
 
 
+class Products(nn.Module):
+    """softmax(q·kᵀ + bias + mask)·v for windows; its four factors may be quantized.
+
+    q [W, heads, N, d], k and v [W, heads, M, d], bias [heads, N, M], mask [a picture's windows, N, M] → [W, N, C].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.shares, self.value = (Operand() for _factor in range(4))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+        scores = self.query(q) @ self.key(k).transpose(-2, -1) + bias.to(q.dtype)
+        if mask is not None:
+            apart = scores.reshape(-1, mask.shape[0], *scores.shape[1:]) + mask[None, :, None]
+            scores = apart.reshape(scores.shape)
+        mixed = self.shares(torch.softmax(scores, dim=-1)) @ self.value(v)
+        return mixed.transpose(1, 2).reshape(mixed.shape[0], mixed.shape[2], -1)
+
+
+def split_heads(windows: Tensor, heads: int) -> Tensor:
+    """[W, tokens, C] → [W, heads, tokens, C / heads]."""
+    return windows.reshape(windows.shape[0], windows.shape[1], heads, -1).transpose(1, 2)
+
+
+def positions(table: Tensor, index: Tensor) -> Tensor:
+    """Swin Transformer's relative position bias: table [distances, heads], index [N, M] → [heads, N, M]."""
+    return table[index.reshape(-1)].reshape(*index.shape, -1).permute(2, 0, 1)
+
+
+class WindowAttention(nn.Module):
+    """SwinIR's and HAT's attention of windows: x [W, N, C] → [W, N, C]. HAT hands in the index of positions."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.products = attention.qkv, attention.proj, Products()
+        self.heads, self.scale = attention.num_heads, attention.scale
+        self.table = attention.relative_position_bias_table
+        self.register_buffer("index", getattr(attention, "relative_position_index", None))
+
+    def forward(self, x: Tensor, rpi: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        query, key, value = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
+        bias = positions(self.table, self.index if rpi is None else rpi)
+        mixed: Tensor = self.proj(self.products(query * self.scale, key, value, bias, mask))
+        return mixed
+
+
 class SwinBlock(nn.Module):
     """Swin Transformer's block: x [B, H·W, C] and (H, W) → [B, H·W, C]."""
 
@@ -107,14 +154,10 @@ class RectangleAttention(nn.Module):
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
-        self.window, self.heads, self.scale = (
-            (attention.H_sp, attention.W_sp),
-            attention.num_heads,
-            attention.scale,
-        )
-        tokens = self.window[0] * self.window[1]
-        table = attention.pos(attention.rpe_biases)[attention.relative_position_index.view(-1)]
-        self.register_buffer("bias", table.view(tokens, tokens, -1).permute(2, 0, 1).contiguous())
+        self.window = (attention.H_sp, attention.W_sp)
+        self.heads, self.scale, self.products = attention.num_heads, attention.scale, Products()
+        table = attention.pos(attention.rpe_biases)
+        self.register_buffer("bias", positions(table, attention.relative_position_index).contiguous())
 
     def forward(
         self,
@@ -125,21 +168,10 @@ class RectangleAttention(nn.Module):
         rpi: Any = None,
         rpe_biases: Any = None,
     ) -> Tensor:
-        batch, channels = qkv.shape[1], qkv.shape[3]
-        query, key, value = (self.heads_of(part.reshape(batch, height, width, channels)) for part in qkv)
-        scores = (query * self.scale) @ key.transpose(-2, -1) + self.bias.to(query.dtype)
-        if mask is not None:
-            tokens = mask.shape[1]
-            scores = scores.reshape(batch, -1, self.heads, tokens, tokens) + mask[None, :, None]
-            scores = scores.reshape(-1, self.heads, tokens, tokens)
-        mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
-        windows = mixed.reshape(-1, self.window[0] * self.window[1], channels)
-        return from_windows(windows, self.window, (height, width))
-
-    def heads_of(self, x: Tensor) -> Tensor:
-        """[B, H, W, C] → [B·windows, heads, tokens, C / heads]."""
-        windows = to_windows(x, self.window)
-        return windows.reshape(windows.shape[0], windows.shape[1], self.heads, -1).transpose(1, 2)
+        pictures = (part.reshape(part.shape[0], height, width, -1) for part in qkv)
+        query, key, value = (split_heads(to_windows(picture, self.window), self.heads) for picture in pictures)
+        mixed = self.products(query * self.scale, key, value, self.bias, mask)
+        return from_windows(mixed, self.window, (height, width))
 
 
 class HybridBlock(nn.Module):
@@ -175,22 +207,18 @@ class OverlapAttention(nn.Module):
         self.norm1, self.qkv, self.proj = block.norm1, block.qkv, block.proj
         self.norm2, self.mlp, self.table = block.norm2, block.mlp, block.relative_position_bias_table
         self.window, self.wider = block.window_size, block.overlap_win_size
-        self.heads, self.scale = block.num_heads, block.scale
+        self.heads, self.scale, self.products = block.num_heads, block.scale, Products()
 
     def forward(self, x: Tensor, x_size: Pair, rpi: Tensor) -> Tensor:
         batch, tokens, channels = x.shape
         window = (self.window,) * 2
         query, key, value = self.qkv(self.norm1(x)).reshape(batch, *x_size, 3 * channels).chunk(3, dim=-1)
-        query = self.heads_of(to_windows(query, window))
-        key, value = (self.heads_of(to_wider_windows(part, self.window, self.wider)) for part in (key, value))
-        bias = self.table[rpi.reshape(-1)].reshape(*rpi.shape, self.heads).permute(2, 0, 1)
-        scores = (query * self.scale) @ key.transpose(-2, -1) + bias
-        mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
-        mixed = from_windows(mixed.reshape(-1, self.window**2, channels), window, x_size)
+        windows = (
+            to_windows(query * self.scale, window),
+            *(to_wider_windows(part, self.window, self.wider) for part in (key, value)),
+        )
+        heads = (split_heads(part, self.heads) for part in windows)
+        mixed = from_windows(self.products(*heads, positions(self.table, rpi)), window, x_size)
         x = self.proj(mixed.reshape(batch, tokens, channels)) + x
         result: Tensor = x + self.mlp(self.norm2(x))
         return result
-
-    def heads_of(self, windows: Tensor) -> Tensor:
-        """[windows, tokens, C] → [windows, heads, tokens, C / heads]."""
-        return windows.reshape(windows.shape[0], windows.shape[1], self.heads, -1).transpose(1, 2)
