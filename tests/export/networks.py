@@ -30,7 +30,7 @@ SMALL: dict[str, Callable[[], torch.nn.Module]] = {
     ),
     "ESRGAN": _make("ESRGAN", "ESRGAN", num_filters=32, num_blocks=1, scale=4),
     "HAT": _make(
-        "HAT", "HAT", img_size=64, embed_dim=24, depths=[2], num_heads=[2], window_size=8, mlp_ratio=2.0,
+        "HAT", "HAT", img_size=64, embed_dim=32, depths=[2], num_heads=[2], window_size=8, mlp_ratio=2.0,
         squeeze_factor=6, conv_scale=0.1, upscale=2, num_feat=16,
     ),
     "OmniSR": _make(

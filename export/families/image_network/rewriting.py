@@ -124,9 +124,10 @@ def as_sites(network: nn.Module) -> nn.Module:
     _rewrite(holder)
     rewritten = holder["network"]
     for module in rewritten.modules():
-        if getattr(module, "inplace", False):
-            module.inplace = False  # in place on a slice it is a scatter in the graph
         if type(module) is nn.Sequential:
+            for layer in list(module)[1:]:  # elsewhere others may read what is changed (SPAN's blocks do)
+                if getattr(layer, "inplace", False):
+                    layer.inplace = False  # in place on a slice it is a scatter in the graph
             _merge_norms(module)
             _sub_pixel(module)
     _swap(holder)
