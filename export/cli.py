@@ -17,11 +17,11 @@ from passionsr_trt.engines.bundle.arguments import (
     whole,
 )
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
 from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
 from passionsr_trt.engines.bundle.user_cache import one_at_a_time
-from passionsr_trt.engines.bundle.wiring import chain_multiple
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, chain_multiple
 
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.calibration import Calibration
@@ -125,10 +125,37 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         help="fix the image size, and the batch to 1; by itself any that the model takes, any batch",
     )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
+    parser.add_argument(
+        "--single-file",
+        type=some_path,
+        metavar="FILE",
+        help="write the chain as one .onnx too, picture in, picture out, for other tools",
+    )
+    parser.add_argument(
+        "--align", choices=ALIGNMENTS, help="colour fix in --single-file (default: the model's own)"
+    )
     parser.set_defaults(run=run_export)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
+    if arguments.single_file is not None:
+        if arguments.single_file.suffix != ".onnx" or arguments.single_file.is_dir():
+            raise UsageError(f"--single-file {arguments.single_file}", "expected a file name ending in .onnx")
+        check_writable(arguments.single_file.parent)
+    elif arguments.align is not None:
+        raise UsageError(f"--align {arguments.align}", "expected --single-file as well; `infer` has its own")
+    bundle = exported(arguments)
+    if arguments.single_file is not None:
+        from passionsr_trt.export.onnx.single_file import write_single_file
+
+        arguments.single_file.parent.mkdir(parents=True, exist_ok=True)
+        write_single_file(bundle, arguments.single_file, arguments.align)
+        print(f"{arguments.single_file}: the chain in one file, the same bits as {arguments.output}")
+    return 0
+
+
+def exported(arguments: argparse.Namespace) -> OnnxBundle:
+    """The bundle in --output, made or found there."""
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
 
@@ -141,7 +168,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     key = None if calibration is None else calibration.digest
     if not arguments.force and is_current(arguments, digest, key):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
-        return 0
+        return OnnxBundle.load(arguments.output)
     from passionsr_trt.export.onnx.bundle import export_bundle
     from passionsr_trt.export.onnx.to_onnx import ExportPlan
 
@@ -159,7 +186,7 @@ def run_export(arguments: argparse.Namespace) -> int:
             f"{part.name:<12} {quantized}/{len(part.sites)} sites quantized, {macs / 1e9:.1f} GMAC a 512×512 "
             f"picture{fewer}, {part.file}"
         )
-    return 0
+    return bundle
 
 
 def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> bool:

@@ -21,15 +21,21 @@ EXACT = {"session.disable_quant_qdq": "1"}
 
 
 def reference_session(
-    graph: Path | onnx.ModelProto, threads: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)
+    graph: Path | onnx.ModelProto,
+    threads: int = 0,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    node_by_node: bool = False,
 ) -> Any:
     """An onnxruntime.InferenceSession that computes a graph as it is written; threads: 0 for all.
 
+    node_by_node: no other layout either, so that equal nodes give equal bits in every graph; slower.
     UserError where ONNX Runtime cannot load it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or os.cpu_count() or 1
+    if node_by_node:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in EXACT.items():
         options.add_session_config_entry(key, value)
     model = onnx.load(str(graph), load_external_data=False) if isinstance(graph, Path) else graph

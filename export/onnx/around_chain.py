@@ -1,0 +1,142 @@
+"""What a single file has around the chain: from the low-resolution picture to its sources, and on to the picture.
+
+In ONNX's text form; `chain_NAME` are the chain's own tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import parser
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.wiring import TensorInfo, chain_multiple
+from passionsr_trt.export.onnx.bicubic import enlargement
+
+WAVELET_LEVELS = 5  # as runtime/colour.py
+
+SIDES = """
+    sides = Shape<start=2, end=4>(enlarged)
+    up = Add(sides, multiple_less_1)
+    count = Div(up, multiple)
+    full = Mul(count, multiple)
+    missing = Sub(full, sides)
+"""
+COLOURS = {
+    "none": "    aligned = Identity(clamped)",
+    "adain": """
+    mean = ReduceMean<keepdims=1>(clamped, axes)
+    centred = Sub(clamped, mean)
+    squared = Mul(centred, centred)
+    variance = ReduceMean<keepdims=1>(squared, axes)
+    deviation = Sqrt(variance)
+    above = Add(deviation, epsilon)
+    wanted_mean = ReduceMean<keepdims=1>(enlarged, axes)
+    wanted_centred = Sub(enlarged, wanted_mean)
+    wanted_squared = Mul(wanted_centred, wanted_centred)
+    wanted_variance = ReduceMean<keepdims=1>(wanted_squared, axes)
+    wanted_deviation = Sqrt(wanted_variance)
+    gain = Div(wanted_deviation, above)
+    gained = Mul(centred, gain)
+    aligned = Add(gained, wanted_mean)
+""",
+    "wavelet": "",  # by _low_pass
+}
+
+
+def of_chain(tensor: str) -> str:
+    """The name of a chain's tensor in the file; noise is an input of it under its own."""
+    return tensor if tensor == "noise" else f"chain_{tensor}"
+
+
+def before(
+    bundle: OnnxBundle, sources: Mapping[str, TensorInfo]
+) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """lr → the parts' sources, and `enlarged` for the colours; with constants of their own."""
+    larger, constants = "    enlarged8 = Identity(pixels)\n", {}
+    if bundle.model.upscale > 1:
+        larger, constants = enlargement("pixels", "enlarged8", bundle.model.upscale)
+    text = "    by255 = Mul(lr, c255)\n    pixels = Round(by255)\n"
+    text += larger
+    text += "    enlarged2 = Div(enlarged8, c127)\n    enlarged = Add(enlarged2, c_1)\n"
+    padded = bundle.model.size is None
+    text += SIDES if padded else ""
+    if "image" in sources:
+        text += _mirrored("enlarged", "missing", of_chain("image"), padded)
+    if "lr" in sources:
+        text += "    lr2 = Div(by255, c127)\n    lr_centred = Add(lr2, c_1)\n"
+        text += "    lr_missing = Div(missing, scale)\n" if padded else ""
+        text += _mirrored("lr_centred", "lr_missing", of_chain("lr"), padded)
+    return parsed(text), constants
+
+
+def _mirrored(name: str, missing: str, result: str, padded: bool) -> str:
+    if not padded:
+        return f"    {result} = Identity({name})\n"
+    return (
+        f"    {result}_pads = Concat<axis=0>(no_pads, {missing})\n"
+        f'    {result} = Pad<mode="reflect">({name}, {result}_pads)\n'
+    )
+
+
+def after(output: str, align: str) -> list[onnx.NodeProto]:
+    text = f"""
+    wanted_sides = Shape<start=2, end=4>(enlarged)
+    cropped = Slice({output}, origin, wanted_sides, axes)
+    clamped = Clip(cropped, c_1, c1)
+"""
+    if align == "wavelet":
+        text += _low_pass("clamped", "low") + _low_pass("enlarged", "wanted_low")
+        text += "    high = Sub(clamped, low)\n    aligned = Add(high, wanted_low)\n"
+    else:
+        text += COLOURS[align]
+    text += """
+    halved = Mul(aligned, half)
+    lifted = Add(halved, half)
+    picture = Clip(lifted, c0, c1)
+"""
+    return parsed(text)
+
+
+def _low_pass(name: str, result: str) -> str:
+    """runtime/colour.py:low_pass: [1 2 1]/4 along rows and columns, the step doubling, edges replicated."""
+    text, x = "", name
+    for level in range(WAVELET_LEVELS):
+        for axis, dilations in (("rows", [2**level, 1]), ("columns", [1, 2**level])):
+            y = result if (level, axis) == (WAVELET_LEVELS - 1, "columns") else f"{result}_{axis}{level}"
+            text += f'    {y}_edge = Pad<mode="edge">({x}, pads_{axis}{level})\n'
+            text += f"    {y} = Conv<group=3, dilations={dilations}>({y}_edge, blur_{axis})\n"
+            x = y
+    return text
+
+
+def parsed(text: str) -> list[onnx.NodeProto]:
+    """Nodes from ONNX's text form, each called by what it gives."""
+    graph = parser.parse_graph(f"g (float x) => (float y) {{\n{text}\n}}")
+    for node in graph.node:
+        node.name = node.output[0]
+    return list(graph.node)
+
+
+def numbers(bundle: OnnxBundle) -> dict[str, np.ndarray]:
+    multiple = chain_multiple(bundle.parts)
+    return {
+        "c0": np.float32(0),
+        "c1": np.float32(1),
+        "c127": np.float32(127.5),
+        "c_1": np.float32(-1),
+        "c255": np.float32(255),
+        "half": np.float32(0.5),
+        "multiple": np.array([multiple], np.int64),
+        "multiple_less_1": np.array([multiple - 1], np.int64),
+        "scale": np.array([bundle.model.upscale], np.int64),
+        "axes": np.array([2, 3], np.int64),
+        "origin": np.zeros(2, np.int64),
+        "no_pads": np.zeros(6, np.int64),
+        "epsilon": np.float32(1e-5),
+        "blur_rows": np.tile(np.array([0.25, 0.5, 0.25], np.float32).reshape(1, 1, 3, 1), (3, 1, 1, 1)),
+        "blur_columns": np.tile(np.array([0.25, 0.5, 0.25], np.float32).reshape(1, 1, 1, 3), (3, 1, 1, 1)),
+        **{f"pads_rows{n}": np.array([0, 0, 2**n, 0, 0, 0, 2**n, 0]) for n in range(WAVELET_LEVELS)},
+        **{f"pads_columns{n}": np.array([0, 0, 0, 2**n, 0, 0, 0, 2**n]) for n in range(WAVELET_LEVELS)},
+    }
