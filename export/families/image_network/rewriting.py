@@ -16,7 +16,8 @@ from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.families.image_network.windows import RectangleAttention, SwinBlock, shift_mask
+from passionsr_trt.export.families.image_network.windows import RectangleAttention, SwinBlock
+from passionsr_trt.export.families.windows import shift_mask
 from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear
 from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from torch import Tensor, nn

@@ -17,13 +17,9 @@ from typing import Any
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
-from passionsr_trt.export.families.stable_diffusion.blocks import (
-    Downsample,
-    ResBlock,
-    SpatialSelfAttention,
-    SpatialTransformer,
-    Upsample,
-)
+from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
+from passionsr_trt.export.families.blocks import Downsample, ResBlock, SpatialSelfAttention, Upsample
+from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.tiny_vae import TinyBlock, TinyDecoder, TinyEncoder
 from passionsr_trt.export.families.stable_diffusion.unet import OneStepUNet
@@ -46,10 +42,6 @@ UNET_ABSORB = (
     Absorb("attn2.to_out.0", "attn2", Into.VALUE),
     Absorb("ff.out", "ff.proj", Into.ROWS, takes_shift=False),
 )
-KL_ABSORB = (
-    Absorb("attention.to_q", "group_norm"),
-    Absorb("attention.to_out.0", "attention.to_v", Into.ROWS),
-)
 TINY_ABSORB = (
     Absorb("conv.1", "conv.0", Into.ROWS, takes_shift=False),
     Absorb("conv.2", "conv.1", Into.ROWS, takes_shift=False),
@@ -67,7 +59,7 @@ def build_model(model: OneStepModel) -> Model:
     image, latent = TensorInfo("image", 3, 1), TensorInfo("latent", channels, STRIDE)
     clean, result = TensorInfo("clean_latent", channels, STRIDE), TensorInfo("image_out", 3, 1)
     drawn = (TensorInfo("noise", channels, STRIDE),) if step.posterior == "sample" else ()
-    vae_absorb = KL_ABSORB if model.vae_kind == "AutoencoderKL" else TINY_ABSORB
+    vae_absorb = AUTOENCODER_ABSORB if model.vae_kind == "AutoencoderKL" else TINY_ABSORB
     parts = (
         Part("vae_encoder", encoder, (image, *drawn), latent, STRIDE, absorb=vae_absorb, blocks=BLOCKS),
         # bfloat16: the UNet loses nothing by it, the VAE a quarter of a decibel

@@ -62,9 +62,10 @@ class StableDiffusion:
 
     def import_model(self, arguments: argparse.Namespace) -> int:
         """LoRA merged, written, read again."""
+        from passionsr_trt.export.families.ldm_names import vae_path
         from passionsr_trt.export.families.stable_diffusion import checkpoints
         from passionsr_trt.export.families.stable_diffusion.folder import OneStep, OneStepModel
-        from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path, vae_path
+        from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path
 
         if arguments.base is None or arguments.text_embedding is None:
             raise UsageError("import-model", "expected a Stable Diffusion folder or file and --text-embedding")

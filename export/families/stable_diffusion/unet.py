@@ -7,12 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.families.stable_diffusion.blocks import (
-    Downsample,
-    ResBlock,
-    SpatialTransformer,
-    Upsample,
-)
+from passionsr_trt.export.families.blocks import Downsample, ResBlock, Upsample
+from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
 from passionsr_trt.export.quantize.sites import SiteConv
 from torch import Tensor, nn
 
