@@ -6,7 +6,7 @@ A part's inputs are sources or outputs of parts before it; there is no general g
 | ------- | ----------------------------------------------------------- | ----------------- |
 | `lr`    | the picture as it came                                      | the model's upscale |
 | `image` | its bicubic enlargement                                     | 1                 |
-| `noise` | seeded normals, the same for every backend; calibration: 0  | the tensor's own  |
+| `noise` | seeded normals, the same for every backend                  | the tensor's own  |
 """
 
 from __future__ import annotations
