@@ -121,10 +121,10 @@ def chain_multiple(parts: Sequence[Wired]) -> int:
     return math.lcm(*(part.multiple for part in parts))
 
 
-def reference_size(parts: Sequence[Wired]) -> Size:
-    """REFERENCE_SIZE, or the next above it that a chain takes."""
+def reference_size(parts: Sequence[Wired], side: int = REFERENCE_SIZE) -> Size:
+    """Of a square of `side` output pixels, or the next above it that a chain takes."""
     multiple = chain_multiple(parts)
-    return (-(-REFERENCE_SIZE // multiple) * multiple,) * 2
+    return (-(-side // multiple) * multiple,) * 2
 
 
 def chain_grid(parts: Sequence[Wired]) -> int:
