@@ -129,7 +129,7 @@ def reference(model: OneStepModel, sources: Tensors) -> dict[str, Tensor]:
 def reference_parts(model: OneStepModel) -> dict[str, Callable[..., Tensor]]:
     """The parts in diffusers' own modules, no fold: scaling, posterior, x0 formula as their authors write them.
 
-    x0 = (z − σ·ε)/√ᾱ, or √ᾱ·z − σ·v.
+    x0 = (z − σ·ε)/√ᾱ, or √ᾱ·z − σ·v, or z − r.
     """
     step, factor = model.one_step, model.one_step.scaling_factor
     root, sigma = model.alpha_bar**0.5, (1 - model.alpha_bar) ** 0.5
@@ -148,6 +148,8 @@ def reference_parts(model: OneStepModel) -> dict[str, Callable[..., Tensor]]:
         predicted = model.unet(latent, step.timestep, encoder_hidden_states=model.text).sample
         if step.prediction == "epsilon":
             return (latent - sigma * predicted) / root
+        if step.prediction == "residual":
+            return latent - predicted
         return root * latent - sigma * predicted
 
     def decode(clean: Tensor) -> Tensor:
