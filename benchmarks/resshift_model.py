@@ -4,8 +4,8 @@
     passionsr-trt import-model --family resshift --unet out/resshift/unet.pth \
         --autoencoder out/resshift/autoencoder.pth -o out/resshift/model
 
-119 M (UNet) and 55 M (VQ-f4) parameters as they are. Weights have the statistics of trained ones: residual branches
-are small, norms' gains have outliers. The pictures mean nothing, the arithmetic is the real model's.
+119 M (UNet) and 55 M (VQ-f4) parameters as they are. Weights have the statistics of trained ones: residual
+branches are small, norms' gains have outliers. The pictures mean nothing, the arithmetic is the real model's.
 """
 
 from __future__ import annotations

@@ -34,9 +34,7 @@ def base(small_model: Path) -> OneStepModel:
     return OneStepModel.load(small_model)
 
 
-def lora(
-    weights: dict[str, torch.Tensor], adapted: dict[str, str], rank: int = RANK
-) -> dict[str, torch.Tensor]:
+def lora(weights: dict[str, torch.Tensor], adapted: dict[str, str], rank: int = RANK) -> dict[str, torch.Tensor]:
     """PEFT's keys for some weights, random."""
     result = {}
     for name, adapter in adapted.items():
@@ -141,8 +139,8 @@ def merged_by_peft(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, f
 
 
 HYPIR_ENDS = (
-    "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out", "proj_in", "proj_out",
-    "ff.net.2", "ff.net.0.proj",
+    "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out", "proj_in",
+    "proj_out", "ff.net.2", "ff.net.0.proj",
 )  # fmt: skip
 
 
@@ -191,7 +189,9 @@ def test_hypir_is_a_plain_state_dict_at_factor_one(base: OneStepModel, small_mod
         pair = (tensors[f"{path}.lora_{end}.default.weight"] for end in "AB")
         expected = merged_by_peft(weights[f"{path}.weight"], *pair, factor=1.0)
         torch.testing.assert_close(merged[f"{path}.weight"], expected, rtol=1e-6, atol=1e-6)
-    changed = {key.removesuffix(".weight") for key, value in merged.items() if not torch.equal(value, weights[key])}
+    changed = {
+        key.removesuffix(".weight") for key, value in merged.items() if not torch.equal(value, weights[key])
+    }
     assert changed == set(adapted)
 
 

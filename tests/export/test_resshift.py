@@ -133,7 +133,12 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path, capsys: pyt
     incomplete = {key: tensor for key, tensor in state.items() if "blocks.0.norm2" not in key}
     misshapen = state | {"middle_block.0.out_layers.3.weight": torch.zeros(32, 5, 3, 3)}
     odd = state | {"out.2.weight": torch.full((3, 32, 3, 3), float("nan"))}
-    for name, changed in (("unmasked", unmasked), ("incomplete", incomplete), ("misshapen", misshapen), ("odd", odd)):
+    for name, changed in (
+        ("unmasked", unmasked),
+        ("incomplete", incomplete),
+        ("misshapen", misshapen),
+        ("odd", odd),
+    ):
         torch.save(changed, tmp_path / f"{name}.pth")
     (tmp_path / "truncated.pth").write_bytes(unet.read_bytes()[:-300])
     for first, second, reason in (
@@ -155,7 +160,9 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path, capsys: pyt
     assert main(["import-model", "--family", NAME, "--unet", str(unet), "-o", str(tmp_path / "model")]) == 2
 
 
-def test_settings_that_are_none_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_are_none_are_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for text in ('{"kappa": 2.0}', '{"kappa": 2.0, "root_eta": 1.5, "steps": 15}', '{"kappa": "2"}'):
         (tmp_path / "resshift.json").write_text(text)
         for name in ("unet.safetensors", "autoencoder.safetensors"):
@@ -229,5 +236,5 @@ def test_pictures_of_any_size_whole_tiled_and_seeded(built: Path, model: Path, t
     noise = np.random.default_rng(0).standard_normal((1, 3, 64, 48), dtype=np.float32)
     picture = chain.run({"lr": lr / 127.5 - 1, "noise": torch.from_numpy(noise)})["picture"]
     expected = (picture[0, :, :244, :180].clamp(-1, 1) + 1).mul(127.5).round().permute(1, 2, 0).double().numpy()
-    assert 0 < np.abs(made["whole"] - expected).mean() < 12
+    assert 0 < np.abs(made["whole"] - expected).mean() < np.abs(made["other"] - made["whole"]).mean() / 2
     assert OnnxBundle.load(built / "onnx").model.family == NAME

@@ -105,7 +105,7 @@ class ResShiftModel:
 @torch.no_grad()
 def build_model(model: ResShiftModel) -> Model:
     """Fold, wire and prove. The parts share the model's weight tensors wherever a fold left them alone."""
-    upscale, channels = model.upscale, model.unet.out[2].out_channels
+    upscale, channels = model.upscale, model.unet.outputs
     widths = (model.vae.config.latent_channels, model.vae.config.vq_embed_dim)
     if widths != (channels, channels):
         raise UserError(
@@ -129,7 +129,9 @@ def build_model(model: ResShiftModel) -> Model:
     side = parts[1].multiple
     sources = smooth_sources(parts, (side, side))
     tensors = {**sources, **model.reference(sources)}
-    built.errors |= {part.name: prove(part.name, tensors[part.output.name], part.run(tensors)) for part in parts[:2]}
+    built.errors |= {
+        part.name: prove(part.name, tensors[part.output.name], part.run(tensors)) for part in parts[:2]
+    }
     # from codes themselves: where two are equally near, the last bit of a distance chooses
     codes = {"x0": model.quantize(tensors["x0"])}
     built.errors["vq_decoder"] = prove("vq_decoder", model.decode(codes["x0"]), parts[2].run(codes))
@@ -154,8 +156,8 @@ def prove_blocks(model: ResShiftModel, unet: OneStepUNet) -> None:
             x = torch.randn(1, _inputs(block.in_layers[2]), 8, 8, generator=generator)
             prove(f"unet.{path}", block(x, embedding), twins[path](x))
         elif isinstance(block, reference.SwinLayer):
-            window = block.blocks[0].window
-            x = torch.randn(1, _inputs(block.patch_embed["proj"]), 2 * window, 3 * window, generator=generator)
+            size = (1, _inputs(block.patch_embed["proj"]), 2 * block.window, 3 * block.window)
+            x = torch.randn(size, generator=generator)
             prove(f"unet.{path}", block(x), twins[path](x))
 
 

@@ -25,7 +25,12 @@ from torch import Tensor
 HOLDERS = ("state_dict", "ema_state_dict", "ema", "params_ema", "params", "model", "model_state_dict")
 PREFIX = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 NEEDED = {
-    "unet": ("input_blocks.0.0.weight", "time_embed.0.weight", "out.2.weight", "middle_block.0.in_layers.2.weight"),
+    "unet": (
+        "input_blocks.0.0.weight",
+        "time_embed.0.weight",
+        "out.2.weight",
+        "middle_block.0.in_layers.2.weight",
+    ),
     "autoencoder": ("encoder.conv_in.weight", "decoder.conv_in.weight", "quantize.embedding.weight"),
 }
 IGNORED = ("loss.",)  # what trainers keep beside an autoencoder
@@ -43,12 +48,15 @@ def read_state(path: Path, kind: str) -> State:
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             continue
         name = PREFIX.sub("", key)
-        if tensor.layout is not torch.strided or not name.startswith(IGNORED) and not _is_finite(tensor):
+        if tensor.layout is not torch.strided or not (name.startswith(IGNORED) or _is_finite(tensor)):
             raise UserError(f"{path}: {key} holds what is no number", "expected trained weights")
         if not name.startswith(IGNORED):
             state[name] = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
     if missing := [name for name in NEEDED[kind] if name not in state]:
-        what = {"unet": "ResShift's UNet (SinSR_v2.pth)", "autoencoder": "a VQ autoencoder (autoencoder_vq_f4.pth)"}
+        what = {
+            "unet": "ResShift's UNet (SinSR_v2.pth)",
+            "autoencoder": "a VQ autoencoder (autoencoder_vq_f4.pth)",
+        }
         raise UserError(f"{path}: {missing[0]} is missing", f"expected {what[kind]}")
     return state
 
@@ -62,14 +70,13 @@ def unet_of(state: State, source: Path) -> UNetModelSwin:
     try:
         with torch.device("meta"):
             unet = UNetModelSwin({key: tensor.to("meta") for key, tensor in state.items()})
-        channels = unet.input_blocks[0][0].in_channels, unet.out[2].out_channels
     except Exception as error:  # shapes that make no layer: whatever the first one leads to
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(f"{source}: no UNetModelSwin ({reason})", "expected whole weights") from None
     load_checked(unet, state, source)
-    if channels[0] != channels[1] + 3:
+    if unet.inputs != unet.outputs + 3:
         raise UserError(
-            f"{source}: takes {channels[0]} channels and gives {channels[1]}",
+            f"{source}: takes {unet.inputs} channels and gives {unet.outputs}",
             "expected 3 more: the latent's and the LR picture's",
         )
     if not any(key.endswith("attn_mask") for key in state):
@@ -86,7 +93,7 @@ def autoencoder_of(state: State, source: Path) -> Any:
         blocks = {int(found[1]) for key in state if (found := re.match(r"encoder\.down\.0\.block\.(\d+)\.", key))}
         codes, width = state["quantize.embedding.weight"].shape
         with torch.device("meta"):
-            vae = VQModel(
+            vae: Any = VQModel(
                 block_out_channels=tuple(channels),
                 down_block_types=("DownEncoderBlock2D",) * len(channels),
                 up_block_types=("UpDecoderBlock2D",) * len(channels),

@@ -51,7 +51,9 @@ class ResShift:
             default=0.99,
             help="√η of the one step, the schedule's last; nothing else of a schedule counts in one step",
         )
-        parser.add_argument("--steps", type=whole(1), default=15, help="timesteps of the schedule; the last is taken")
+        parser.add_argument(
+            "--steps", type=whole(1), default=15, help="timesteps of the schedule; the last is taken"
+        )
 
     def import_model(self, arguments: argparse.Namespace) -> int:
         """Two checkpoints → a folder of safetensors, proved and read again."""
@@ -70,7 +72,9 @@ class ResShift:
             read(states[kind], path)
         with atomic_folder(arguments.output, "model") as folder:
             for kind, state in states.items():
-                save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, folder / WEIGHTS[kind])
+                save_file(
+                    {key: tensor.contiguous().clone() for key, tensor in state.items()}, folder / WEIGHTS[kind]
+                )
             (folder / DESCRIPTION).write_text(json.dumps(asdict(step), indent=1) + "\n", encoding="utf-8")
             del states
             model = self.load(folder)

@@ -149,6 +149,7 @@ class SwinLayer(nn.Module):
         super().__init__()
         self.patch_embed = nn.ModuleDict({"proj": _conv(state["patch_embed.proj.weight"])})
         self.blocks = nn.ModuleList(SwinBlock(block) for block in listed(state, "blocks"))
+        self.window = max((block.window for block in self.modules() if isinstance(block, SwinBlock)), default=1)
         self.patch_unembed = nn.ModuleDict({"proj": _conv(state["patch_unembed.proj.weight"])})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,16 +184,17 @@ class UNetModelSwin(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()
         first, second = (_linear(state[f"time_embed.{index}.weight"]) for index in (0, 2))
-        self.time_embed = nn.Sequential(first, nn.SiLU(), second)
+        self.time_embed, self.width = nn.Sequential(first, nn.SiLU(), second), first.in_features
         self.input_blocks = nn.ModuleList(_layers(entry) for entry in listed(state, "input_blocks"))
         self.middle_block = _layers(below(state, "middle_block"))
         self.output_blocks = nn.ModuleList(_layers(entry) for entry in listed(state, "output_blocks"))
         last = _conv(state["out.2.weight"], 1)
+        self.inputs, self.outputs = state["input_blocks.0.0.weight"].shape[1], last.out_channels
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, last.in_channels), nn.SiLU(), last)
 
     def embedding(self, timestep: int) -> Tensor:
         """[1, 4·C]."""
-        result: Tensor = self.time_embed(time_embedding(timestep, self.time_embed[0].in_features))
+        result: Tensor = self.time_embed(time_embedding(timestep, self.width))
         return result
 
     def forward(self, x: Tensor, timestep: int) -> Tensor:
@@ -235,7 +237,7 @@ def _layers(state: State) -> nn.Sequential:
     layers: list[nn.Module] = []
     for entry in listed({f"layers.{key}": tensor for key, tensor in state.items()}, "layers"):
         kind = next((kind for key, kind in kinds.items() if key in entry), None)
-        layers.append(_conv(entry["weight"], 1) if kind is None else kind(entry))  # type: ignore[call-arg]
+        layers.append(_conv(entry["weight"], 1) if kind is None else kind(entry))
     return nn.Sequential(*layers)
 
 

@@ -1,4 +1,4 @@
-"""The deployable UNet: latent of the enlarged picture, LR picture, noise → clean latent x0. What is constant is folded.
+"""The deployable UNet: latent of the enlarged picture, noise, LR picture → clean latent x0. Constants are folded.
 
 1. The timestep: GroupNorm → ·(1 + scale) + shift is one GroupNorm, γ' = γ(1 + scale), β' = β(1 + scale) + shift.
 2. x_T = z_y + κ√η·noise, divided by √(κ²η + 1): gains of the first convolution's columns, one set for z_y and one
@@ -6,8 +6,8 @@
 3. 1/√d of the windows' attention → W_q; the table of relative positions → one constant for each head.
 4. Nearest ×2 in front of a 3×3 convolution → sub-pixel form.
 
-The first convolution is one that has to stay float, as it does by default: behind a Concat of tensors of 3 channels
-OpenVINO's INT8 convolution is wrong (2026.4.1, fixed shapes; `build-engines` refuses such engines).
+The first convolution has to stay float, as it does by default: behind a Concat of tensors of 3 channels OpenVINO's
+INT8 convolution is wrong (2026.4.1, fixed shapes; `build-engines` refuses such engines).
 
 Names of sites are the authors'; a window's qkv is three sites that read one port.
 """
@@ -35,15 +35,16 @@ class ResBlock(nn.Module):
 
     def __init__(self, block: reference.ScaledResBlock, embedding: Tensor) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(block.in_layers[0], nn.SiLU(), site(block.in_layers[2]))
+        inner, outer = site(block.in_layers[2]), site(block.out_layers[3])
+        inner.port.joined = outer.port.joined = True
+        self.in_layers = nn.Sequential(block.in_layers[0], nn.SiLU(), inner)
         scale, shift = block.emb_layers(embedding)[0].double().chunk(2)
         before = block.out_layers[0]
+        assert isinstance(before, nn.GroupNorm)
         norm = nn.GroupNorm(before.num_groups, before.num_channels, before.eps)
         norm.weight.data = (before.weight.double() * (1 + scale)).float()
         norm.bias.data = (before.bias.double() * (1 + scale) + shift).float()
-        self.out_layers = nn.Sequential(norm, nn.SiLU(), nn.Identity(), site(block.out_layers[3]))
-        for conv in (self.in_layers[2], self.out_layers[3]):
-            conv.port.joined = True
+        self.out_layers = nn.Sequential(norm, nn.SiLU(), nn.Identity(), outer)
         shortcut = block.skip_connection
         self.skip_connection = site(shortcut) if isinstance(shortcut, nn.Conv2d) else nn.Identity()
 
@@ -135,7 +136,8 @@ class SwinLayer(nn.Module):
     def __init__(self, layer: reference.SwinLayer) -> None:
         super().__init__()
         self.patch_embed = nn.ModuleDict({"proj": site(layer.patch_embed["proj"])})
-        self.blocks = nn.ModuleList(SwinBlock(block) for block in layer.blocks)
+        blocks = (block for block in layer.blocks if isinstance(block, reference.SwinBlock))
+        self.blocks = nn.ModuleList(SwinBlock(block) for block in blocks)
         self.patch_unembed = nn.ModuleDict({"proj": site(layer.patch_unembed["proj"])})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,8 +170,8 @@ class OneStepUNet(nn.Module):
             self.middle_block = _layers(unet.middle_block, embedding)
             self.output_blocks = nn.ModuleList(_layers(entry, embedding) for entry in unet.output_blocks)
             self.out = nn.Sequential(unet.out[0], nn.SiLU(), site(unet.out[2]))
-            first = self.input_blocks[0][0]
-            first.assign(with_noise(first.weight.data, self.out[2].weight.shape[0], noise_gain), first.bias.data)
+            first = next(module for module in self.modules() if isinstance(module, SiteConv))
+            first.assign(with_noise(first.weight.data, unet.outputs, noise_gain), first.effective_bias())
 
     def forward(self, z_y: Tensor, noise: Tensor, lr: Tensor) -> Tensor:
         x, skips = torch.cat([z_y, noise, lr], dim=1), []
@@ -205,8 +207,8 @@ def _layers(layers: nn.Module, embedding: Tensor) -> nn.Sequential:
             case reference.Down():
                 made.append(Resample("op", site(layer.op)))
             case reference.Up():
-                bias = layer.conv.bias
-                made.append(Resample("conv", SubPixelConv.of(layer.conv.weight.data, bias.data)))
+                written = site(layer.conv)
+                made.append(Resample("conv", SubPixelConv.of(written.weight.data, written.effective_bias())))
             case _:
                 made.append(site(layer))
     return nn.Sequential(*made)

@@ -45,7 +45,11 @@ class StableDiffusion:
             type=Path,
             help="needed: the constant prompt's: [1, tokens, width] in a .pt or .safetensors file",
         )
-        parser.add_argument("--lora", type=Path, help="OSEDiff's osediff.pkl, PassionSR's osediff.ckpt, PiSA-SR's pisa_sr.pkl or HYPIR's HYPIR_sd2.pth")
+        parser.add_argument(
+            "--lora",
+            type=Path,
+            help="OSEDiff's osediff.pkl, PassionSR's osediff.ckpt, PiSA-SR's pisa_sr.pkl or HYPIR's HYPIR_sd2.pth",
+        )
         parser.add_argument(
             "--config",
             type=Path,
@@ -53,7 +57,9 @@ class StableDiffusion:
         )
         unless = "(by itself what the LoRA's layout tells; 999, epsilon, mode without one)"
         parser.add_argument("--timestep", type=whole(0), help=f"the one step's {unless}")
-        parser.add_argument("--prediction", choices=("epsilon", "v", "residual"), help=f"what the UNet predicts {unless}")
+        parser.add_argument(
+            "--prediction", choices=("epsilon", "v", "residual"), help=f"what the UNet predicts {unless}"
+        )
         parser.add_argument("--posterior", choices=("mode", "sample"), help=f"of the VAE encoder {unless}")
         parser.add_argument(
             "--upscale", type=int, choices=(1, 2, 3, 4), default=4, help="enlargement before the VAE"

@@ -1,13 +1,13 @@
 """LoRA files of published one-step models: recognised by their layout, merged into the base model's weights.
 
-| recipe       | the file's layout                                                        | α     | t   | prediction | posterior |
-| ------------ | ------------------------------------------------------------------------ | ----- | --- | ---------- | --------- |
-| `osediff`    | `state_dict_unet`, `state_dict_vae`, `rank_unet`, `rank_vae`             | 8     | 999 | epsilon    | mode      |
-|              | (PassionSR: `unet_state_dict`, `vae_state_dict`)                         |       |     |            |           |
-| `pisa-sr`    | `state_dict_unet` of adapters `…_pix` and `…_sem`, `lora_rank_unet_pix`, | 8     | 1   | residual   | sample    |
-|              | `lora_rank_unet_sem`                                                     |       |     |            |           |
-| `hypir`      | the PEFT state dict itself                                               | rank  | 200 | epsilon    | sample    |
+| recipe    | the file's layout                                            | α    | t   | prediction | posterior |
+| --------- | ------------------------------------------------------------ | ---- | --- | ---------- | --------- |
+| `osediff` | `state_dict_unet`, `state_dict_vae`, `rank_unet`, `rank_vae` | 8    | 999 | epsilon    | mode      |
+| `pisa-sr` | `state_dict_unet` of adapters `…_pix` and `…_sem`, their     | 8    | 1   | residual   | sample    |
+|           | ranks `lora_rank_unet_pix` and `lora_rank_unet_sem`          |      |     |            |           |
+| `hypir`   | the PEFT state dict itself                                   | rank | 200 | epsilon    | sample    |
 
+PassionSR's file is OSEDiff's with `unet_state_dict`, `vae_state_dict`.
 W += α/r · B·A of every adapter (a convolution's B is 1×1), and a whole `conv_in` where there is one. PiSA-SR's two
 adapters are merged at λ = (1, 1), its default; its other λ mix the outputs of two UNets, which one graph has not.
 """
