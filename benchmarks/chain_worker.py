@@ -17,20 +17,20 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
+from passionsr_trt.runtime.benchmark import random_sources
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.loading import load_engines
 
-Sources = dict[str, Any]
-Run = Callable[[Sources], dict[str, float]]  # sources → seconds of each part
+Run = Callable[[], dict[str, float]]  # → seconds of each part
+Size = tuple[int, int]
 
 
-def torch_chain(folder: Path, threads: int, compiled: bool) -> Run:
+def torch_chain(folder: Path, size: Size, threads: int, compiled: bool) -> Run:
     """The model's own modules on tensors, with its formulas between them, as a user writes them."""
     import torch
     from passionsr_trt.export.families.stable_diffusion.chain import reference_parts
@@ -42,8 +42,8 @@ def torch_chain(folder: Path, threads: int, compiled: bool) -> Run:
     if compiled:
         parts = {name: torch.compile(part) for name, part in parts.items()}
 
-    def run(sources: Sources) -> dict[str, float]:
-        seconds, x = {}, torch.from_numpy(sources["image"])
+    def run() -> dict[str, float]:
+        seconds, x = {}, torch.from_numpy(random_image(size))
         for name, part in parts.items():
             start = time.perf_counter()
             x = part(x)
@@ -54,7 +54,7 @@ def torch_chain(folder: Path, threads: int, compiled: bool) -> Run:
     return run
 
 
-def openvino_chain(folder: Path, threads: int) -> Run:
+def openvino_chain(folder: Path, size: Size, threads: int) -> Run:
     """Another tool's files in OpenVINO's own defaults: precision of what is not INT8, layout, all."""
     import openvino as ov
 
@@ -65,8 +65,8 @@ def openvino_chain(folder: Path, threads: int) -> Run:
         path = next(path for path in (folder / f"{name}.xml", folder / f"{name}.onnx") if path.is_file())
         requests[name] = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 
-    def run(sources: Sources) -> dict[str, float]:
-        seconds, x = {}, sources["image"]
+    def run() -> dict[str, float]:
+        seconds, x = {}, random_image(size)
         for name, request in requests.items():
             start = time.perf_counter()
             x = request.infer([x])[0].copy()
@@ -77,7 +77,7 @@ def openvino_chain(folder: Path, threads: int) -> Run:
     return run
 
 
-def own_chain(kind: str, folder: Path, threads: int) -> Run:
+def own_chain(kind: str, folder: Path, size: Size, threads: int) -> Run:
     """Our engines, or an ONNX bundle."""
     chain = load_engines(folder, threads, "cpu" if kind == "onnx" else None)
     if kind == "bfloat16":
@@ -88,7 +88,9 @@ def own_chain(kind: str, folder: Path, threads: int) -> Run:
         }
         chain = Chain(bundle.model, bundle.parts, HostExecutor(engines), "OpenVINO BF16")
 
-    def run(sources: Sources) -> dict[str, float]:
+    sources = random_sources(chain.parts, size)
+
+    def run() -> dict[str, float]:
         done = chain.run(sources)
         check(done.tensors[chain.output])
         return done.seconds
@@ -100,19 +102,22 @@ def check(picture: np.ndarray) -> None:
     assert np.isfinite(picture).all(), "expected a picture, got NaN or infinity"
 
 
-def load(kind: str, folder: Path, threads: int) -> Run:
+def random_image(size: Size) -> np.ndarray:
+    return np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) * 2 - 1
+
+
+def load(kind: str, folder: Path, size: Size, threads: int) -> Run:
     if kind in ("eager", "compiled"):
-        return torch_chain(folder, threads, kind == "compiled")
-    return openvino_chain(folder, threads) if kind == "files" else own_chain(kind, folder, threads)
+        return torch_chain(folder, size, threads, kind == "compiled")
+    return openvino_chain(folder, size, threads) if kind == "files" else own_chain(kind, folder, size, threads)
 
 
 def main() -> None:
     kind, folder, height, width, threads = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6])
-    run = load(kind, folder, threads)
-    image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32) * 2 - 1
+    run = load(kind, folder, (height, width), threads)
     print("ready", flush=True)
     for _line in sys.stdin:
-        seconds = run({"image": image})
+        seconds = run()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "peak_mib": peak}), flush=True)
 
