@@ -22,12 +22,12 @@ AUTOENCODER_ABSORB = (
 
 
 class Mid(nn.Module):
-    """ResBlock, attention over pixels, ResBlock."""
+    """ResBlock, attention over pixels (its queries in `slices`), ResBlock."""
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: Any, slices: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResBlock(resnet, None) for resnet in block.resnets)
-        self.attentions = nn.ModuleList(SpatialSelfAttention(attention) for attention in block.attentions)
+        self.attentions = nn.ModuleList(SpatialSelfAttention(attention, slices) for attention in block.attentions)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
@@ -55,11 +55,11 @@ class Stage(nn.Module):
 class Encoder(nn.Module):
     """image [B, 3, H, W] → what conv_out gives, [B, C, H/s, W/s]. mix: a 1×1 convolution behind it, merged."""
 
-    def __init__(self, encoder: Any, mix: nn.Conv2d | None) -> None:
+    def __init__(self, encoder: Any, mix: nn.Conv2d | None, slices: int = 1) -> None:
         super().__init__()
         self.conv_in = SiteConv.from_conv(encoder.conv_in)
         self.down_blocks = nn.ModuleList(Stage(block) for block in encoder.down_blocks)
-        self.mid_block = Mid(encoder.mid_block)
+        self.mid_block = Mid(encoder.mid_block, slices)
         self.conv_norm_out = encoder.conv_norm_out
         self.conv_out = SiteConv.from_conv(encoder.conv_out)
         if mix is not None:
@@ -79,12 +79,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """What conv_in takes, [B, C, h, w] → image [B, 3, s·h, s·w]. before: a 1×1 convolution in front of it."""
 
-    def __init__(self, decoder: Any, before: SiteConv | None = None) -> None:
+    def __init__(self, decoder: Any, before: SiteConv | None = None, slices: int = 1) -> None:
         super().__init__()
         if before is not None:
             self.post_quant_conv = before
         self.conv_in = SiteConv.from_conv(decoder.conv_in)
-        self.mid_block = Mid(decoder.mid_block)
+        self.mid_block = Mid(decoder.mid_block, slices)
         self.up_blocks = nn.ModuleList(Stage(block) for block in decoder.up_blocks)
         self.conv_norm_out = decoder.conv_norm_out
         self.conv_out = SiteConv.from_conv(decoder.conv_out)

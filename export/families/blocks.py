@@ -38,22 +38,29 @@ class ResBlock(nn.Module):
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden
 
 
-def attend(query: Tensor, key_t: Tensor, value: Tensor, mode: Mode) -> Tensor:
-    """softmax(q·kᵀ)·v with 1/√d already inside q. q [B,h,N,d], kᵀ [B,h,d,M], v [B,h,M,d] → [B,h,N,d]."""
+def attend(query: Tensor, key_t: Tensor, value: Tensor, mode: Mode, slices: int = 1) -> Tensor:
+    """softmax(q·kᵀ)·v with 1/√d already inside q. q [B,h,N,d], kᵀ [B,h,d,M], v [B,h,M,d] → [B,h,N,d].
+
+    slices: in a graph, queries go through in so many pieces, which N has to be a multiple of: an engine that does
+    not fuse attention (TensorRT-RTX at d = 512) holds the scores of one piece.
+    """
     if mode is not Mode.QDQ:
         key = key_t.transpose(-1, -2)
         if key.dim() == 3:
             key, value = key[None], value[None]
         return F.scaled_dot_product_attention(query, key, value, scale=1.0)
-    return torch.matmul(torch.softmax(torch.matmul(query, key_t), dim=-1), value)
+    if slices == 1:
+        return torch.matmul(torch.softmax(torch.matmul(query, key_t), dim=-1), value)
+    pieces = query.unflatten(2, (slices, -1))
+    return torch.cat([attend(pieces[:, :, piece], key_t, value, mode) for piece in range(slices)], dim=2)
 
 
 class SelfAttention(Moded):
-    """Multi-head self-attention on tokens [B, N, C]; q, k, v read one port. W_q carries 1/√d."""
+    """Multi-head self-attention on tokens [B, N, C]; q, k, v read one port. W_q carries 1/√d. slices: `attend`."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Any, slices: int = 1) -> None:
         super().__init__()
-        self.heads = attention.heads
+        self.heads, self.slices = attention.heads, slices
         port = Port()
         self.to_q = SiteLinear.from_linear(attention.to_q, port)
         self.to_k = SiteLinear.from_linear(attention.to_k, port)
@@ -67,7 +74,7 @@ class SelfAttention(Moded):
         query = split_heads(self.to_q(x, ported=True), self.heads).transpose(1, 2)
         key_t = split_heads(self.to_k(x, ported=True), self.heads).permute(0, 2, 3, 1)
         value = split_heads(self.to_v(x, ported=True), self.heads).transpose(1, 2)
-        out = attend(query, key_t, value, self.mode).transpose(1, 2)
+        out = attend(query, key_t, value, self.mode, self.slices).transpose(1, 2)
         return self.to_out[0](out.reshape(batch, tokens, channels))
 
 
@@ -79,10 +86,10 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 class SpatialSelfAttention(nn.Module):
     """The VAE's mid-block attention: group norm, attention over pixels, residual. [B, C, H, W] in and out."""
 
-    def __init__(self, attention: Any) -> None:
+    def __init__(self, attention: Any, slices: int = 1) -> None:
         super().__init__()
         self.group_norm = attention.group_norm
-        self.attention = SelfAttention(attention)
+        self.attention = SelfAttention(attention, slices)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + from_tokens(self.attention(to_tokens(self.group_norm(x))), x)

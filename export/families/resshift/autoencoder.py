@@ -18,13 +18,16 @@ from passionsr_trt.export.families.autoencoder import Decoder, Encoder
 from torch import Tensor, nn
 
 CODES_AT_ONCE = 1024  # distances of so many to every position: 67 MB at 512×512
+# of the middle attention's queries, 16,384 at 512×512, whose scores are 1.07 GB; the sides of what it sees are
+# multiples of 4 positions
+SLICES, POSITIONS = 16, 4
 
 
 class VQEncoder(Encoder):
     """lr [B, 3, h, w] in [−1, 1] → z_y [B, C, upscale·h/4, upscale·w/4] of VQ-f4."""
 
     def __init__(self, vae: Any, upscale: int) -> None:
-        super().__init__(vae.encoder, vae.quant_conv)
+        super().__init__(vae.encoder, vae.quant_conv, SLICES)
         self.upscale = upscale
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ class VQDecoder(Decoder):
     """x0 [B, C, h, w] → picture [B, 3, 4h, 4w] in about [−1, 1]."""
 
     def __init__(self, vae: Any) -> None:
-        super().__init__(vae.decoder)
+        super().__init__(vae.decoder, slices=SLICES)
         codes = vae.quantize.embedding.weight.data
         after = vae.post_quant_conv
         values = codes.double() @ after.weight.data.double().flatten(1).t() + after.bias.data.double()

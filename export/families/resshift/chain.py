@@ -18,7 +18,7 @@ from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families import blocks
 from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
 from passionsr_trt.export.families.resshift import reference
-from passionsr_trt.export.families.resshift.autoencoder import VQDecoder, VQEncoder
+from passionsr_trt.export.families.resshift.autoencoder import POSITIONS, VQDecoder, VQEncoder
 from passionsr_trt.export.families.resshift.unet import UNET_ABSORB, OneStepUNet, Resample, ResBlock, SwinLayer
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
 from passionsr_trt.export.quantize.proof import prove
@@ -116,12 +116,13 @@ def build_model(model: ResShiftModel) -> Model:
     prove_blocks(model, unet)
     lr, picture = TensorInfo("lr", 3, upscale), TensorInfo("picture", 3, 1)
     z_y, noise, x0 = (TensorInfo(name, channels, upscale) for name in ("z_y", "noise", "x0"))
+    multiple = upscale * POSITIONS
     encoder, decoder = VQEncoder(model.vae, upscale).eval(), VQDecoder(model.vae).eval()
     parts = (
-        Part("vq_encoder", encoder, (lr,), z_y, upscale, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS),
+        Part("vq_encoder", encoder, (lr,), z_y, multiple, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS),
         Part("unet", unet, (z_y, noise, lr), x0, unet_multiple(model), absorb=UNET_ABSORB, blocks=BLOCKS),
         Part(
-            "vq_decoder", decoder, (x0,), picture, upscale, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS,
+            "vq_decoder", decoder, (x0,), picture, multiple, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS,
             float_inputs=True,
         ),
     )  # fmt: skip
