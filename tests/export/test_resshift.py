@@ -132,6 +132,8 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path, capsys: pyt
     unmasked = {key: tensor for key, tensor in state.items() if not key.endswith("attn_mask")}
     incomplete = {key: tensor for key, tensor in state.items() if "blocks.0.norm2" not in key}
     misshapen = state | {"middle_block.0.out_layers.3.weight": torch.zeros(32, 5, 3, 3)}
+    whole = state | {"out.2.weight": torch.ones(3, 32, 3, 3, dtype=torch.int64)}
+    torch.save(whole, tmp_path / "whole.pth")
     odd = state | {"out.2.weight": torch.full((3, 32, 3, 3), float("nan"))}
     for name, changed in (
         ("unmasked", unmasked),
@@ -148,7 +150,8 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path, capsys: pyt
         (tmp_path / "unmasked.pth", vq, "no attn_mask"),
         (tmp_path / "incomplete.pth", vq, "norm2"),
         (tmp_path / "misshapen.pth", vq, "out_layers.3"),
-        (tmp_path / "odd.pth", vq, "no number"),
+        (tmp_path / "odd.pth", vq, "no plain tensor of numbers"),
+        (tmp_path / "whole.pth", vq, "no plain tensor of numbers"),
         (tmp_path / "nothing.pth", vq, "missing"),
     ):
         capsys.readouterr()

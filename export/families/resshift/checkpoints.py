@@ -33,6 +33,7 @@ NEEDED = {
     ),
     "autoencoder": ("encoder.conv_in.weight", "decoder.conv_in.weight", "quantize.embedding.weight"),
 }
+INDEX = "relative_position_index"
 IGNORED = ("loss.",)  # what trainers keep beside an autoencoder
 State = dict[str, Tensor]
 
@@ -48,10 +49,11 @@ def read_state(path: Path, kind: str) -> State:
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
             continue
         name = PREFIX.sub("", key)
-        if tensor.layout is not torch.strided or not (name.startswith(IGNORED) or _is_finite(tensor)):
-            raise UserError(f"{path}: {key} holds what is no number", "expected trained weights")
-        if not name.startswith(IGNORED):
-            state[name] = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        if name.startswith(IGNORED):
+            continue
+        if not _is_plain(tensor, whole=name.endswith(INDEX)):
+            raise UserError(f"{path}: {key} is no plain tensor of numbers", "expected trained weights")
+        state[name] = tensor if name.endswith(INDEX) else tensor.to(torch.float32)
     if missing := [name for name in NEEDED[kind] if name not in state]:
         what = {
             "unet": "ResShift's UNet (SinSR_v2.pth)",
@@ -61,8 +63,11 @@ def read_state(path: Path, kind: str) -> State:
     return state
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and (not tensor.is_floating_point() or bool(tensor.isfinite().all()))
+def _is_plain(tensor: Tensor, whole: bool) -> bool:
+    """Whole numbers, or finite floats: there, of one stride."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.dtype == torch.int64 if whole else tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def unet_of(state: State, source: Path) -> UNetModelSwin:
