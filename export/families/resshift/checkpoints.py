@@ -22,7 +22,15 @@ from passionsr_trt.export.families.resshift.reference import UNetModelSwin
 from passionsr_trt.export.families.weights import load_checked, read_checkpoint
 from torch import Tensor
 
-HOLDERS = ("state_dict", "ema_state_dict", "ema", "params_ema", "params", "model", "model_state_dict")
+HOLDERS = (
+    "params_ema",
+    "ema_state_dict",
+    "ema",
+    "state_dict",
+    "params",
+    "model_state_dict",
+    "model",
+)  # best first
 PREFIX = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 NEEDED = {
     "unet": (
