@@ -1,10 +1,12 @@
-"""Everything at Stable Diffusion 2.1's size, on this CPU: export, speed beside other tools, image sizes, threads.
+"""Everything at a published model's size, on this CPU: export, speed beside other tools, image sizes, threads.
 
     python benchmarks/full_scale.py --images demo/calib/lr --peers-python PEERS/bin/python -o out/full_scale
 
-Random weights of the real shapes (sd21_model.py; --width makes them smaller): times and memory are the real
-model's, pictures mean nothing. Rivals meet the INT8 engines one at a time (side_by_side.py --pairs).
+Random weights of the real shapes (sd21_model.py; for --family resshift SinSR's, resshift_model.py; --width makes
+them smaller): times and memory are the real model's, pictures mean nothing. Rivals meet the INT8 engines one at a
+time (side_by_side.py --pairs).
 Stages whose results are there are left out. It takes 24 GB of memory.
+--predict: engines for TensorRT-RTX as well, and what eight GPUs are predicted to take.
 --peers-python: an interpreter with `torch==2.13.0 nncf nvidia-modelopt[onnx] openvino`, for their rows.
 """
 
@@ -22,15 +24,29 @@ from own_commands import own, peak_mib
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 
 HERE = Path(__file__).parent
+RTX = ("fp32", "fp16", "int8-fp16")
 WRITTEN = "as written"  # float, no sub-pixel form: what other tools start from (as_written.py)
 
 
-def prepare(folder: Path, width: float, images: Path) -> None:
+def make_model(family: str, model: Path, width: float) -> None:
+    """A model folder with random weights."""
+    if family == "stable-diffusion":
+        make = [sys.executable, str(HERE / "sd21_model.py"), "-o", str(model), "--width", str(width)]
+        subprocess.run(make, check=True)
+        return
+    files = model.with_name("files")
+    make = [sys.executable, str(HERE / "resshift_model.py"), "-o", str(files), "--width", str(width)]
+    subprocess.run(make, check=True)
+    given = ["--unet", files / "unet.pth", "--autoencoder", files / "autoencoder.pth"]
+    subprocess.run(own("import-model", "--family", family, *given, "-o", model), check=True)
+    shutil.rmtree(files)
+
+
+def prepare(family: str, folder: Path, width: float, images: Path, predict: bool) -> None:
     """Model, calibration (ranges of two images), ONNX and engines; what each stage takes."""
     model, spec = folder / "model", folder / "spec.json"
     if not model.is_dir():
-        make = [sys.executable, str(HERE / "sd21_model.py"), "-o", str(model), "--width", str(width)]
-        subprocess.run(make, check=True)
+        make_model(family, model, width)
     spec.write_text(json.dumps({"method": "range", "activation_observer": "minmax"}))
     cache, onnx, engines = folder / "calib_cache", folder / "onnx", folder / "engines"
     calibrate = own("calibrate", model, "--images", images, "--limit", 2, "--spec", spec, "--cache", cache)
@@ -44,9 +60,22 @@ def prepare(folder: Path, width: float, images: Path) -> None:
     for kind in ("int8", "fp32", WRITTEN):
         build = own("build-engines", onnx / kind, "-o", engines / kind)
         stages.append((f"build {kind}", engines / kind, build))
+    if predict:
+        half, int8 = ["--precision", "fp16"], ["--cache", cache]
+        stages += [
+            ("export FP16", onnx / "fp16", own("export", model, "--float", *half, "-o", onnx / "fp16")),
+            ("export INT8 FP16", onnx / "int8-fp16", own("export", model, *half, *int8, "-o", onnx / "int8-fp16")),
+        ]
+        for kind in RTX:
+            words = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9", "-o", engines / f"rtx-{kind}"]
+            stages.append(
+                (f"build rtx {kind}", engines / f"rtx-{kind}", own("build-engines", onnx / kind, *words))
+            )
     for name, result, command in stages:
         if not result.is_dir():
             measured(name, command)
+    if predict:
+        subprocess.run(own("predict", *(engines / f"rtx-{kind}" for kind in RTX)), check=True)
 
 
 def measured(name: str, command: list[str]) -> None:
@@ -110,14 +139,18 @@ def quantize_with_peers(folder: Path, python: str) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="low-resolution pictures to calibrate with")
+    parser.add_argument("--family", choices=("stable-diffusion", "resshift"), default="stable-diffusion")
+    parser.add_argument("--predict", action="store_true", help="needs TensorRT-RTX")
     parser.add_argument("--peers-python")
     parser.add_argument("--width", type=float, default=1.0, help="channels times this, 0.2 for a try")
     parser.add_argument("--runs", type=int, default=5, help="rounds of each pair")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.peers_python and arguments.family != "stable-diffusion":
+        parser.error("--peers-python: other tools are compared on Stable Diffusion alone")
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(folder, arguments.width, arguments.images)
+    prepare(arguments.family, folder, arguments.width, arguments.images, arguments.predict)
     peers = quantize_with_peers(folder, arguments.peers_python) if arguments.peers_python else []
     for result in (folder / "engines" / "int8", folder / "engines" / "fp32", *peers):
         size = sum(path.stat().st_size for path in result.iterdir())
@@ -127,10 +160,10 @@ def main() -> None:
         f"bfloat16={folder / 'engines' / WRITTEN}",
         f"onnx={folder / 'onnx' / WRITTEN}",
         f"twin={folder / 'engines' / 'fp32'}",
-        f"eager={folder / 'model'}",
-        f"compiled={folder / 'model'}",
         *(f"files={peer}" for peer in peers),
     ]
+    if arguments.family == "stable-diffusion":
+        rivals += [f"{kind}={folder / 'model'}" for kind in ("eager", "compiled")]
     engines = ["--engines", folder / "engines" / "int8"]
     words = [
         HERE / "side_by_side.py",

@@ -37,7 +37,8 @@ def add_import_model(parser: argparse.ArgumentParser) -> None:
         "base",
         type=Path,
         nargs="?",
-        help="Stable Diffusion: a diffusers folder, or one .safetensors or .ckpt file; an image network: its file",
+        help="Stable Diffusion 2.1-base (its first hub page is gone, copies such as sd2-community's remain): a "
+        "diffusers folder, or one .safetensors or .ckpt file; an image network: its file",
     )
     names = [family.name for family in FAMILIES]
     parser.add_argument("--family", choices=names, default=names[0], help="what kind of model it is")

@@ -62,6 +62,17 @@ def decibels(text: str) -> float:
     return number
 
 
+def positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return number
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     try:

@@ -6,7 +6,7 @@ A part's inputs are sources or outputs of parts before it; there is no general g
 | ------- | ----------------------------------------------------------- | ----------------- |
 | `lr`    | the picture as it came                                      | the model's upscale |
 | `image` | its bicubic enlargement                                     | 1                 |
-| `noise` | seeded normals, the same for every backend; calibration: 0  | the tensor's own  |
+| `noise` | seeded normals, the same for every backend                  | the tensor's own  |
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ def chain_multiple(parts: Sequence[Wired]) -> int:
     return math.lcm(*(part.multiple for part in parts))
 
 
-def reference_size(parts: Sequence[Wired]) -> Size:
-    """REFERENCE_SIZE, or the next above it that a chain takes."""
+def reference_size(parts: Sequence[Wired], side: int = REFERENCE_SIZE) -> Size:
+    """Of a square of `side` output pixels, or the next above it that a chain takes."""
     multiple = chain_multiple(parts)
-    return (-(-REFERENCE_SIZE // multiple) * multiple,) * 2
+    return (-(-side // multiple) * multiple,) * 2
 
 
 def chain_grid(parts: Sequence[Wired]) -> int:

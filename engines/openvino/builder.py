@@ -132,10 +132,10 @@ class OpenVINOBuilder:
 
 
 def proof_sources(bundle: OnnxBundle) -> Tensors:
-    """The chain's sources for a smooth seeded image in [-1, 1], of 128×128 or the size that the bundle takes."""
+    """The chain's sources for a smooth seeded image in [-1, 1], of 128×128 or what the bundle takes."""
     coarse = np.random.default_rng(0).integers(0, 256, (PROOF_SIZE // 16, PROOF_SIZE // 16, 3), np.uint8)
     smooth = Image.fromarray(coarse)
-    size = bundle.model.size or (PROOF_SIZE, PROOF_SIZE)
+    size = bundle.model.size or reference_size(bundle.parts, PROOF_SIZE)
     found = {}
     for tensor in sources_of(bundle.parts).values():
         _batch, channels, height, width = tensor.at(size)

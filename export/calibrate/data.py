@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +29,14 @@ def data_digest(files: list[Path]) -> str:
 
 
 def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
-    """One image → the chain's sources [1, C, H, W] float32, as the runtime prepares them; noise is 0, its mean."""
+    """One image → the chain's sources [1, C, H, W] float32, as the runtime prepares them.
+
+    Noise is seeded by the image's bytes for models that draw it, else 0, its mean.
+    """
     rgb = read_picture(path).rgb
     enlarged = to_array(upscale(rgb, model.upscale))
-    made = chain_sources(rgb, enlarged, model.parts, seed=None)
+    seed = zlib.crc32(path.read_bytes()) if model.draws_noise else None
+    made = chain_sources(rgb, enlarged, model.parts, seed)
     return {name: torch.from_numpy(array[0])[None] for name, array in made.items()}
 
 

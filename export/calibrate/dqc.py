@@ -1,6 +1,6 @@
 """DQC, distributed quantization calibration: part after part, each taught by its float twin.
 
-Each part is fed by its already quantized predecessor. Per part:
+Each part is fed by its already quantized predecessor, or by its float twin (Part.float_inputs). Per part:
 1. search: LET and boundary ratios of every port alone (export/calibrate/search.py);
 2. the stages of export/calibrate/stages.py, on the whole part or block by block;
 3. which way every weight is rounded (export/calibrate/rounding.py).
@@ -57,13 +57,14 @@ def learn_calibration(
             for sample in tqdm(floats, desc=f"{part.name}: float targets"):
                 sample[part.output.name] = part.run(sample)
         teacher = [part.feed(sample) for sample in floats]
+        inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
         with learning(part, spec, teacher, progress) as (searches, done):
             if spec.method == "learned":
                 targets = [sample[part.output.name] for sample in floats]
-                pairs = Pairs([part.feed(sample) for sample in quantized], targets)
+                pairs = Pairs(inputs, targets)
                 learn_part(part, spec, pairs, teacher, progress, done, low_memory)
             if spec.rounding == "second_order":
-                round_weights(part, searches, [part.feed(sample) for sample in quantized])
+                round_weights(part, searches, inputs)
             tensors |= learned_tensors(searches, spec) | activation_scales(histograms, spec)
             with torch.no_grad():
                 for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):

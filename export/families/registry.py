@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.image_network.family import ImageNetwork
+from passionsr_trt.export.families.resshift.family import ResShift
 from passionsr_trt.export.families.stable_diffusion.family import StableDiffusion
 
 if TYPE_CHECKING:  # an option's help is shown without PyTorch
@@ -26,7 +27,7 @@ class Family(Protocol):
     def import_model(self, arguments: argparse.Namespace) -> int: ...
 
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), ImageNetwork())
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), ResShift(), ImageNetwork())
 
 
 def check_model(path: Path) -> Family:

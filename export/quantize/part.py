@@ -26,6 +26,7 @@ class Part:
 
     absorb: which neighbours absorb which port. blocks: kinds of modules whose sites learn together. rest:
     `bfloat16` where what is not INT8 bears it. ends: the sites that run first and last, if not listed so.
+    float_inputs: it learns on the float parts' outputs, where those before it would change what it decides.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Part:
     absorb: tuple[Absorb, ...] = ()
     blocks: tuple[type[nn.Module], ...] = ()
     ends: tuple[str, ...] = ()
+    float_inputs: bool = False
 
     def sites(self) -> list[NamedSite]:
         return list(named_sites(self.module, self.name))
@@ -88,7 +90,7 @@ class Model:
     """A chain of parts. reference: sources → every part's output, as the model's authors wrote it (float32).
 
     align: the colour fix that suits it. overlap: of tiles, in output pixels. errors: of each part's folds, end to
-    end.
+    end. draws_noise: calibration draws noise as the runtime does; else it is 0, its mean.
     """
 
     family: str
@@ -99,6 +101,7 @@ class Model:
     reference: Callable[[Tensors], Tensors] | None
     errors: dict[str, float] = field(default_factory=dict)
     overlap: int = 64
+    draws_noise: bool = False
 
     def part(self, name: str) -> Part:
         return next(part for part in self.parts if part.name == name)

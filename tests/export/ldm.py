@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from passionsr_trt.export.families.stable_diffusion.ldm_names import IN_RESNET, UNET_ENDS, unet_path, vae_path
+from passionsr_trt.export.families.ldm_names import vae_path
+from passionsr_trt.export.families.stable_diffusion.ldm_names import IN_RESNET, UNET_ENDS, unet_path
 from torch import Tensor
 
 IN_ATTENTION = (f"attn{index}.{end}" for index in (1, 2) for end in ("to_q", "to_k", "to_v", "to_out.0"))

@@ -11,8 +11,9 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from passionsr_trt.export.families.stable_diffusion.checkpoints import LORA_ALPHA, SD21
+from passionsr_trt.export.families.stable_diffusion.checkpoints import SD21
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel, read_json
+from passionsr_trt.export.families.stable_diffusion.lora import LORA_ALPHA
 from passionsr_trt.runtime.main import main
 from safetensors.torch import save_file
 
@@ -33,18 +34,19 @@ def base(small_model: Path) -> OneStepModel:
     return OneStepModel.load(small_model)
 
 
-def lora(weights: dict[str, torch.Tensor], adapted: dict[str, str]) -> dict[str, torch.Tensor]:
+def lora(weights: dict[str, torch.Tensor], adapted: dict[str, str], rank: int = RANK) -> dict[str, torch.Tensor]:
     """PEFT's keys for some weights, random."""
     result = {}
     for name, adapter in adapted.items():
         out, *rest = weights[f"{name}.weight"].shape
         ones = [1] * (len(rest) - 1)
-        result[f"{name}.lora_A.{adapter}.weight"] = torch.randn(RANK, *rest) * 0.05
-        result[f"{name}.lora_B.{adapter}.weight"] = torch.randn(out, RANK, *ones) * 0.05
+        result[f"{name}.lora_A.{adapter}.weight"] = torch.randn(rank, *rest) * 0.05
+        result[f"{name}.lora_B.{adapter}.weight"] = torch.randn(out, rank, *ones) * 0.05
     return result
 
 
 def words(base: Path | str, folder: Path, *more: object) -> list[str]:
+    folder.mkdir(exist_ok=True)
     torch.save(torch.randn(1, 7, 24), folder / "text.pt")
     text = ["--text-embedding", folder / "text.pt", "--upscale", 2]
     return ["import-model", str(base), "-o", str(folder / "model"), *map(str, [*text, *more])]
@@ -124,6 +126,73 @@ def test_a_lora_is_merged(base: OneStepModel, small_model: Path, tmp_path: Path,
         torch.testing.assert_close(apply(x, found[f"{name}.weight"]), expected, rtol=1e-4, atol=1e-4)
     changed = {key for key, value in found.items() if not torch.equal(value, weights[key])}
     assert changed == {f"{name}.weight" for name in ADAPTED}
+
+
+def merged_by_peft(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, factor: float) -> torch.Tensor:
+    """As PEFT's get_delta_weight computes it: a matrix product, or one convolution of A's kernels by B's."""
+    if weight.dim() == 2:
+        return weight + (up @ down) * factor
+    if weight.shape[2:] == (1, 1):
+        return weight + (up[:, :, 0, 0] @ down[:, :, 0, 0])[:, :, None, None] * factor
+    change = torch.nn.functional.conv2d(down.permute(1, 0, 2, 3), up)
+    return weight + change.permute(1, 0, 2, 3) * factor
+
+
+HYPIR_ENDS = (
+    "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out", "proj_in",
+    "proj_out", "ff.net.2", "ff.net.0.proj",
+)  # fmt: skip
+
+
+def test_pisa_sr_is_two_loras_at_their_default_weights(
+    base: OneStepModel, small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = base.unet.state_dict()
+    sets = {}
+    for name, rank in (("pix", 4), ("sem", 8)):
+        adapted = {path: f"{adapter}_{name}" for path, adapter in ADAPTED.items()}
+        sets[name] = lora(weights, adapted, rank)
+    checkpoint = {"state_dict_unet": {**sets["pix"], **sets["sem"]}}
+    for name, rank in (("pix", 4), ("sem", 8)):
+        checkpoint[f"lora_rank_unet_{name}"] = rank  # type: ignore[assignment]
+        checkpoint |= {f"unet_lora_{place}_modules_{name}": [] for place in ("encoder", "decoder", "others")}
+    torch.save(checkpoint, tmp_path / "pisa_sr.pkl")
+    assert main(words(small_model, tmp_path, "--lora", tmp_path / "pisa_sr.pkl")) == 0
+    assert "pisa-sr LoRA merged" in capsys.readouterr().out
+    found = OneStepModel.load(tmp_path / "model")
+    assert (found.one_step.timestep, found.one_step.prediction) == (1, "residual")
+    assert found.one_step.posterior == "sample"
+    for path, adapter in ADAPTED.items():
+        expected = weights[f"{path}.weight"]
+        for name, rank in (("pix", 4), ("sem", 8)):
+            pair = (sets[name][f"{path}.lora_{end}.{adapter}_{name}.weight"] for end in "AB")
+            expected = merged_by_peft(expected, *pair, factor=8 / rank)
+        torch.testing.assert_close(found.unet.state_dict()[f"{path}.weight"], expected, rtol=1e-6, atol=1e-6)
+    checkpoint["lora_rank_unet_sem"] = 4  # type: ignore[assignment]
+    torch.save(checkpoint, tmp_path / "other.pkl")
+    assert main(words(small_model, tmp_path / "again", "--lora", tmp_path / "other.pkl")) == 1
+    assert "expected rank 4" in capsys.readouterr().err
+
+
+def test_hypir_is_a_plain_state_dict_at_factor_one(base: OneStepModel, small_model: Path, tmp_path: Path) -> None:
+    weights = base.unet.state_dict()
+    paths = [key.removesuffix(".weight") for key in weights if key.endswith(".weight")]
+    adapted = {path: "default" for path in paths if path.endswith(tuple(f".{end}" for end in HYPIR_ENDS))}
+    tensors = lora(weights, adapted, 16)
+    torch.save(tensors, tmp_path / "HYPIR_sd2.pth")
+    assert main(words(small_model, tmp_path, "--lora", tmp_path / "HYPIR_sd2.pth")) == 0
+    found = OneStepModel.load(tmp_path / "model")
+    assert (found.one_step.timestep, found.one_step.prediction) == (200, "epsilon")
+    assert found.one_step.posterior == "sample"
+    merged = found.unet.state_dict()
+    for path in adapted:
+        pair = (tensors[f"{path}.lora_{end}.default.weight"] for end in "AB")
+        expected = merged_by_peft(weights[f"{path}.weight"], *pair, factor=1.0)
+        torch.testing.assert_close(merged[f"{path}.weight"], expected, rtol=1e-6, atol=1e-6)
+    changed = {
+        key.removesuffix(".weight") for key, value in merged.items() if not torch.equal(value, weights[key])
+    }
+    assert changed == set(adapted)
 
 
 class Evil:

@@ -15,7 +15,7 @@ from passionsr_trt.export.quantize.sites import Site
 from tests.helpers import write_model
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "residual"])
 @pytest.mark.parametrize("vae", ["AutoencoderKL", "AutoencoderTiny"])
 def test_every_fold_is_exact(tmp_path: Path, vae: str, prediction: str) -> None:
     folder = write_model(tmp_path / "model", vae, {"prediction": prediction, "timestep": 700})

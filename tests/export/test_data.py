@@ -23,7 +23,7 @@ def load_image(path: Path, factor: int) -> torch.Tensor:
     """The source `image` of a chain whose sides are multiples of 64."""
     image = TensorInfo("image", 3, 1)
     part = PartInfo("part", "", (image,), TensorInfo("out", 3, 1), 64)
-    model: Any = SimpleNamespace(upscale=factor, parts=(part,))
+    model: Any = SimpleNamespace(upscale=factor, parts=(part,), draws_noise=False)
     return load_sources(path, model)["image"]
 
 
@@ -110,7 +110,8 @@ def test_a_low_resolution_source_is_mirrored_out_beside_the_image(tmp_path: Path
     smallest(tmp_path / "image.png")
     inputs = (TensorInfo("lr", 3, 4), TensorInfo("image", 3, 1), TensorInfo("noise", 4, 8))
     part = PartInfo("part", "", inputs, TensorInfo("out", 3, 1), 64)
-    made = load_sources(tmp_path / "image.png", SimpleNamespace(upscale=4, parts=(part,)))  # type: ignore[arg-type]
+    model: Any = SimpleNamespace(upscale=4, parts=(part,), draws_noise=False)
+    made = load_sources(tmp_path / "image.png", model)
     assert {name: tuple(x.shape) for name, x in made.items()} == {
         "lr": (1, 3, 16, 16),
         "image": (1, 3, 64, 64),
@@ -120,3 +121,14 @@ def test_a_low_resolution_source_is_mirrored_out_beside_the_image(tmp_path: Path
     assert torch.equal(made["lr"][0, :, :8, :8], small)
     assert torch.equal(made["lr"][0, :, 8, :8], small[:, 6]), "mirrored without repeating the edge"
     assert not made["noise"].any()
+
+
+def test_noise_that_a_model_draws_is_every_images_own(tmp_path: Path) -> None:
+    part = PartInfo("part", "", (TensorInfo("noise", 3, 4),), TensorInfo("out", 3, 1), 64)
+    model: Any = SimpleNamespace(upscale=4, parts=(part,), draws_noise=True)
+    drawn = []
+    for write in (smallest, smallest, sixteen_bits):
+        write(tmp_path / "image.png")
+        drawn.append(load_sources(tmp_path / "image.png", model)["noise"][:, :, :16, :16])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert 0.9 < float(drawn[0].std()) < 1.1

@@ -15,8 +15,8 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.export.families.image_network.architectures import KNOWN
 from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.families.image_network.seams import seam_overlap
-from passionsr_trt.export.families.image_network.windows import shift_mask
 from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.families.windows import shift_mask
 from passionsr_trt.export.quantize.part import smooth_sources
 from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
 from passionsr_trt.export.quantize.sites import SiteConv

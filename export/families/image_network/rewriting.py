@@ -22,8 +22,8 @@ from passionsr_trt.export.families.image_network.windows import (
     RectangleAttention,
     SwinBlock,
     WindowAttention,
-    shift_mask,
 )
+from passionsr_trt.export.families.windows import shift_mask
 from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear
 from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from torch import Tensor, nn

@@ -17,13 +17,9 @@ from typing import Any
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
-from passionsr_trt.export.families.stable_diffusion.blocks import (
-    Downsample,
-    ResBlock,
-    SpatialSelfAttention,
-    SpatialTransformer,
-    Upsample,
-)
+from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
+from passionsr_trt.export.families.blocks import Downsample, ResBlock, SpatialSelfAttention, Upsample
+from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.tiny_vae import TinyBlock, TinyDecoder, TinyEncoder
 from passionsr_trt.export.families.stable_diffusion.unet import OneStepUNet
@@ -46,10 +42,6 @@ UNET_ABSORB = (
     Absorb("attn2.to_out.0", "attn2", Into.VALUE),
     Absorb("ff.out", "ff.proj", Into.ROWS, takes_shift=False),
 )
-KL_ABSORB = (
-    Absorb("attention.to_q", "group_norm"),
-    Absorb("attention.to_out.0", "attention.to_v", Into.ROWS),
-)
 TINY_ABSORB = (
     Absorb("conv.1", "conv.0", Into.ROWS, takes_shift=False),
     Absorb("conv.2", "conv.1", Into.ROWS, takes_shift=False),
@@ -67,7 +59,7 @@ def build_model(model: OneStepModel) -> Model:
     image, latent = TensorInfo("image", 3, 1), TensorInfo("latent", channels, STRIDE)
     clean, result = TensorInfo("clean_latent", channels, STRIDE), TensorInfo("image_out", 3, 1)
     drawn = (TensorInfo("noise", channels, STRIDE),) if step.posterior == "sample" else ()
-    vae_absorb = KL_ABSORB if model.vae_kind == "AutoencoderKL" else TINY_ABSORB
+    vae_absorb = AUTOENCODER_ABSORB if model.vae_kind == "AutoencoderKL" else TINY_ABSORB
     parts = (
         Part("vae_encoder", encoder, (image, *drawn), latent, STRIDE, absorb=vae_absorb, blocks=BLOCKS),
         # bfloat16: the UNet loses nothing by it, the VAE a quarter of a decibel
@@ -137,7 +129,7 @@ def reference(model: OneStepModel, sources: Tensors) -> dict[str, Tensor]:
 def reference_parts(model: OneStepModel) -> dict[str, Callable[..., Tensor]]:
     """The parts in diffusers' own modules, no fold: scaling, posterior, x0 formula as their authors write them.
 
-    x0 = (z − σ·ε)/√ᾱ, or √ᾱ·z − σ·v.
+    x0 = (z − σ·ε)/√ᾱ, or √ᾱ·z − σ·v, or z − r.
     """
     step, factor = model.one_step, model.one_step.scaling_factor
     root, sigma = model.alpha_bar**0.5, (1 - model.alpha_bar) ** 0.5
@@ -156,6 +148,8 @@ def reference_parts(model: OneStepModel) -> dict[str, Callable[..., Tensor]]:
         predicted = model.unet(latent, step.timestep, encoder_hidden_states=model.text).sample
         if step.prediction == "epsilon":
             return (latent - sigma * predicted) / root
+        if step.prediction == "residual":
+            return latent - predicted
         return root * latent - sigma * predicted
 
     def decode(clean: Tensor) -> Tensor:

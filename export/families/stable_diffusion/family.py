@@ -45,26 +45,32 @@ class StableDiffusion:
             type=Path,
             help="needed: the constant prompt's: [1, tokens, width] in a .pt or .safetensors file",
         )
-        parser.add_argument("--lora", type=Path, help="OSEDiff's osediff.pkl, or PassionSR's osediff.ckpt")
+        parser.add_argument(
+            "--lora",
+            type=Path,
+            help="OSEDiff's osediff.pkl, PassionSR's osediff.ckpt, PiSA-SR's pisa_sr.pkl or HYPIR's HYPIR_sd2.pth",
+        )
         parser.add_argument(
             "--config",
             type=Path,
             help="for one file: folder of unet/, vae/, scheduler/ configs; Stable Diffusion 2.1's where not given",
         )
-        parser.add_argument("--timestep", type=whole(0), default=999, help="the one step's")
+        unless = "(by itself what the LoRA's layout tells; 999, epsilon, mode without one)"
+        parser.add_argument("--timestep", type=whole(0), help=f"the one step's {unless}")
         parser.add_argument(
-            "--prediction", choices=("epsilon", "v"), default="epsilon", help="what the UNet predicts"
+            "--prediction", choices=("epsilon", "v", "residual"), help=f"what the UNet predicts {unless}"
         )
-        parser.add_argument("--posterior", choices=("mode", "sample"), default="mode", help="of the VAE encoder")
+        parser.add_argument("--posterior", choices=("mode", "sample"), help=f"of the VAE encoder {unless}")
         parser.add_argument(
             "--upscale", type=int, choices=(1, 2, 3, 4), default=4, help="enlargement before the VAE"
         )
 
     def import_model(self, arguments: argparse.Namespace) -> int:
         """LoRA merged, written, read again."""
-        from passionsr_trt.export.families.stable_diffusion import checkpoints
+        from passionsr_trt.export.families.ldm_names import vae_path
+        from passionsr_trt.export.families.stable_diffusion import checkpoints, lora
         from passionsr_trt.export.families.stable_diffusion.folder import OneStep, OneStepModel
-        from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path, vae_path
+        from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path
 
         if arguments.base is None or arguments.text_embedding is None:
             raise UsageError("import-model", "expected a Stable Diffusion folder or file and --text-embedding")
@@ -74,20 +80,21 @@ class StableDiffusion:
         config = arguments.base if arguments.base.is_dir() else arguments.config or checkpoints.SD21
         text = checkpoints.read_text_embedding(arguments.text_embedding)
         unet, vae = checkpoints.load_base(arguments.base, config)
+        recipe = lora.OSEDIFF
         if arguments.lora:
             source = str(arguments.lora)
-            found = checkpoints.lora_parts(checkpoints.read_checkpoint(arguments.lora), source)
-            for name, module, rename in (("unet", unet, unet_path), ("vae", vae, vae_path)):
-                if name in found:
-                    tensors, rank = found[name]
-                    merged = checkpoints.merge_lora(module, tensors, rank, rename, source)
-                    print(f"{name}: LoRA merged into {merged} weights")
+            recipe, found = lora.read_loras(checkpoints.read_checkpoint(arguments.lora), source)
+            for adapters in found:
+                target = (unet, adapters, unet_path) if adapters.part == "unet" else (vae, adapters, vae_path)
+                merged = lora.merge_lora(*target, source)
+                del target
+                print(f"{adapters.part}: {recipe.name} LoRA merged into {merged} weights")
         step = OneStep(
-            arguments.timestep,
-            arguments.prediction,
+            recipe.timestep if arguments.timestep is None else arguments.timestep,
+            arguments.prediction or recipe.prediction,
             float(vae.config.scaling_factor),
             arguments.upscale,
-            arguments.posterior,
+            arguments.posterior or recipe.posterior,
         )
         with atomic_folder(arguments.output, "model") as folder:
             checkpoints.write_model(folder, unet, vae, config / "scheduler", text, asdict(step))

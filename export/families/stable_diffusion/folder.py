@@ -25,7 +25,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class OneStep:
-    """one_step.json. upscale 1–4; prediction `epsilon` or `v`; posterior `mode` or `sample`."""
+    """one_step.json. upscale 1–4; prediction `epsilon`, `v` or `residual`; posterior `mode` or `sample`."""
 
     timestep: int
     prediction: str
@@ -36,7 +36,7 @@ class OneStep:
     def __post_init__(self) -> None:
         checks = (
             ("timestep", _is_whole(self.timestep) and self.timestep >= 0, "a whole number >= 0"),
-            ("prediction", self.prediction in ("epsilon", "v"), "'epsilon' or 'v'"),
+            ("prediction", self.prediction in ("epsilon", "v", "residual"), "'epsilon', 'v' or 'residual'"),
             ("scaling_factor", isinstance(self.scaling_factor, float) and 0 < self.scaling_factor < 1e6, "> 0"),
             ("upscale", _is_whole(self.upscale) and self.upscale in (1, 2, 3, 4), "1, 2, 3 or 4"),
             ("posterior", self.posterior in ("mode", "sample"), "'mode' or 'sample'"),

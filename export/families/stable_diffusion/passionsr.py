@@ -29,9 +29,10 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.families.ldm_names import vae_path
 from passionsr_trt.export.families.stable_diffusion.checkpoints import read_checkpoint
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
-from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path, vae_path
+from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
 from passionsr_trt.export.quantize.part import Model

@@ -7,12 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.families.stable_diffusion.blocks import (
-    Downsample,
-    ResBlock,
-    SpatialTransformer,
-    Upsample,
-)
+from passionsr_trt.export.families.blocks import Downsample, ResBlock, Upsample
+from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
 from passionsr_trt.export.quantize.sites import SiteConv
 from torch import Tensor, nn
 
@@ -72,7 +68,8 @@ class OneStepUNet(nn.Module):
 
     x0 = z_gain·z − conv_out(…), where conv_out carries the gain of the prediction:
     ε: x0 = (z − σ·ε)/√ᾱ, so z_gain = 1/√ᾱ and conv_out is scaled by σ/√ᾱ;
-    v: x0 = √ᾱ·z − σ·v, so z_gain = √ᾱ and conv_out is scaled by σ.
+    v: x0 = √ᾱ·z − σ·v, so z_gain = √ᾱ and conv_out is scaled by σ;
+    residual: x0 = z − r, nothing is scaled.
     conv_out and this formula stay float32: at t = 999 of SD 2.1 they amplify errors 14.6 times.
     """
 
@@ -89,7 +86,8 @@ class OneStepUNet(nn.Module):
             self.conv_norm_out = unet.conv_norm_out
             self.conv_out = SiteConv.from_conv(unet.conv_out)
             sigma, root = (1 - alpha_bar) ** 0.5, alpha_bar**0.5
-            self.z_gain, gain = (1 / root, sigma / root) if prediction == "epsilon" else (root, sigma)
+            gains = {"epsilon": (1 / root, sigma / root), "v": (root, sigma), "residual": (1.0, 1.0)}
+            self.z_gain, gain = gains[prediction]
             self.conv_out.scale_output(gain)
 
     def forward(self, latent: Tensor) -> Tensor:

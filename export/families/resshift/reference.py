@@ -1,0 +1,250 @@
+"""UNetModelSwin as ResShift's authors wrote it: the float reference, and what the deployable UNet is folded from.
+
+Kinds of layers, their order and their sizes are read from a checkpoint's keys and shapes:
+
+| under a layer's path   | the layer                                                     |
+| ---------------------- | ------------------------------------------------------------- |
+| `in_layers.2.weight`   | ResBlock                                                      |
+| `patch_embed.proj.…`   | Swin layer: 1×1 in, blocks, 1×1 out                           |
+| `op.weight`            | Conv 3×3, stride 2                                            |
+| `conv.weight`          | nearest ×2, Conv 3×3                                          |
+| `weight`               | Conv 3×3                                                      |
+| `blocks.N.attn_mask`   | the block shifts its windows; others run unshifted            |
+
+Where a level was no larger than a window in training, the authors' blocks have no mask and never shift.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 32  # of every norm
+State = Mapping[str, Tensor]
+
+
+def time_embedding(timestep: int, width: int) -> Tensor:
+    """[1, width]: cosines, then sines, of t·10000^(−i/(width/2))."""
+    half = width // 2
+    angles = timestep * torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
+    return torch.cat([angles.cos(), angles.sin()])[None]
+
+
+class ScaledResBlock(nn.Module):
+    """norm → SiLU → conv → norm·(1 + scale) + shift → SiLU → conv, and the shortcut; scale, shift of the time."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        inner, outer = (_conv(state[f"{name}.weight"], 1) for name in ("in_layers.2", "out_layers.3"))
+        self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, inner.in_channels), nn.SiLU(), inner)
+        self.emb_layers = nn.Sequential(nn.SiLU(), _linear(state["emb_layers.1.weight"]))
+        norm = nn.GroupNorm(GROUPS, inner.out_channels)
+        self.out_layers = nn.Sequential(norm, nn.SiLU(), nn.Identity(), outer)
+        shortcut = state.get("skip_connection.weight")
+        self.skip_connection = nn.Identity() if shortcut is None else _conv(shortcut)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        norm, *rest = self.out_layers
+        scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = norm(self.in_layers(x)) * (1 + scale) + shift
+        for layer in rest:
+            hidden = layer(hidden)
+        result: Tensor = self.skip_connection(x) + hidden
+        return result
+
+
+class WindowAttention(nn.Module):
+    """Attention within windows. x [B·windows, tokens, C], mask [windows, tokens, tokens] or None → as x."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.relative_position_bias_table = nn.Parameter(state["relative_position_bias_table"])
+        self.register_buffer("relative_position_index", state["relative_position_index"])
+        self.heads = self.relative_position_bias_table.shape[1]
+        self.qkv, self.proj = _linear(state["qkv.weight"]), _linear(state["proj.weight"])
+
+    def position_bias(self) -> Tensor:
+        """[heads, tokens, tokens]."""
+        tokens = self.relative_position_index.shape[0]
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        return bias.reshape(tokens, tokens, self.heads).permute(2, 0, 1)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        windows, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(windows, tokens, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv[0] * (channels // self.heads) ** -0.5, qkv[1], qkv[2]
+        scores = query @ key.transpose(-2, -1) + self.position_bias()[None]
+        if mask is not None:
+            scores = scores.reshape(-1, mask.shape[0], self.heads, tokens, tokens) + mask[None, :, None]
+            scores = scores.reshape(windows, self.heads, tokens, tokens)
+        mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(windows, tokens, channels)
+        result: Tensor = self.proj(mixed)
+        return result
+
+
+class Mlp(nn.Module):
+    """1×1 convolution → GELU → 1×1 convolution."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = _conv(state["fc1.weight"]), _conv(state["fc2.weight"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return result
+
+
+class SwinBlock(nn.Module):
+    """Swin Transformer's block on pictures [B, C, H, W], with group norms."""
+
+    attn_mask: Tensor | None
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        channels = state["norm1.weight"].shape[0]
+        self.norm1, self.norm2 = nn.GroupNorm(GROUPS, channels), nn.GroupNorm(GROUPS, channels)
+        self.attn, self.mlp = WindowAttention(below(state, "attn")), Mlp(below(state, "mlp"))
+        self.register_buffer("attn_mask", state.get("attn_mask"))
+        self.window = math.isqrt(self.attn.relative_position_index.shape[0])
+        self.shift = 0 if self.attn_mask is None else self.window // 2
+
+    def mask(self, height: int, width: int) -> Tensor:
+        """[windows, tokens, tokens]: 0, or −100 where a token may not see another.
+
+        Not Swin's mask: the released code tells regions apart along the height alone, and puts a window's tokens
+        into the mask with rows and columns exchanged. Models were trained so, and it is kept.
+        """
+        regions = torch.zeros(1, height, width, 1)
+        regions[:, -self.window : -self.shift], regions[:, -self.shift :] = 1, 2
+        own = self.partition(regions).unflatten(1, (self.window, self.window)).transpose(1, 2).flatten(1)
+        return torch.where(own[:, None] == own[:, :, None], 0.0, -100.0)
+
+    def partition(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] → [B·windows, tokens, C]."""
+        x = x.unflatten(1, (-1, self.window)).unflatten(3, (-1, self.window)).transpose(2, 3)
+        return x.reshape(-1, self.window**2, x.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        pixels = self.norm1(x).permute(0, 2, 3, 1).roll((-self.shift, -self.shift), (1, 2))
+        windows = self.attn(self.partition(pixels), self.mask(height, width) if self.shift else None)
+        grid = (batch, height // self.window, width // self.window, self.window, self.window, channels)
+        pixels = windows.reshape(grid).transpose(2, 3).reshape(batch, height, width, channels)
+        x = x + pixels.roll((self.shift, self.shift), (1, 2)).permute(0, 3, 1, 2)
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class SwinLayer(nn.Module):
+    """1×1 convolution, Swin blocks, 1×1 convolution; no shortcut around them. x [B, C, H, W]."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.patch_embed = nn.ModuleDict({"proj": _conv(state["patch_embed.proj.weight"])})
+        self.blocks = nn.ModuleList(SwinBlock(block) for block in listed(state, "blocks"))
+        self.window = max((block.window for block in self.modules() if isinstance(block, SwinBlock)), default=1)
+        self.patch_unembed = nn.ModuleDict({"proj": _conv(state["patch_unembed.proj.weight"])})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.patch_embed["proj"], *self.blocks, self.patch_unembed["proj"]):
+            x = layer(x)
+        return x
+
+
+class Down(nn.Module):
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.op = _conv(state["op.weight"], 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.op(x)
+        return result
+
+
+class Up(nn.Module):
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self.conv = _conv(state["conv.weight"], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return result
+
+
+class UNetModelSwin(nn.Module):
+    """x [B, 6, h, w] (scaled latent, LR picture) and a timestep → what the model predicts, [B, 3, h, w]."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        first, second = (_linear(state[f"time_embed.{index}.weight"]) for index in (0, 2))
+        self.time_embed, self.width = nn.Sequential(first, nn.SiLU(), second), first.in_features
+        self.input_blocks = nn.ModuleList(_layers(entry) for entry in listed(state, "input_blocks"))
+        self.middle_block = _layers(below(state, "middle_block"))
+        self.output_blocks = nn.ModuleList(_layers(entry) for entry in listed(state, "output_blocks"))
+        last = _conv(state["out.2.weight"], 1)
+        self.inputs, self.outputs = state["input_blocks.0.0.weight"].shape[1], last.out_channels
+        self.out = nn.Sequential(nn.GroupNorm(GROUPS, last.in_channels), nn.SiLU(), last)
+
+    def embedding(self, timestep: int) -> Tensor:
+        """[1, 4·C]."""
+        result: Tensor = self.time_embed(time_embedding(timestep, self.width))
+        return result
+
+    def forward(self, x: Tensor, timestep: int) -> Tensor:
+        embedding, skips = self.embedding(timestep), []
+        for entry in self.input_blocks:
+            x = _run(entry, x, embedding)
+            skips.append(x)
+        x = _run(self.middle_block, x, embedding)
+        for entry in self.output_blocks:
+            x = _run(entry, torch.cat([x, skips.pop()], dim=1), embedding)
+        result: Tensor = self.out(x)
+        return result
+
+
+def _run(layers: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    for layer in layers.children():
+        x = layer(x, embedding) if isinstance(layer, ScaledResBlock) else layer(x)
+    return x
+
+
+def below(state: State, path: str) -> dict[str, Tensor]:
+    """The entries under a path, without it."""
+    return {key[len(path) + 1 :]: tensor for key, tensor in state.items() if key.startswith(f"{path}.")}
+
+
+def listed(state: State, path: str) -> list[dict[str, Tensor]]:
+    """The entries under path.0, path.1, …"""
+    indices = {int(found[1]) for key in state if (found := re.match(rf"{re.escape(path)}\.(\d+)\.", key))}
+    return [below(state, f"{path}.{index}") for index in sorted(indices)]
+
+
+def _layers(state: State) -> nn.Sequential:
+    """What TimestepEmbedSequential holds."""
+    kinds: dict[str, type[nn.Module]] = {
+        "in_layers.2.weight": ScaledResBlock,
+        "patch_embed.proj.weight": SwinLayer,
+        "op.weight": Down,
+        "conv.weight": Up,
+    }
+    layers: list[nn.Module] = []
+    for entry in listed({f"layers.{key}": tensor for key, tensor in state.items()}, "layers"):
+        kind = next((kind for key, kind in kinds.items() if key in entry), None)
+        layers.append(_conv(entry["weight"], 1) if kind is None else kind(entry))
+    return nn.Sequential(*layers)
+
+
+def _conv(weight: Tensor, padding: int = 0, stride: int = 1) -> nn.Conv2d:
+    outputs, inputs, height, width = weight.shape
+    return nn.Conv2d(inputs, outputs, (height, width), stride, padding)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    return nn.Linear(weight.shape[1], weight.shape[0])
