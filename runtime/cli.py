@@ -27,6 +27,15 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
     parser.add_argument("--min-psnr", type=decibels, help="dB: fail when the mean to the float model is lower")
+    parser.add_argument(
+        "--html",
+        type=some_path,
+        metavar="FILE",
+        help="write all of it, sliders and differences too, into one page",
+    )
+    parser.add_argument(
+        "--sensitivity", type=Path, metavar="FILE", help="--html: what each site costs (sensitivity.json)"
+    )
     parser.set_defaults(run=_run_compare)
 
 
@@ -48,6 +57,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="of every contestant, 0: all")
     parser.add_argument("--profile", action="store_true", help="add where the INT8 time goes, by kernel; slower")
+    parser.add_argument("--html", type=some_path, metavar="FILE", help="write the figures into one page as well")
     parser.set_defaults(run=_run_benchmark)
 
 

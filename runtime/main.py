@@ -77,6 +77,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a locale that lacks `×` loses it, not the work
             stream.reconfigure(errors="backslashreplace")
     arguments = parser.parse_args(argv)
+    arguments.words = list(argv)
     try:
         with ended_by_signal():
             status: int = arguments.run(arguments)
@@ -132,6 +133,7 @@ EXTRAS = {
     "polygraphy": "compare",
     "skimage": "compare",
     "matplotlib": "compare",
+    "jinja2": "compare",
 }
 
 
