@@ -30,6 +30,7 @@ COMMANDS = {
     "sensitivity": ("passionsr_trt.export.cli", "add_sensitivity", "which sites cost the most, and a budget"),
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
+    "serve": ("passionsr_trt.runtime.cli", "add_serve", "a local page to drop pictures on"),
     "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),
 }
 
@@ -134,6 +135,7 @@ EXTRAS = {
     "skimage": "compare",
     "matplotlib": "compare",
     "jinja2": "compare",
+    "gradio": "serve",
 }
 
 
