@@ -42,7 +42,8 @@ def launch(stand: Stand, sessions: Sessions, arguments: argparse.Namespace) -> A
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_TEMP_DIR"] = str(sessions.root)  # read when Gradio is imported, and after
-    from passionsr_trt.runtime.serving.page import STYLE, Page, theme
+    from passionsr_trt.runtime.serving.look import STYLE, theme
+    from passionsr_trt.runtime.serving.page import Page
 
     if not is_loopback(arguments.host):
         warn(f"--host {arguments.host}: whoever reaches this machine can use the page; there is no password")

@@ -9,6 +9,7 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.serving.engines import Stand
+from passionsr_trt.runtime.serving.look import uploads
 from passionsr_trt.runtime.serving.sessions import Cancelled, Sessions
 from passionsr_trt.runtime.serving.work import OWN_FORMAT, Report, Shown, Wishes, upscale_pictures
 
@@ -17,51 +18,6 @@ NOBODY = "none"
 WAITING = 32  # presses of the button that may wait
 TITLE = "passionsr-trt"
 INTRODUCTION = f"# {TITLE}\nDrop pictures and enlarge them. They stay on this machine, and go when you leave."
-# the button to add more holds an input in a button, which screen readers cannot tell apart
-STYLE = """
-:focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
-button[role=tab].selected { color: var(--body-text-color) !important; font-weight: 600; }
-#pictures .icon-button:has(input) { display: none; }
-"""
-
-
-def uploads(**options: Any) -> gr.File:
-    """A File that gives paths. Gradio's own leaves an empty file behind, and fetches an address that it is given.
-
-    Changed on the object: of a subclass Gradio would write a stub beside this file.
-    """
-    component = gr.File(file_count="multiple", **options)
-    move = component.async_move_resource_to_block_cache
-
-    def paths(payload: Any) -> list[str]:
-        return [] if payload is None else [file.path for file in payload.root]
-
-    async def uploaded_only(path: Any) -> str | None:
-        if "://" in str(path):
-            raise gr.Error("expected an uploaded file, not an address")
-        return await move(path)
-
-    component.preprocess = paths  # type: ignore[method-assign, assignment]
-    component.async_move_resource_to_block_cache = uploaded_only  # type: ignore[method-assign]
-    return component
-
-
-def theme() -> gr.themes.Base:
-    """The reader's own fonts, so that nothing is fetched, and colours that can be told apart."""
-    return gr.themes.Default(
-        primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
-    ).set(
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_hover_dark="*primary_800",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_300",
-        block_label_text_color="*neutral_700",
-        block_label_text_color_dark="*neutral_200",
-        block_title_text_color="*neutral_700",
-        block_title_text_color_dark="*neutral_200",
-    )
 
 
 class Page:
@@ -86,29 +42,32 @@ class Page:
         scales = self.stand.scales
         self.pictures = uploads(label="Pictures", elem_id="pictures")
         self.choices = [
-            gr.Dropdown(self.labels, value=self.labels[0], label="Engines"),
+            gr.Dropdown(self.labels, value=self.labels[0], label="Engines", elem_id="engines"),
             gr.Dropdown(
                 [NOBODY, *self.labels],
                 value=self.labels[1] if several else NOBODY,
                 label="Second engines",
                 visible=several,
             ),
-            gr.Dropdown([OWN_ALIGN, *ALIGNMENTS], value=OWN_ALIGN, label="Colour fix"),
-            gr.Dropdown(sorted(scales), value=scales[0], label="Scale", visible=len(scales) > 1),
-            gr.Number(
-                -1,
-                label="Tile",
-                info="output pixels; −1: by size and memory, 0: never",
-                precision=0,
-                minimum=-1,
-                elem_id="tile",
-            ),
-            gr.Number(0, label="Seed", info="of the noise, for models that draw some", precision=0, minimum=0),
-            gr.Dropdown([OWN_FORMAT, "png", "jpg", "webp"], value=OWN_FORMAT, label="File format"),
         ]
         with gr.Row():
-            self.go = gr.Button("Enlarge", variant="primary", elem_id="go")
-            self.stop = gr.Button("Cancel", elem_id="stop")
+            self.go = gr.Button("Enlarge", variant="primary", elem_id="go", min_width=120)
+            self.stop = gr.Button("Cancel", elem_id="stop", min_width=120)
+        with gr.Accordion("More", open=False, elem_id="more"):
+            self.choices += [
+                gr.Dropdown([OWN_ALIGN, *ALIGNMENTS], value=OWN_ALIGN, label="Colour fix"),
+                gr.Dropdown(sorted(scales), value=scales[0], label="Scale", visible=len(scales) > 1),
+                gr.Number(
+                    -1,
+                    label="Tile",
+                    info="output pixels; −1: by size and memory, 0: never",
+                    precision=0,
+                    minimum=-1,
+                    elem_id="tile",
+                ),
+                gr.Number(0, label="Seed", info="for models that draw noise", precision=0, minimum=0),
+                gr.Dropdown([OWN_FORMAT, "png", "jpg", "webp"], value=OWN_FORMAT, label="File format"),
+            ]
         self.called = gr.Button(visible=False)  # the API's
 
     def _add_outputs(self) -> None:
@@ -118,22 +77,22 @@ class Page:
         self.chosen = gr.Dropdown([], label="Picture", visible=False, elem_id="chosen")
         several = len(self.labels) > 1
         with gr.Tabs():
-            with gr.Tab("Beside bicubic"):
+            with gr.Tab("Bicubic"):
                 enlarged = gr.ImageSlider(
                     label="left: bicubic, right: result", type="filepath", max_height=900, elem_id="bicubic"
                 )
-            with gr.Tab("Beside the second engines", visible=several):
+            with gr.Tab("Second engines", visible=several):
                 beside = gr.ImageSlider(
                     label="left: second engines, right: result", type="filepath", max_height=900, elem_id="beside"
                 )
-            with gr.Tab("Their difference", visible=several):
+            with gr.Tab("Difference", visible=several):
                 difference = gr.Image(
                     label="128 + 8 × (second engines − result)", type="filepath", elem_id="difference"
                 )
-        seconds = gr.Dataframe(label="Seconds by part", interactive=False, visible=False, elem_id="seconds")
         self.divider = gr.Slider(
             0, 100, 50, step=1, label="Divider", info="percent from the left; for keyboards", elem_id="divider"
         )
+        seconds = gr.Dataframe(label="Seconds by part", interactive=False, visible=False, elem_id="seconds")
         self.files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
         self.looks = [enlarged, beside, difference, seconds]
         self.sliders = [enlarged, beside]
