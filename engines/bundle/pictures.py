@@ -92,6 +92,9 @@ def read_picture(path: Path) -> Picture:
             return picture
     except (UserError, MemoryError):
         raise
+    except Image.DecompressionBombError:  # from the header alone
+        limit = f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
+        raise UserError(f"{path}: far too many pixels", limit, "crop or shrink it first") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read", f"expected {', '.join(SUFFIXES)}") from None
     except Exception as error:

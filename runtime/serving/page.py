@@ -76,24 +76,28 @@ class Page:
         self.results = gr.State([])
         self.chosen = gr.Dropdown([], label="Picture", visible=False, elem_id="chosen")
         several = len(self.labels) > 1
-        with gr.Tabs():
-            with gr.Tab("Bicubic"):
-                enlarged = gr.ImageSlider(
-                    label="left: bicubic, right: result", type="filepath", max_height=900, elem_id="bicubic"
-                )
-            with gr.Tab("Second engines", visible=several):
-                beside = gr.ImageSlider(
-                    label="left: second engines, right: result", type="filepath", max_height=900, elem_id="beside"
-                )
-            with gr.Tab("Difference", visible=several):
-                difference = gr.Image(
-                    label="128 + 8 × (second engines − result)", type="filepath", elem_id="difference"
-                )
-        self.divider = gr.Slider(
-            0, 100, 50, step=1, label="Divider", info="percent from the left; for keyboards", elem_id="divider"
-        )
-        seconds = gr.Dataframe(label="Seconds by part", interactive=False, visible=False, elem_id="seconds")
-        self.files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
+        with gr.Column(visible=False) as self.outcome:  # Gradio's empty frames are nothing to a screen reader
+            with gr.Tabs():
+                with gr.Tab("Bicubic"):
+                    enlarged = gr.ImageSlider(
+                        label="left: bicubic, right: result", type="filepath", max_height=900, elem_id="bicubic"
+                    )
+                with gr.Tab("Second engines", visible=several):
+                    beside = gr.ImageSlider(
+                        label="left: second engines, right: result",
+                        type="filepath",
+                        max_height=900,
+                        elem_id="beside",
+                    )
+                with gr.Tab("Difference", visible=several):
+                    difference = gr.Image(
+                        label="128 + 8 × (second engines − result)", type="filepath", elem_id="difference"
+                    )
+            self.divider = gr.Slider(
+                0, 100, 50, step=1, label="Divider", info="percent from the left; for keyboards", elem_id="divider"
+            )
+            seconds = gr.Dataframe(label="Seconds by part", interactive=False, elem_id="seconds")
+            self.files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
         self.looks = [enlarged, beside, difference, seconds]
         self.sliders = [enlarged, beside]
 
@@ -105,7 +109,7 @@ class Page:
         self.go.click(self._pressed, None, self.go, **private).then(
             self._enlarge,
             inputs,
-            [self.status, self.results, self.files, self.chosen, *self.looks],
+            [self.status, self.results, self.outcome, self.files, self.chosen, *self.looks],
             api_visibility="private",
             show_progress_on=self.status,
             **work,
@@ -142,14 +146,15 @@ class Page:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by this default)
     ) -> Iterator[tuple[Any, ...]]:
-        """Status, all results, files, the choice of one, and its looks: again after every picture."""
+        """Status, all results, their place, files, the choice of one, its looks: again after every picture."""
         wishes = _wishes(engines, beside, align, scale, tile, seed, form)
         shown: list[Shown] = []
         for shown, line in self._run(_name(request), pictures, wishes, _reporter(progress)):
             good = [one for one in shown if one.file]
             names = [(f"{index + 1}: {one.name}", index) for index, one in enumerate(good)]
             choice = gr.Dropdown(names, value=0 if good else None, visible=len(good) > 1)
-            yield line, good, [str(one.file) for one in good], choice, *_look(good[:1])
+            files = [str(one.file) for one in good]
+            yield line, good, gr.Column(visible=bool(good)), files, choice, *_look(good[:1])
 
     def _call(
         self,
@@ -216,7 +221,7 @@ def _wishes(engines: str, beside: str, align: str, scale: int, tile: int, seed: 
 def _look(shown: list[Shown]) -> tuple[Any, ...]:
     """Of one picture, or none: against bicubic, against the second engines, their difference, seconds."""
     if not shown:
-        return None, None, None, gr.Dataframe(visible=False)
+        return None, None, None, None
     (one,) = shown
     assert one.seconds is not None
     parts = list(next(iter(one.seconds.values())))
@@ -228,5 +233,5 @@ def _look(shown: list[Shown]) -> tuple[Any, ...]:
         (str(one.bicubic), str(one.result)),
         (str(one.other), str(one.result)) if one.other else None,
         str(one.difference) if one.difference else None,
-        gr.Dataframe(rows, headers=["engines", *parts, "in all"], visible=True),
+        gr.Dataframe(rows, headers=["engines", *parts, "in all"]),
     )
