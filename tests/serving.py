@@ -37,7 +37,9 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *engines: Path, options: tuple[str, ...] = ()) -> Iterator[Served]:
+def served(
+    folder: Path, *engines: Path, options: tuple[str, ...] = (), prepare: Callable[[], None] | None = None
+) -> Iterator[Served]:
     """The page of some engines, until the context ends; then nothing of it is left."""
     temporary, log = folder / "temporary", folder / "log.txt"
     temporary.mkdir()
@@ -47,8 +49,15 @@ def served(folder: Path, *engines: Path, options: tuple[str, ...] = ()) -> Itera
     command = [sys.executable, "-m", "passionsr_trt.runtime.main", "serve", "--port", port, *options]
     command += ["--engines", *map(str, engines)]
     with log.open("w", encoding="utf-8") as file:
+        environment = {**os.environ, "TMPDIR": str(temporary)}
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(temporary)}
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+            env=environment,
+            preexec_fn=prepare,
         )
         try:
             wait_for(lambda: process.poll() is not None or "until Ctrl-C" in log.read_text(encoding="utf-8"))
@@ -58,7 +67,6 @@ def served(folder: Path, *engines: Path, options: tuple[str, ...] = ()) -> Itera
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(PATIENCE)
-    assert "Traceback" not in log.read_text(encoding="utf-8"), log.read_text(encoding="utf-8")
     assert list(temporary.iterdir()) == [], "something is left when the server has ended"
 
 

@@ -45,7 +45,7 @@ def uploads(**options: Any) -> gr.File:
 
     async def uploaded_only(path: Any) -> str | None:
         if "://" in str(path):
-            raise gr.Error("expected an uploaded file, not an address")
+            raise gr.Error("expected an uploaded file, not an address", print_exception=False)
         return await move(path)
 
     component.preprocess = paths  # type: ignore[method-assign, assignment]

@@ -41,20 +41,18 @@ class Page:
         several = len(self.labels) > 1
         scales = self.stand.scales
         self.pictures = uploads(label="Pictures", elem_id="pictures")
-        self.choices = [
-            gr.Dropdown(self.labels, value=self.labels[0], label="Engines", elem_id="engines"),
-            gr.Dropdown(
-                [NOBODY, *self.labels],
-                value=self.labels[1] if several else NOBODY,
-                label="Second engines",
-                visible=several,
-            ),
-        ]
+        first = gr.Dropdown(self.labels, value=self.labels[0], label="Engines", elem_id="engines")
+        self.beside = gr.Dropdown(
+            [NOBODY, *self.labels],
+            value=self.labels[1] if several else NOBODY,
+            label="Second engines",
+            visible=several,
+        )
         with gr.Row():
             self.go = gr.Button("Enlarge", variant="primary", elem_id="go", min_width=120)
             self.stop = gr.Button("Cancel", elem_id="stop", min_width=120)
         with gr.Accordion("More", open=False, elem_id="more"):
-            self.choices += [
+            more = [
                 gr.Dropdown([OWN_ALIGN, *ALIGNMENTS], value=OWN_ALIGN, label="Colour fix"),
                 gr.Dropdown(sorted(scales), value=scales[0], label="Scale", visible=len(scales) > 1),
                 gr.Number(
@@ -68,7 +66,9 @@ class Page:
                 gr.Number(0, label="Seed", info="for models that draw noise", precision=0, minimum=0),
                 gr.Dropdown([OWN_FORMAT, "png", "jpg", "webp"], value=OWN_FORMAT, label="File format"),
             ]
+        self.inputs = [self.pictures, first, self.beside, *more]
         self.called = gr.Button(visible=False)  # the API's
+        self.called_with = [self.pictures, first, *more]
 
     def _add_outputs(self) -> None:
         """In the order of `_look`."""
@@ -104,11 +104,10 @@ class Page:
     def _connect(self) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
         work: dict[str, Any] = {"concurrency_id": "chain", "concurrency_limit": 1}
-        inputs = [self.pictures, *self.choices]
         self.pictures.upload(self._uploaded, self.pictures, None, **private)
         self.go.click(self._pressed, None, self.go, **private).then(
             self._enlarge,
-            inputs,
+            self.inputs,
             [self.status, self.results, self.outcome, self.files, self.chosen, *self.looks],
             api_visibility="private",
             show_progress_on=self.status,
@@ -117,7 +116,7 @@ class Page:
         self.stop.click(self._cancel, None, self.status, api_name="cancel", queue=False, show_progress="hidden")
         self.chosen.input(self._choose, [self.chosen, self.results], self.looks, **private)
         self.divider.input(_divide, self.divider, self.sliders, trigger_mode="always_last", **private)
-        self.called.click(self._call, inputs, [self.status, self.files], api_name="upscale", **work)
+        self.called.click(self._call, self.called_with, [self.status, self.files], api_name="upscale", **work)
         self.blocks.unload(self._left)
 
     def _uploaded(self, paths: list[str], request: gr.Request) -> None:
@@ -160,7 +159,6 @@ class Page:
         self,
         pictures: list[str],
         engines: str,
-        beside: str,
         align: str,
         scale: int,
         tile: int,
@@ -170,7 +168,7 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple[str, list[str]]]:
         """What happened, line by line, and the files."""
-        wishes = _wishes(engines, beside, align, scale, tile, seed, form)
+        wishes = _wishes(engines, NOBODY, align, scale, tile, seed, form)
         for shown, line in self._run(_name(request), pictures, wishes, _reporter(progress)):
             yield line, [str(one.file) for one in shown if one.file]
 

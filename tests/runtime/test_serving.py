@@ -33,6 +33,7 @@ DROP = """([zone, name, content]) => {
 def server(small: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("served"), small.engines_int8, small.engines_fp32) as running:
         yield running
+    assert "Traceback" not in running.log.read_text(encoding="utf-8"), running.log.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
