@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio: [serve]")
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60  # seconds until what has to happen has happened
 
 
@@ -55,7 +56,7 @@ def served(
             stdout=file,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=folder,
+            cwd=ROOT,
             env=environment,
             preexec_fn=prepare,
         )

@@ -108,17 +108,18 @@ class Sessions:
                 _remove(path)
 
     def tidy(self, kept: float = KEPT, broken: float = BROKEN) -> None:
-        """Sessions that went without a word, uploads that nobody used or that broke off."""
+        """Sessions that went without a word, uploads that broke off or are unused: soon where nobody is there."""
         with self._lock:
             for name, session in list(self._sessions.items()):
                 if not session.working and time.monotonic() - session.seen > kept:
                     self.end(name)
+            patience = {True: kept if self._sessions else broken, False: broken}  # of a folder, of a file
             held = self._held() | {folder for session in self._sessions.values() for folder in session.results}
             with suppress(OSError):
                 for entry in self.root.iterdir():
                     mine = entry in held or any(path.is_relative_to(entry) for path in held)
                     with suppress(OSError):
-                        if not mine and time.time() - entry.stat().st_mtime > (kept if entry.is_dir() else broken):
+                        if not mine and time.time() - entry.stat().st_mtime > patience[entry.is_dir()]:
                             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def _held(self) -> set[Path]:

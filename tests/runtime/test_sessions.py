@@ -86,6 +86,20 @@ def test_what_nobody_claims_goes_in_time_and_what_somebody_has_stays(tmp_path: P
     assert held.is_file() and unclaimed.is_file() and not broken.exists()
     sessions.tidy(kept=50, broken=50)
     assert held.is_file() and not unclaimed.exists()
+    late = upload(tmp_path, "late")
+    sessions.end("first")
+    sessions.tidy(kept=50, broken=50)
+    assert [path.name for path in tmp_path.iterdir()] == ["late"]
+    os.utime(late.parent, (before, before))
+    sessions.tidy(kept=200, broken=50)
+    assert list(tmp_path.iterdir()) == [], "nobody is there, who could still use it"
+
+
+def test_a_session_without_a_sign_of_life_ends(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path)
+    sessions.uploaded("first", [upload(tmp_path, "first")])
+    sessions.tidy(kept=60)
+    assert len(list(tmp_path.iterdir())) == 1
     sessions.tidy(kept=-1)
     assert list(tmp_path.iterdir()) == []
 
