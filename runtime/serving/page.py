@@ -211,9 +211,13 @@ def _reporter(progress: gr.Progress) -> Report:
     return lambda share, text: progress(share, desc=text)
 
 
-def _wishes(engines: str, beside: str, align: str, scale: int, tile: int, seed: int, form: str) -> Wishes:
-    options = Options(None if align == OWN_ALIGN else align, None if tile < 0 else tile, seed=seed)
-    return Wishes(engines, None if beside == NOBODY else beside, scale, form, options)
+def _wishes(engines: str, beside: str, align: str, scale: int, tile: int | None, seed: int, form: str) -> Wishes:
+    """A client may send a list where a choice is expected: Gradio lets it pass."""
+    options = Options(
+        align if align in ALIGNMENTS else None, None if tile is None or tile < 0 else tile, seed=seed or 0
+    )
+    second = None if beside == NOBODY else str(beside)
+    return Wishes(str(engines), second, scale if isinstance(scale, int) else None, str(form), options)
 
 
 def _look(shown: list[Shown]) -> tuple[Any, ...]:

@@ -126,7 +126,10 @@ Attack = Callable[["Visit"], list[str]]  # gives the lines of refusal, none wher
 
 
 def _make(attack: Attack, folder: Path, bench: Bench) -> Trial:
-    """The attack, then a good picture in another session: it must come as ever, and no file may stay."""
+    """The attack, then a good picture in another session: it must come as ever, and no file may stay.
+
+    What was uploaded for a call that Gradio refuses is nobody's; it goes within a minute, or when the server ends.
+    """
 
     def run(_folder: Path) -> Outcome:
         server = serving(bench)
@@ -226,7 +229,6 @@ def call_with(payload: Any, visit: Visit) -> list[str]:
 
 def choose(place: int, value: Any, visit: Visit) -> list[str]:
     path = visit.upload(whole("png"), "picture.png")
-    visit.mine.append(path)
     return _told(lambda: visit.begin([{"path": path, "meta": FILE}], (place, value)))
 
 
