@@ -48,7 +48,7 @@ demo: setup
 test: setup
 	$(call PYTEST,$(VENV))
 
-# whatever a user may hand the commands: about 25 minutes
+# whatever a user may hand the commands: about 26 minutes
 hostile: setup
 	$(BIN)/python -m tests.hostile
 

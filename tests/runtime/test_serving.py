@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from passionsr_trt.runtime.main import main
 from PIL import ExifTags, Image, ImageCms
 
 from tests.browser import HEIGHT, WIDTHS, browser, grave_findings, needs_browser
-from tests.conftest import DEMO, Built
+from tests.conftest import DEMO, ROOT, Built
 from tests.serving import PATIENCE, Served, needs_gradio, served, wait_for
 
 pytestmark = needs_gradio
@@ -234,3 +236,37 @@ def test_two_people_take_turns_and_one_gives_up(
             "document.querySelector('#status textarea').value.startsWith('chelsea.png: 224')", timeout=COMING
         )
     wait_for(lambda: server.files() == [], lambda: str(server.files()))
+
+
+def test_the_api_of_the_docs_gives_what_infer_writes(
+    server: Served, small: Built, photo: Path, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "seen.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    example = tmp_path / "example.py"
+    example.write_text(code.replace("http://127.0.0.1:7860", server.address).replace("photo.png", photo.name))
+    (tmp_path / photo.name).write_bytes(photo.read_bytes())
+    done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "chelsea.png: 224×150 pixels" in done.stdout
+    (found,) = (tmp_path / "out").rglob("*.png")
+    assert found.read_bytes() == inferred(small.engines_int8, photo, tmp_path, "--align", "wavelet")
+    wait_for(lambda: server.files() == [], lambda: str(server.files()))
+
+
+def test_what_the_page_is_opened_to_is_said_and_a_taken_port_too(
+    server: Served, small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served(tmp_path, small.engines_int8, options=("--host", "0.0.0.0")) as open_to_all:
+        log = open_to_all.log.read_text(encoding="utf-8")
+    assert "warning: --host 0.0.0.0: whoever reaches this machine can use the page" in log
+    assert "warning" not in server.log.read_text(encoding="utf-8")
+    port = server.address.rsplit(":", 1)[1].strip("/")
+    command = [sys.executable, "-m", "passionsr_trt.runtime.main", "serve", "--port", port]
+    done = subprocess.run(
+        [*command, "--engines", str(small.engines_int8)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: --port {port}: cannot be listened to")
+    assert main(["serve", "--engines", str(tmp_path / "nothing"), "--port", "7999"]) == 1
+    assert "no manifest.json" in capsys.readouterr().err
