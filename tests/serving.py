@@ -33,8 +33,8 @@ class Served:
     log: Path
 
     def files(self) -> list[str]:
-        """Whatever of anybody's lies on the disk."""
-        return [str(path.relative_to(self.temporary)) for path in self.temporary.rglob("*") if path.is_file()]
+        """Whatever of anybody's lies on the disk; it may vanish while one looks."""
+        return [str(Path(where) / name) for where, _folders, names in os.walk(self.temporary) for name in names]
 
 
 @contextmanager

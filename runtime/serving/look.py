@@ -1,5 +1,6 @@
 """How the page looks and takes files: where Gradio's own would fetch, leave or hide something."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -43,11 +44,11 @@ def uploads(**options: Any) -> gr.File:
     def paths(payload: Any) -> list[str]:
         return [] if payload is None else [file.path for file in payload.root]
 
-    async def uploaded_only(path: Any) -> str | None:
-        if "://" in str(path):
+    async def uploaded_only(url_or_file_path: str | Path | None) -> str | None:
+        if "://" in str(url_or_file_path):
             raise gr.Error("expected an uploaded file, not an address", print_exception=False)
-        return await move(path)
+        return await move(url_or_file_path)
 
-    component.preprocess = paths  # type: ignore[method-assign, assignment]
+    component.preprocess = paths  # type: ignore[method-assign]
     component.async_move_resource_to_block_cache = uploaded_only  # type: ignore[method-assign]
     return component

@@ -82,7 +82,7 @@ class Page:
                     enlarged = gr.ImageSlider(
                         label="left: bicubic, right: result", type="filepath", max_height=900, elem_id="bicubic"
                     )
-                with gr.Tab("Second engines", visible=several):
+                with gr.Tab("Second", visible=several):
                     beside = gr.ImageSlider(
                         label="left: second engines, right: result",
                         type="filepath",
@@ -90,8 +90,11 @@ class Page:
                         elem_id="beside",
                     )
                 with gr.Tab("Difference", visible=several):
-                    difference = gr.Image(
-                        label="128 + 8 × (second engines − result)", type="filepath", elem_id="difference"
+                    difference = gr.ImageSlider(
+                        label="left: 128 + 8 × (second engines − result), right: result",
+                        type="filepath",
+                        max_height=900,
+                        elem_id="difference",
                     )
             self.divider = gr.Slider(
                 0, 100, 50, step=1, label="Divider", info="percent from the left; for keyboards", elem_id="divider"
@@ -99,7 +102,7 @@ class Page:
             seconds = gr.Dataframe(label="Seconds by part", interactive=False, elem_id="seconds")
             self.files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
         self.looks = [enlarged, beside, difference, seconds]
-        self.sliders = [enlarged, beside]
+        self.sliders = [enlarged, beside, difference]
 
     def _connect(self) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
@@ -199,8 +202,8 @@ class Page:
         return _look(shown[index : index + 1])
 
 
-def _divide(percent: float) -> tuple[gr.ImageSlider, gr.ImageSlider]:
-    return gr.ImageSlider(slider_position=percent), gr.ImageSlider(slider_position=percent)
+def _divide(percent: float) -> list[gr.ImageSlider]:
+    return [gr.ImageSlider(slider_position=percent)] * 3
 
 
 def _name(request: gr.Request) -> str:
@@ -225,15 +228,15 @@ def _look(shown: list[Shown]) -> tuple[Any, ...]:
     if not shown:
         return None, None, None, None
     (one,) = shown
-    assert one.seconds is not None
+    looks = {name: str(path) for name, path in one.looks.items()}
     parts = list(next(iter(one.seconds.values())))
     rows = [
         [label, *(f"{found[part]:.3f}" for part in parts), f"{sum(found.values()):.3f}"]
         for label, found in one.seconds.items()
     ]
     return (
-        (str(one.bicubic), str(one.result)),
-        (str(one.other), str(one.result)) if one.other else None,
-        str(one.difference) if one.difference else None,
+        (looks["bicubic"], looks["result"]),
+        (looks["other"], looks["result"]) if "other" in looks else None,
+        (looks["difference"], looks["result"]) if "difference" in looks else None,
         gr.Dataframe(rows, headers=["engines", *parts, "in all"]),
     )

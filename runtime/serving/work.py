@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UserError, printable
@@ -37,19 +37,17 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture's outcome: its line, and where it went well its file, PNGs to be looked at, and seconds.
+    """One picture's outcome: its line, and where it went well its file, what is looked at, and seconds.
 
-    file: in the chosen format, what `infer` writes. seconds: engines → part → seconds.
+    file: in the chosen format, what `infer` writes. looks: PNGs, `bicubic` and `result`, with second engines
+    `other` and `difference`. seconds: engines → part → seconds.
     """
 
     name: str
     line: str
     file: Path | None = None
-    bicubic: Path | None = None
-    result: Path | None = None
-    other: Path | None = None
-    difference: Path | None = None
-    seconds: dict[str, dict[str, float]] | None = None
+    looks: Mapping[str, Path] = field(default_factory=dict)
+    seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Progress:
@@ -130,13 +128,13 @@ def _upscale(
                 "choose engines of one scale",
             )
         looks |= {"other": other, "difference": difference(result.image, other)}
-    shown = Shown(
+    return Shown(
         path.name,
         _line(path.name, picture, result),
         file,
-        seconds={label: results[label].seconds for label in labels},
+        {name: _look(image, folder / name) for name, image in looks.items()},
+        {label: results[label].seconds for label in labels},
     )
-    return replace(shown, **{name: _look(image, folder / name) for name, image in looks.items()})
 
 
 def check_pixels(path: Path, most: int) -> None:

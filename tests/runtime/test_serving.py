@@ -172,6 +172,9 @@ def test_the_page_fits_its_screen_and_can_be_read_and_used_by_all(
         page.keyboard.press("Enter")
         finished(page)
         page.wait_for_selector("#bicubic img", timeout=COMING)
+        page.get_by_role("tab", name="Difference").last.click()
+        page.wait_for_selector("#difference img", timeout=COMING)
+        assert page.locator("[aria-label*=hare]").count() == 0, "nothing is sent elsewhere"
         page.wait_for_function("getComputedStyle(document.querySelector('#go')).opacity === '1'", timeout=COMING)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert grave_findings(page) == []
