@@ -22,8 +22,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
     cache = 0 if arguments.no_cache else arguments.cache_size
     stand = Stand(offers(arguments.engines, arguments.provider, arguments.threads, cache))
     with closing(stand), temporary_folder() as folder:
-        with stand.turn(lambda: None):
-            stand.chain(next(iter(stand.offers)))  # what does not load is said now
+        stand.chain(next(iter(stand.offers)))  # what does not load is said now
         sessions = Sessions(folder)
         launched = launch(stand, sessions, arguments)
         try:
@@ -34,6 +33,9 @@ def run_serve(arguments: argparse.Namespace) -> int:
                 sessions.tidy()
         finally:
             launched.close(verbose=False)
+            sessions.close()
+            with stand.turn(lambda: None):  # who is at work gives up at the next tile
+                stand.close()
     return 0
 
 

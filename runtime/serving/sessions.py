@@ -107,6 +107,12 @@ class Sessions:
             for path in session.uploads - self._held():
                 _remove(path)
 
+    def close(self) -> None:
+        """Everybody leaves."""
+        with self._lock:
+            for name in list(self._sessions):
+                self.end(name)
+
     def tidy(self, kept: float = KEPT, broken: float = BROKEN) -> None:
         """Sessions that went without a word, uploads that broke off or are unused: soon where nobody is there."""
         with self._lock:

@@ -273,3 +273,18 @@ def test_what_the_page_is_opened_to_is_said_and_a_taken_port_too(
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: --port {port}: cannot be listened to")
     assert main(["serve", "--engines", str(tmp_path / "nothing"), "--port", "7999"]) == 1
     assert "no manifest.json" in capsys.readouterr().err
+
+
+def test_a_server_that_ends_at_work_leaves_nothing(small: Built, photo: Path, tmp_path: Path) -> None:
+    from gradio_client import Client, handle_file
+
+    large = tmp_path / "large.png"
+    with Image.open(photo) as image:
+        image.resize((800, 600)).save(large)
+    with served(tmp_path, small.engines_int8) as running:
+        client = Client(running.address, verbose=False)
+        job = client.submit([handle_file(str(large))], tile=128, api_name="/upscale")
+        wait_for(lambda: any(update.desc for update in job.status().progress_data or []))
+    log = running.log.read_text(encoding="utf-8")
+    assert running.process.returncode == 130 and "Traceback" not in log, log
+    client.close()
