@@ -51,12 +51,16 @@ def chromium() -> Iterator[Any]:
 
 
 class Addresses(HTMLParser):
-    """Whatever a page would load or lead to."""
+    """Whatever a page would load or lead to, and what it says."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.words = ""
         self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
 
     def handle_starttag(self, _tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.found += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "action")]
@@ -126,9 +130,14 @@ def test_a_benchmark_report_has_every_contestant(small: Built, tmp_path: Path, c
     page.goto((tmp_path / "b.html").as_uri())
     text = page.inner_text("main")
     assert "OpenVINO INT8" in text and "OpenVINO FP32" in text and "--size 64x64" in text
+    assert "Convolution" in text or "MatMul" in text, "kernels, with --profile"
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert grave_findings(page) == []
     context.close()
+    figures = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    del figures["profile"]
+    html_report.write_benchmark(tmp_path / "b.html", figures, html_report.stated(figures["conditions"], "command"))
+    assert "kernel" not in Addresses((tmp_path / "b.html").read_text()).words
 
 
 def test_what_cannot_be_written_or_read_is_said_before_the_work(
