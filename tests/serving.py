@@ -23,6 +23,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60  # seconds until what has to happen has happened
 
 
+# the command, and a line `asks HOST` for every address that its process connects to or looks up
+WATCHED = """
+import sys
+
+def told(event, given):
+    if event == "socket.connect" and isinstance(given[1], tuple):
+        print("asks", given[1][0], flush=True)
+    elif event == "socket.getaddrinfo" and given[0]:
+        print("asks", given[0], flush=True)
+
+sys.addaudithook(told)
+from passionsr_trt.runtime.main import main
+sys.exit(main())
+"""
+
+
 @dataclass(frozen=True)
 class Served:
     """address: of the page. temporary: TMPDIR of its process."""
@@ -31,6 +47,10 @@ class Served:
     temporary: Path
     process: subprocess.Popen[str]
     log: Path
+
+    def asked(self) -> set[str]:
+        """Whom the server has turned to."""
+        return set(re.findall(r"^asks (\S+)", self.log.read_text(encoding="utf-8"), re.MULTILINE))
 
     def files(self) -> list[str]:
         """Whatever of anybody's lies on the disk; it may vanish while one looks."""
@@ -47,7 +67,7 @@ def served(
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "passionsr_trt.runtime.main", "serve", "--port", port, *options]
+    command = [sys.executable, "-c", WATCHED, "serve", "--port", port, *options]
     command += ["--engines", *map(str, engines)]
     with log.open("w", encoding="utf-8") as file:
         environment = {**os.environ, "TMPDIR": str(temporary)}

@@ -35,6 +35,7 @@ DROP = """([zone, name, content]) => {
 def server(small: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("served"), small.engines_int8, small.engines_fp32) as running:
         yield running
+    assert "127.0.0.1" in running.asked() <= {"127.0.0.1", "localhost"}, "Gradio looks whether it is there itself"
     assert "Traceback" not in running.log.read_text(encoding="utf-8"), running.log.read_text(encoding="utf-8")
 
 
