@@ -33,13 +33,13 @@ $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
 	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q torch==2.14.1 torchvision==0.29.1
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,serve,dev]'
 	@echo '$(PYTHON)' > $@
 
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))
 	$(call NEED,10)
 	$(PYTHON) -m venv --clear $(RUNTIME)
-	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare]' pytest pytest-xdist hypothesis
+	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare,serve]' pytest pytest-xdist hypothesis
 	@echo '$(PYTHON)' > $@
 
 demo: setup
@@ -48,7 +48,7 @@ demo: setup
 test: setup
 	$(call PYTEST,$(VENV))
 
-# whatever a user may hand the commands: about 25 minutes
+# whatever a user may hand the commands: about 26 minutes
 hostile: setup
 	$(BIN)/python -m tests.hostile
 

@@ -66,9 +66,28 @@ def main() -> None:
             "none",
         )
     reference = ("--reference", out / "onnx" / "fp32", "--engines", out / "engines" / "int8")
-    call("compare", photos, *reference, "--ground-truth", originals, "-o", out / "compare")
+    call(
+        "compare",
+        photos,
+        *reference,
+        "--ground-truth",
+        originals,
+        "-o",
+        out / "compare",
+        "--html",
+        out / "report.html",
+    )
     engines = ("--engines", out / "engines" / "int8", "--baseline", out / "engines" / "fp32")
-    call("benchmark", *engines, "--onnx", out / "onnx" / "fp32", "-o", out / "benchmark")
+    call(
+        "benchmark",
+        *engines,
+        "--onnx",
+        out / "onnx" / "fp32",
+        "-o",
+        out / "benchmark",
+        "--html",
+        out / "speed.html",
+    )
 
     summarize(out, time.monotonic() - started)
 
@@ -90,6 +109,7 @@ def summarize(out: Path, seconds: float) -> None:
     print(f"  side by side {out / 'compare' / 'overview.png'}")
     print(f"  speed chart  {out / 'benchmark' / 'benchmark.png'}")
     print(f"  engines      {out / 'engines' / 'int8'}, {out / 'engines' / 'fp32'}")
+    print(f"  reports      {out / 'report.html'}, {out / 'speed.html'}")
 
 
 if __name__ == "__main__":

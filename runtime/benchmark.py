@@ -45,6 +45,10 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         check_same_model(tested, onnx_bundle)
         makers.append(lambda: open_onnx(onnx_bundle, arguments.threads, arguments.provider))
     check_writable(arguments.output)
+    if arguments.html:
+        from passionsr_trt.runtime.html_report import check_report
+
+        check_report(arguments.html)
     with ExitStack() as opened:
         chains = [opened.enter_context(closing(make())) for make in makers]
         sources = random_sources(tested.parts, size)
@@ -61,6 +65,11 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     if arguments.profile:
         print_profile(report["profile"])
     print(f"  benchmark.json and benchmark.png in {arguments.output}")
+    if arguments.html:
+        from passionsr_trt.runtime.html_report import command_line, stated, write_benchmark
+
+        write_benchmark(arguments.html, report, stated(report["conditions"], command_line(arguments)))
+        print(f"  report {arguments.html}")
     return 0
 
 

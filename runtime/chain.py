@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import Bundle
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, chain_multiple
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, chain_multiple, sources_of
 
 Arrays = Mapping[str, np.ndarray]
 Limits = tuple[Size, Size]  # smallest and largest (height, width) that engines take
@@ -126,6 +126,23 @@ class Chain:
     def close(self) -> None:
         """Free what the executor holds; the chain cannot be used any more."""
         self.executor.close()
+
+
+def rescaled(chain: Chain, scale: int | None) -> Chain:
+    """The same chain behind another enlargement than the model's own (None); its engines are shared.
+
+    UsageError where a part sees the picture as it came: that one has the model's scale.
+    """
+    if scale is None or scale == chain.model.upscale:
+        return chain
+    if not any_scale(chain.parts):
+        raise UsageError(f"--scale {scale}", f"expected {chain.model.upscale}: this model enlarges by itself")
+    return replace(chain, model=replace(chain.model, upscale=scale))
+
+
+def any_scale(parts: Sequence[PartInfo]) -> bool:
+    """Do parts see the enlarged picture alone, however much it was enlarged?"""
+    return "lr" not in sources_of(parts)
 
 
 def fixed(bundle: Bundle) -> dict[str, Any]:

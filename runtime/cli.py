@@ -1,16 +1,25 @@
-"""The runtime's subcommands: infer, compare, benchmark, doctor. Heavy imports wait until one is run."""
+"""The runtime's subcommands: infer, compare, benchmark, serve, doctor. Heavy imports wait until one is run."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.arguments import MOST_THREADS, decibels, parse_size, some_path, whole
+from passionsr_trt.engines.bundle.arguments import (
+    MOST_THREADS,
+    decibels,
+    gibibytes,
+    mebibytes,
+    megapixels,
+    parse_size,
+    some_path,
+    whole,
+)
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
-__all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer"]
+__all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer", "add_serve"]
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +36,15 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
     parser.add_argument("--min-psnr", type=decibels, help="dB: fail when the mean to the float model is lower")
+    parser.add_argument(
+        "--html",
+        type=some_path,
+        metavar="FILE",
+        help="write all of it, sliders and differences too, into one page",
+    )
+    parser.add_argument(
+        "--sensitivity", type=Path, metavar="FILE", help="--html: what each site costs (sensitivity.json)"
+    )
     parser.set_defaults(run=_run_compare)
 
 
@@ -48,6 +66,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="of every contestant, 0: all")
     parser.add_argument("--profile", action="store_true", help="add where the INT8 time goes, by kernel; slower")
+    parser.add_argument("--html", type=some_path, metavar="FILE", help="write the figures into one page as well")
     parser.set_defaults(run=_run_benchmark)
 
 
@@ -55,6 +74,50 @@ def _run_benchmark(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.benchmark import run_benchmark
 
     return run_benchmark(arguments)
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engines",
+        nargs="+",
+        type=Path,
+        required=True,
+        help="folders made by build-engines, or by export for ONNX Runtime; the second stands beside the first",
+    )
+    parser.add_argument("--port", type=whole(1, 65_535), default=7860, help="where the page is")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; any but this machine's own is said"
+    )
+    parser.add_argument("--share", action="store_true", help="open a public address through Gradio's servers")
+    parser.add_argument(
+        "--max-upload", type=mebibytes, default="64", metavar="MIB", help="size of an uploaded file, at most"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=megapixels,
+        default="16",
+        metavar="MP",
+        help="megapixels of an uploaded picture, at most",
+    )
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
+    parser.add_argument(
+        "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for folders made by export"
+    )
+    parser.add_argument(
+        "--cache-size",
+        type=gibibytes,
+        default="5",
+        metavar="GIB",
+        help="as of infer: compiled models that are kept",
+    )
+    parser.add_argument("--no-cache", action="store_true", help="as of infer: keep and take no compiled models")
+    parser.set_defaults(run=_run_serve)
+
+
+def _run_serve(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.serving.app import run_serve
+
+    return run_serve(arguments)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,18 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.runtime.benchmark import cpu_name
 from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.html_report import (
+    check_report,
+    command_line,
+    kept,
+    read_sensitivity,
+    stated,
+    write_comparison,
+)
 from passionsr_trt.runtime.images import (
     chain_sources,
     list_images,
@@ -26,6 +35,7 @@ from passionsr_trt.runtime.loading import open_engines, open_onnx
 from passionsr_trt.runtime.metrics import measure, summarize
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.polygraphy_runner import compare_part
+from passionsr_trt.runtime.report_pictures import View, view
 from passionsr_trt.runtime.sheet import comparison_sheet, overview
 from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
@@ -41,16 +51,27 @@ def run_compare(arguments: argparse.Namespace) -> int:
     images = list_images(arguments.images)
     truths = find_truths(images, arguments.ground_truth)
     check_writable(arguments.output)
+    sensitivity = None
+    if arguments.html:
+        check_report(arguments.html)
+        sensitivity = read_sensitivity(arguments.sensitivity) if arguments.sensitivity else None
+    elif arguments.sensitivity:
+        raise UsageError(f"--sensitivity {arguments.sensitivity}", "expected --html as well")
     with (
         closing(open_onnx(reference_bundle, provider=arguments.provider)) as reference,
         closing(open_engines(engine_bundle)) as tested,
     ):
-        report, sheets = compare_all(reference, tested, images, truths, arguments)
+        report, sheets, views = compare_all(reference, tested, images, truths, arguments)
     save_image(overview(sheets), arguments.output / "overview.png")
     text = json.dumps(report, indent=1) + "\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "comparison.json").write_text(text, encoding="utf-8")
     print_report(report, arguments.output)
+    if arguments.html:
+        facts = {"cpu": cpu_name(), "colour fix": arguments.align, "versions": report["versions"]}
+        conditions = stated(facts, command_line(arguments))
+        write_comparison(arguments.html, report, views, conditions, sensitivity)
+        print(f"  report {arguments.html}")
     psnr = report["mean"]["to_float"]["psnr"]
     if arguments.min_psnr is not None and psnr < arguments.min_psnr:
         raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {arguments.min_psnr:.2f}")
@@ -63,8 +84,11 @@ def compare_all(
     images: list[Path],
     truths: dict[Path, Path],
     arguments: argparse.Namespace,
-) -> tuple[dict[str, Any], list[Image.Image]]:
-    """The report, and a strip for the overview of each image that could be compared; its sheet is written."""
+) -> tuple[dict[str, Any], list[Image.Image], list[View]]:
+    """The report, and of each image that could be compared a strip for the overview; its sheet is written.
+
+    The last are what --html shows.
+    """
     report: dict[str, Any] = {
         "reference": reference.label,
         "tested": tested.label,
@@ -73,17 +97,23 @@ def compare_all(
         "parts": compare_parts(reference, tested, images[: arguments.parts_on]),
         "images": {},
     }
-    sheets = []
+    sheets: list[Image.Image] = []
+    views: list[View] = []
     options = Options(align=arguments.align)
     for path in tqdm(images, desc="comparing", unit="image"):
         try:
-            row, sheet, strip = compare_image(reference, tested, path, truths.get(path), options)
+            row, pictures = compare_image(reference, tested, path, truths.get(path), options)
         except UserError as error:
             tqdm.write(f"error: {error}")
             continue
         report["images"][path.name] = row
-        sheets.append(strip)
-        save_image(sheet, arguments.output / f"{path.stem}.png")
+        panels = [(name, pictures[name]) for name in ("LR", "bicubic", "float", tested_name(tested))]
+        caption = f"{path.stem}: {row['to_float']['psnr']:.1f} dB, LPIPS {row['to_float']['lpips']:.4f} to float"
+        save_image(comparison_sheet(panels, caption), arguments.output / f"{path.stem}.png")
+        sheets.append(comparison_sheet(panels, caption, crop=192))
+        if arguments.html:
+            del pictures["LR"]
+            views = kept([*views, view(path.name, row, pictures)])
     if not sheets:
         raise UserError("no image could be compared", "expected at least one")
     report["mean"] = {
@@ -91,7 +121,12 @@ def compare_all(
         for key in ("to_float", "float_to_truth", "tested_to_truth", "bicubic_to_truth")
         if any(key in row for row in report["images"].values())
     }
-    return report, sheets
+    return report, sheets, views
+
+
+def tested_name(tested: Chain) -> str:
+    """`INT8`."""
+    return tested.label.split()[-1]
 
 
 def find_truths(images: list[Path], folder: Path | None) -> dict[Path, Path]:
@@ -132,11 +167,12 @@ def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[s
 
 def compare_image(
     reference: Chain, tested: Chain, path: Path, truth_path: Path | None, options: Options
-) -> tuple[dict[str, Any], Image.Image, Image.Image]:
-    """Figures of one image, its side-by-side sheet, and a strip for the overview."""
+) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+    """Figures of one image, and its versions by name, of one size."""
     picture = read_picture(path)
     expected, found = (super_resolve(chain, picture.rgb, options) for chain in (reference, tested))
     row: dict[str, Any] = {"to_float": measure(expected.image, found.image)}
+    pictures = {"float": expected.image, tested_name(tested): found.image}
     if truth_path is not None:
         truth = read_picture(truth_path).rgb
         if truth.size != found.image.size:
@@ -144,17 +180,13 @@ def compare_image(
                 f"{truth_path}: {truth.width}×{truth.height} pixels",
                 f"expected {found.image.width}×{found.image.height}",
             )
+        pictures["original"] = truth
         row["float_to_truth"] = measure(truth, expected.image)
         row["tested_to_truth"] = measure(truth, found.image)
         row["bicubic_to_truth"] = measure(truth, found.bicubic)
-    panels = [
-        ("LR", picture.rgb.resize(found.image.size, Image.Resampling.NEAREST)),
-        ("bicubic", found.bicubic),
-        ("FP", expected.image),
-        (tested.label.split()[-1], found.image),
-    ]
-    caption = f"{path.stem}: {row['to_float']['psnr']:.1f} dB, LPIPS {row['to_float']['lpips']:.4f} to FP"
-    return row, comparison_sheet(panels, caption), comparison_sheet(panels, caption, crop=192)
+    pictures["bicubic"] = found.bicubic
+    pictures["LR"] = picture.rgb.resize(found.image.size, Image.Resampling.NEAREST)
+    return row, pictures
 
 
 def print_report(report: dict[str, Any], output: Path) -> None:

@@ -1,7 +1,8 @@
 """Images in and out: what is read is said, what is kept is kept, what is refused has one line.
 
 Pixels are RGB float32 [3, H, W] in [-1, 1] inside; files are 8 bits. Alpha is upscaled beside the colours,
-grey stays grey, the ICC profile travels along, EXIF orientation is applied. engines/bundle/pictures.py reads.
+grey stays grey, the ICC profile and EXIF travel along, EXIF orientation is applied.
+engines/bundle/pictures.py reads.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
             image.putalpha(source.alpha.resize(image.size, Image.Resampling.BICUBIC))
         if source.icc:
             options["icc_profile"] = source.icc
+        if source.exif:
+            options["exif"] = source.exif
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=prefix(), suffix=suffix, dir=path.parent)

@@ -17,7 +17,7 @@ from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, some
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
-from passionsr_trt.runtime.chain import PROVIDERS, Chain
+from passionsr_trt.runtime.chain import PROVIDERS, Chain, rescaled
 from passionsr_trt.runtime.images import (
     SUFFIXES,
     WRITABLE,
@@ -63,6 +63,11 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         help="tiles at once, fewer where memory is short or some would be left over; by itself as many as GPU "
         "engines were built for, else 1: more take memory and gain nothing on a CPU",
+    )
+    parser.add_argument(
+        "--scale",
+        type=whole(1, 8),
+        help="times to enlarge, 1 to 8, where the model works on the enlarged picture; by itself the model's own",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
@@ -136,6 +141,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
     failed = 0
     with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
         check_options(options, chain)
+        chain = rescaled(chain, arguments.scale)
         for error in upscale_all(chain, by_size(pairs, chain), options, progress):
             progress.update()
             if error is not None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "sensitivity": ("passionsr_trt.export.cli", "add_sensitivity", "which sites cost the most, and a budget"),
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
+    "serve": ("passionsr_trt.runtime.cli", "add_serve", "a local page to drop pictures on"),
     "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),
 }
 
@@ -77,6 +78,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a locale that lacks `×` loses it, not the work
             stream.reconfigure(errors="backslashreplace")
     arguments = parser.parse_args(argv)
+    arguments.words = list(argv)
     try:
         with ended_by_signal():
             status: int = arguments.run(arguments)
@@ -132,6 +134,8 @@ EXTRAS = {
     "polygraphy": "compare",
     "skimage": "compare",
     "matplotlib": "compare",
+    "jinja2": "compare",
+    "gradio": "serve",
 }
 
 

@@ -8,7 +8,7 @@ engine has, and the tensors between parts are small beside the pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,6 +17,7 @@ from passionsr_trt.engines.bundle.wiring import PartInfo, Size, TensorInfo, pict
 from passionsr_trt.runtime.chain import Arrays, Chain, Done
 
 Area = tuple[slice, slice]  # rows and columns, in output pixels
+Watch = Callable[[str, int, int], None]  # part, how many of its tiles are done, of how many; may raise to give up
 
 
 @dataclass(frozen=True)
@@ -92,26 +93,47 @@ def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-def run_tiled(chain: Chain, sources: Arrays, tiles: Tiles) -> Done:
+def unwatched(_part: str, _done: int, _count: int) -> None:
+    """For those who wait for the end."""
+
+
+def run_tiled(chain: Chain, sources: Arrays, tiles: Tiles, watch: Watch = unwatched) -> Done:
     """The chain on one picture, sources [1, C, h, w]; gives every part's blended output."""
     tensors, seconds = dict(sources), {}
     for part in chain.parts:
-        tensors[part.output.name], seconds[part.name] = run_part_tiled(chain, part, tensors, tiles)
+        tensors[part.output.name], seconds[part.name] = run_part_tiled(chain, part, tensors, tiles, watch)
     return Done(tensors, seconds)
 
 
-def run_part_tiled(chain: Chain, part: PartInfo, tensors: Arrays, tiles: Tiles) -> tuple[np.ndarray, float]:
+def run_watched(chain: Chain, sources: Arrays, watch: Watch) -> Done:
+    """The chain on one untiled picture, part by part, so that it can be given up between two; what `run` gives."""
+    tensors, seconds = dict(sources), {}
+    for part in chain.parts:
+        watch(part.name, 0, 1)
+        done = chain.run_part(part, part.feed(tensors))
+        tensors.update(done.tensors)
+        seconds.update(done.seconds)
+        watch(part.name, 1, 1)
+    return Done(tensors, seconds)
+
+
+def run_part_tiled(
+    chain: Chain, part: PartInfo, tensors: Arrays, tiles: Tiles, watch: Watch = unwatched
+) -> tuple[np.ndarray, float]:
     """One part's output for the whole picture, and its seconds in all."""
     size = picture_size(part.inputs, {name: x.shape for name, x in tensors.items()})
     places = iter(areas(size, tiles.sides[part.name], tiles.overlap))
     batches = [list(islice(places, count)) for count in tiles.counts(size, part.name)]
     jobs = ({tensor.name: cut(tensors[tensor.name], tensor, batch) for tensor in part.inputs} for batch in batches)
     blended = Blend(part.output, size, tiles.overlap)
-    seconds = 0.0
+    seconds, count, finished = 0.0, sum(map(len, batches)), 0
+    watch(part.name, 0, count)
     for batch, done in zip(batches, chain.stream([part], jobs), strict=True):
         seconds += done.seconds[part.name]
         for area, result in zip(batch, done.tensors[part.output.name], strict=True):
             blended.add(area, result)
+        finished += len(batch)
+        watch(part.name, finished, count)
     return blended.result(), seconds
 
 

@@ -15,7 +15,7 @@ from passionsr_trt.runtime.chain import Arrays, Chain, Done
 from passionsr_trt.runtime.colour import align
 from passionsr_trt.runtime.images import chain_sources, to_array, to_image, upscale
 from passionsr_trt.runtime.planning import Options, plan_tiles
-from passionsr_trt.runtime.tiling import Tiles, run_tiled
+from passionsr_trt.runtime.tiling import Tiles, Watch, run_tiled, run_watched
 from PIL import Image
 
 T = TypeVar("T")
@@ -48,6 +48,16 @@ def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResul
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def super_resolve_watched(chain: Chain, image: Image.Image, options: Options, watch: Watch) -> SRResult:
+    """What `super_resolve` gives; `watch` is told of every tile and may raise to give up."""
+    prepared = _prepare(chain, image, options)
+    if prepared.tiles is None:
+        done = run_watched(chain, prepared.sources, watch)
+    else:
+        done = run_tiled(chain, prepared.sources, prepared.tiles, watch)
+    return finish(chain, prepared, done, options)
 
 
 def super_resolve_all(

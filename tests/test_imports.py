@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP = ("export", "engines", "runtime")
 DEPENDENCIES = {
     "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "polygraphy", "pycuda", "numpy",
-    "PIL", "tqdm", "filelock", "matplotlib", "skimage", "scipy", "safetensors", "cuda",
+    "PIL", "tqdm", "filelock", "matplotlib", "skimage", "scipy", "safetensors", "cuda", "gradio", "jinja2",
 }  # fmt: skip
 
 # from the bottom up: a room imports from itself and from rooms before it; what stands together does not meet

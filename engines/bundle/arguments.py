@@ -14,13 +14,27 @@ CALIBRATIONS = Path("calib_cache")  # where calibrations are kept, by content
 
 def gibibytes(text: str) -> int:
     """An argparse type: GiB as a number → bytes."""
+    return _number(text, 2**30, "GiB, such as 3.5")
+
+
+def _number(text: str, unit: int, expected: str) -> int:
     try:
         number = float(text)
     except ValueError:
         number = 0.0
     if not 0 < number < 2**20:
-        raise argparse.ArgumentTypeError(f"{text}: expected GiB, such as 3.5")
-    return round(number * 2**30)
+        raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+    return round(number * unit)
+
+
+def mebibytes(text: str) -> int:
+    """An argparse type: MiB as a number → bytes."""
+    return _number(text, 2**20, "MiB, such as 64")
+
+
+def megapixels(text: str) -> int:
+    """An argparse type: megapixels as a number → pixels."""
+    return _number(text, 10**6, "megapixels, such as 16")
 
 
 MOST_THREADS = 4096

@@ -1,7 +1,7 @@
 """Reading pictures, for the runtime and for calibration alike: what a model is calibrated on is what it will see.
 
-Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, 16 bits and floats from 0
-to 1 are reduced to 8.
+Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, what else EXIF says is kept. 16 bits and
+floats from 0 to 1 are reduced to 8.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.exif import without_geometry
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -22,18 +23,20 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MIN_SIDE = 8
 MOST_ICC = 1 << 20  # bytes: what a PNG reader takes
+WITH_EXIF = ("PNG", "JPEG", "WEBP")  # a TIFF's tags describe its own pixels
 MAX_PIXELS = 64_000_000
 
 
 @dataclass
 class Picture:
-    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None."""
+    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None, `exif` as it is to be written."""
 
     rgb: Image.Image
     alpha: Image.Image | None
     grey: bool
     icc: bytes | None
     notes: list[str] = field(default_factory=list)
+    exif: bytes | None = None
 
 
 def list_images(inputs: list[Path]) -> list[Path]:
@@ -83,9 +86,15 @@ def read_picture(path: Path) -> Picture:
             if min(width, height) < MIN_SIDE:
                 raise UserError(f"{path}: {width}×{height} pixels", f"expected at least {MIN_SIDE} on each side")
             image.load()
-            return _to_picture(_upright(image), path)
+            picture = _to_picture(_upright(image), path)
+            if image.format in WITH_EXIF:
+                picture.exif = _kept_exif(image.info.get("exif"), picture.notes)
+            return picture
     except (UserError, MemoryError):
         raise
+    except Image.DecompressionBombError:  # from the header alone
+        limit = f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
+        raise UserError(f"{path}: far too many pixels", limit, "crop or shrink it first") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read", f"expected {', '.join(SUFFIXES)}") from None
     except Exception as error:
@@ -118,6 +127,17 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # a damaged tag turns nothing
         return image
+
+
+def _kept_exif(exif: object, notes: list[str]) -> bytes | None:
+    """What goes along of a file's EXIF; what cannot is noted."""
+    if not isinstance(exif, bytes) or not exif:
+        return None
+    try:
+        return without_geometry(exif)
+    except ValueError as error:
+        notes.append(f"EXIF left out ({error})")
+        return None
 
 
 def _to_picture(image: Image.Image, path: Path) -> Picture:

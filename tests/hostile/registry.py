@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tests.conftest import HAS_TORCH
 from tests.hostile.harness import Case
 
-KINDS = ("pictures", "names", "options", "bundles", "files", "models", "pickles", "streams", "kills")
+KINDS = ("pictures", "names", "options", "bundles", "files", "models", "pickles", "uploads", "streams", "kills")
 NEED_TORCH = ("models", "pickles")
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from passionsr_trt.engines.bundle.errors import UsageError
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
+from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.chain import Chain, rescaled
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -27,6 +31,23 @@ def test_an_odd_size_is_enlarged_exactly(demo: Built, photo: Path, tmp_path: Pat
     assert infer(demo.engines_int8, tmp_path / "out.png", photo) == 0
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (112 * 4, 75 * 4)
+
+
+def test_another_scale_where_the_model_takes_the_enlarged_picture(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer(small.engines_int8, tmp_path / "out.png", photo, options=("--scale", "3")) == 0
+    assert pixels(tmp_path / "out.png").shape == (75 * 3, 112 * 3, 3)
+    model, picture = ModelInfo("", "none", 4, "none"), TensorInfo("image", 3, 1)
+    for source, free in ((picture, True), (TensorInfo("lr", 3, 4), False)):
+        part = PartInfo("net", "net", (source,), TensorInfo("out", 3, 1), 4)
+        chain = Chain(model, (part,), HostExecutor({}), "none")
+        assert rescaled(chain, 4) is chain and rescaled(chain, None) is chain
+        if free:
+            assert rescaled(chain, 3).model.upscale == 3
+        else:
+            with pytest.raises(UsageError, match="--scale 3; expected 4: this model enlarges by itself"):
+                rescaled(chain, 3)
 
 
 def test_int8_is_close_to_float_and_not_equal(demo: Built, photo: Path, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""How the page looks and takes files: where Gradio's own would fetch, leave or hide something."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+# the button to add more holds an input in a button, which screen readers cannot tell apart
+STYLE = """
+:focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
+button[role=tab].selected { color: var(--body-text-color) !important; font-weight: 600; }
+#pictures .icon-button:has(input) { display: none; }
+"""
+
+
+def theme() -> gr.themes.Base:
+    """The reader's own fonts, so that nothing is fetched, and colours that can be told apart."""
+    return gr.themes.Default(
+        primary_hue="blue", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
+    )
+
+
+def uploads(**options: Any) -> gr.File:
+    """A File that gives paths. Gradio's own leaves an empty file behind, and fetches an address that it is given.
+
+    Changed on the object: of a subclass Gradio would write a stub beside this file.
+    """
+    component = gr.File(file_count="multiple", **options)
+    move = component.async_move_resource_to_block_cache
+
+    def paths(payload: Any) -> list[str]:
+        return [] if payload is None else [file.path for file in payload.root]
+
+    async def uploaded_only(url_or_file_path: str | Path | None) -> str | None:
+        if "://" in str(url_or_file_path):
+            raise gr.Error("expected an uploaded file, not an address", print_exception=False)
+        return await move(url_or_file_path)
+
+    component.preprocess = paths  # type: ignore[method-assign]
+    component.async_move_resource_to_block_cache = uploaded_only  # type: ignore[method-assign]
+    return component
