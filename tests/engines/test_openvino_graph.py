@@ -160,6 +160,9 @@ def test_attention_in_bfloat16_is_nearly_the_same(tmp_path: Path, spread: float,
     if has_bfloat16():
         assert 1e-5 < far(found, expected) < limit
     assert attention_in_bfloat16(attention(masked=True)) == 0, "of another form"
+    in_pieces = attention()
+    in_pieces.graph.node.insert(4, helper.make_node("MatMul", ["queries", "keys"], ["other_scores"]))
+    assert attention_in_bfloat16(in_pieces) == 0, "other queries read the same keys"
 
 
 def test_fused_attention_is_seen_in_the_execution_graph(tmp_path: Path) -> None:
