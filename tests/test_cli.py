@@ -29,7 +29,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["infer", "--help"])
     text = capsys.readouterr().out
-    assert "default: png" in text and "default: 64" in text
+    assert "default: png" in text and "64 for most" in text
 
 
 def test_usage_errors_exit_with_2(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
