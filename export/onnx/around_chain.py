@@ -54,7 +54,8 @@ def before(
     bundle: OnnxBundle, sources: Mapping[str, TensorInfo]
 ) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     """lr → the parts' sources, and `enlarged` for the colours; with constants of their own."""
-    larger, constants = "    enlarged8 = Identity(pixels)\n", {}
+    larger = "    enlarged8 = Identity(pixels)\n"
+    constants: dict[str, np.ndarray] = {}
     if bundle.model.upscale > 1:
         larger, constants = enlargement("pixels", "enlarged8", bundle.model.upscale)
     text = "    by255 = Mul(lr, c255)\n    pixels = Round(by255)\n"
@@ -121,20 +122,15 @@ def parsed(text: str) -> list[onnx.NodeProto]:
 
 def numbers(bundle: OnnxBundle) -> dict[str, np.ndarray]:
     multiple = chain_multiple(bundle.parts)
+    floats = {"c0": 0, "c1": 1, "c127": 127.5, "c_1": -1, "c255": 255, "half": 0.5, "epsilon": 1e-5}
     return {
-        "c0": np.float32(0),
-        "c1": np.float32(1),
-        "c127": np.float32(127.5),
-        "c_1": np.float32(-1),
-        "c255": np.float32(255),
-        "half": np.float32(0.5),
+        **{name: np.array(value, np.float32) for name, value in floats.items()},
         "multiple": np.array([multiple], np.int64),
         "multiple_less_1": np.array([multiple - 1], np.int64),
         "scale": np.array([bundle.model.upscale], np.int64),
         "axes": np.array([2, 3], np.int64),
         "origin": np.zeros(2, np.int64),
         "no_pads": np.zeros(6, np.int64),
-        "epsilon": np.float32(1e-5),
         "blur_rows": np.tile(np.array([0.25, 0.5, 0.25], np.float32).reshape(1, 1, 3, 1), (3, 1, 1, 1)),
         "blur_columns": np.tile(np.array([0.25, 0.5, 0.25], np.float32).reshape(1, 1, 1, 3), (3, 1, 1, 1)),
         **{f"pads_rows{n}": np.array([0, 0, 2**n, 0, 0, 0, 2**n, 0]) for n in range(WAVELET_LEVELS)},

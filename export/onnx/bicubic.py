@@ -73,11 +73,9 @@ def enlargement(source: str, result: str, scale: int) -> tuple[str, dict[str, np
         "phases": np.array([0, 3, scale, -1], np.int64),
         "batch_and_colours": np.array([0, 3], np.int64),
         "rest": np.array([-1], np.int64),
-        "half_22": np.float32(2 ** (BITS - 1)),
-        "power_11": np.float32(2**HALF),
-        "lowest": np.float32(0),
-        "highest": np.float32(255),
     }
+    wholes = {"half_22": 2 ** (BITS - 1), "power_11": 2**HALF, "lowest": 0, "highest": 255}
+    constants |= {name: np.array(value, np.float32) for name, value in wholes.items()}
     return text, constants
 
 

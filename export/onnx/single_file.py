@@ -60,8 +60,9 @@ def prove_single(bundle: OnnxBundle, path: Path) -> None:
     last = of_chain(bundle.parts[-1].output.name)
     model.graph.output.append(helper.make_tensor_value_info(last, TensorProto.FLOAT, None))
     size = bundle.model.size or proof_size(chain_multiple(bundle.parts))
-    small = tuple(side // bundle.model.upscale for side in reversed(size))
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)).resize(small)
+    height, width = (side // bundle.model.upscale for side in size)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((width, height))
     enlarged = to_array(upscale(picture, bundle.model.upscale))
     tensors = chain_sources(picture, enlarged, bundle.parts, seed=0)
     feed = {"lr": np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255}

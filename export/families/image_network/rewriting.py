@@ -125,7 +125,8 @@ def as_sites(network: nn.Module) -> nn.Module:
     rewritten = holder["network"]
     for module in rewritten.modules():
         if type(module) is nn.Sequential:
-            for layer in list(module)[1:]:  # elsewhere others may read what is changed (SPAN's blocks do)
+            layers: list[Any] = list(module)[1:]  # elsewhere others may read what is changed (SPAN's blocks do)
+            for layer in layers:
                 if getattr(layer, "inplace", False):
                     layer.inplace = False  # in place on a slice it is a scatter in the graph
             _merge_norms(module)

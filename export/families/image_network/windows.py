@@ -60,11 +60,13 @@ def positions(table: Tensor, index: Tensor) -> Tensor:
 class WindowAttention(nn.Module):
     """SwinIR's and HAT's attention of windows: x [W, N, C] → [W, N, C]. HAT hands in the index of positions."""
 
+    index: Tensor
+
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.qkv, self.proj, self.products = attention.qkv, attention.proj, Products()
         self.heads, self.scale = attention.num_heads, attention.scale
-        self.table = attention.relative_position_bias_table
+        self.table: Tensor = attention.relative_position_bias_table
         self.register_buffer("index", getattr(attention, "relative_position_index", None))
 
     def forward(self, x: Tensor, rpi: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
