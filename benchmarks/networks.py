@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from own_commands import command
@@ -107,7 +108,7 @@ def main() -> None:
         work = Workspace(argparse.Namespace(**shared), spec)
         rows |= {name: quantize_peer(name, work) for name in PEERS}
     scale = like.model.upscale
-    table: list[dict[str, object]] = []
+    table: list[dict[str, Any]] = []
     for low, high in arguments.set:
         files = list_images([low])
         originals = [Image.open(high / file.name) for file in files]
@@ -117,7 +118,12 @@ def main() -> None:
             pairs = zip(found, originals, strict=True)
             quality = np.mean([to_original(result, original, scale) for result, original in pairs], axis=0)
             near = [psnr(a, b) for a, b in zip(floats, found, strict=True)]
-            row = {"set": str(low), "spec": name, "psnr_y": float(quality[0]), "ssim_y": float(quality[1])}
+            row: dict[str, Any] = {
+                "set": str(low),
+                "spec": name,
+                "psnr_y": float(quality[0]),
+                "ssim_y": float(quality[1]),
+            }
             row |= {"to_float": float(np.mean(near)), "worst": float(min(near))}
             row["bytes"] = (folder / "network.onnx").stat().st_size
             table.append(row)
