@@ -17,6 +17,11 @@ class UsageError(UserError):
     """The command line itself is wrong: exit status 2."""
 
 
+def reason_of(error: Exception) -> str:
+    """Another library's exception in one line of at most 200 characters."""
+    return " ".join((str(error) or type(error).__name__).split())[:200]
+
+
 def printable(text: str) -> str:
     """Control characters as escapes: a file's name may hold newlines, or what a terminal obeys."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -16,11 +16,8 @@ OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "learned")
 ROUNDINGS = ("nearest", "second_order")
 LOSSES = ("output", "features")
-LATER = (
-    "attention",
-    "loss",
-    "feature_weight",
-)  # stated where they are used: what was calibrated before keeps its key
+# stated where they are used: what was calibrated before keeps its key
+LATER = ("attention", "loss", "feature_weight")
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,12 @@ def read_checkpoint(path: Path, whole: bool = False) -> Any:
         raise UserError(f"{path}: cannot be read ({reason})", "expected a whole checkpoint") from None
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Numbers that a weight may be: there, real, finite, not none at all."""
+    stored = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+    return stored and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
+
+
 def load_checked(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """load_state_dict that names the first missing, unknown or misshapen key."""
     expected = module.state_dict()

@@ -15,6 +15,8 @@ may not see another one of its window that lies on the other side of the seam:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,3 +56,12 @@ def from_windows(windows: Tensor, window: Pair, size: Pair) -> Tensor:
     down, across, channels = size[0] // window[0], size[1] // window[1], windows.shape[2]
     x = windows.reshape(-1, down, across, window[0], window[1], channels).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(-1, size[0], size[1], channels)
+
+
+def in_windows(x: Tensor, window: Pair, shift: int, attend: Callable[[Tensor], Tensor]) -> Tensor:
+    """`attend` on the windows of x [B, H, W, C], shifted cyclically before and back after."""
+    size = (x.shape[1], x.shape[2])
+    if shift:
+        x = torch.roll(x, (-shift, -shift), (1, 2))
+    x = from_windows(attend(to_windows(x, window)), window, size)
+    return torch.roll(x, (shift, shift), (1, 2)) if shift else x

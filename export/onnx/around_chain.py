@@ -17,32 +17,15 @@ from passionsr_trt.export.onnx.bicubic import enlargement
 WAVELET_LEVELS = 5  # as runtime/colour.py
 
 SIDES = """
-    sides = Shape<start=2, end=4>(enlarged)
+    lr_sides = Shape<start=2, end=4>(lr)
+    sides = Mul(lr_sides, scale)
+"""
+MISSING = """
     up = Add(sides, multiple_less_1)
     count = Div(up, multiple)
     full = Mul(count, multiple)
     missing = Sub(full, sides)
 """
-COLOURS = {
-    "none": "    aligned = Identity(clamped)",
-    "adain": """
-    mean = ReduceMean<keepdims=1>(clamped, axes)
-    centred = Sub(clamped, mean)
-    squared = Mul(centred, centred)
-    variance = ReduceMean<keepdims=1>(squared, axes)
-    deviation = Sqrt(variance)
-    above = Add(deviation, epsilon)
-    wanted_mean = ReduceMean<keepdims=1>(enlarged, axes)
-    wanted_centred = Sub(enlarged, wanted_mean)
-    wanted_squared = Mul(wanted_centred, wanted_centred)
-    wanted_variance = ReduceMean<keepdims=1>(wanted_squared, axes)
-    wanted_deviation = Sqrt(wanted_variance)
-    gain = Div(wanted_deviation, above)
-    gained = Mul(centred, gain)
-    aligned = Add(gained, wanted_mean)
-""",
-    "wavelet": "",  # by _low_pass
-}
 
 
 def of_chain(tensor: str) -> str:
@@ -51,18 +34,21 @@ def of_chain(tensor: str) -> str:
 
 
 def before(
-    bundle: OnnxBundle, sources: Mapping[str, TensorInfo]
+    bundle: OnnxBundle, sources: Mapping[str, TensorInfo], align: str
 ) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """lr → the parts' sources, and `enlarged` for the colours; with constants of their own."""
-    larger = "    enlarged8 = Identity(pixels)\n"
-    constants: dict[str, np.ndarray] = {}
-    if bundle.model.upscale > 1:
-        larger, constants = enlargement("pixels", "enlarged8", bundle.model.upscale)
-    text = "    by255 = Mul(lr, c255)\n    pixels = Round(by255)\n"
-    text += larger
-    text += "    enlarged2 = Div(enlarged8, c127)\n    enlarged = Add(enlarged2, c_1)\n"
+    """lr → the parts' sources, `sides` of the picture, and `enlarged` where a part or the colours need it.
+
+    With constants of their own.
+    """
     padded = bundle.model.size is None
-    text += SIDES if padded else ""
+    text = SIDES + (MISSING if padded else "") + "    by255 = Mul(lr, c255)\n"
+    constants: dict[str, np.ndarray] = {}
+    if "image" in sources or align != "none":
+        larger = "    enlarged8 = Identity(pixels)\n"
+        if bundle.model.upscale > 1:
+            larger, constants = enlargement("pixels", "enlarged8", bundle.model.upscale)
+        text += f"    pixels = Round(by255)\n{larger}"
+        text += "    enlarged2 = Div(enlarged8, c127)\n    enlarged = Add(enlarged2, c_1)\n"
     if "image" in sources:
         text += _mirrored("enlarged", "missing", of_chain("image"), padded)
     if "lr" in sources:
@@ -83,21 +69,41 @@ def _mirrored(name: str, missing: str, result: str, padded: bool) -> str:
 
 def after(output: str, align: str) -> list[onnx.NodeProto]:
     text = f"""
-    wanted_sides = Shape<start=2, end=4>(enlarged)
-    cropped = Slice({output}, origin, wanted_sides, axes)
+    cropped = Slice({output}, origin, sides, axes)
     clamped = Clip(cropped, c_1, c1)
 """
-    if align == "wavelet":
-        text += _low_pass("clamped", "low") + _low_pass("enlarged", "wanted_low")
-        text += "    high = Sub(clamped, low)\n    aligned = Add(high, wanted_low)\n"
-    else:
-        text += COLOURS[align]
+    text += {"none": lambda: "    aligned = Identity(clamped)\n", "adain": _adain, "wavelet": _wavelet}[align]()
     text += """
     halved = Mul(aligned, half)
     lifted = Add(halved, half)
     picture = Clip(lifted, c0, c1)
 """
     return parsed(text)
+
+
+def _adain() -> str:
+    """runtime/colour.py:adain."""
+    text = ""
+    for name, result in (("clamped", "own"), ("enlarged", "wanted")):
+        text += f"""
+    {result}_mean = ReduceMean<keepdims=1>({name}, axes)
+    {result}_centred = Sub({name}, {result}_mean)
+    {result}_squared = Mul({result}_centred, {result}_centred)
+    {result}_variance = ReduceMean<keepdims=1>({result}_squared, axes)
+    {result}_deviation = Sqrt({result}_variance)
+"""
+    return f"""{text}
+    above = Add(own_deviation, epsilon)
+    gain = Div(wanted_deviation, above)
+    gained = Mul(own_centred, gain)
+    aligned = Add(gained, wanted_mean)
+"""
+
+
+def _wavelet() -> str:
+    """runtime/colour.py:wavelet."""
+    text = _low_pass("clamped", "low") + _low_pass("enlarged", "wanted_low")
+    return text + "    high = Sub(clamped, low)\n    aligned = Add(high, wanted_low)\n"
 
 
 def _low_pass(name: str, result: str) -> str:

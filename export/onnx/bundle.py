@@ -31,7 +31,7 @@ def export_bundle(
     """
     if consume:
         model.forget_reference()
-    infos = []
+    infos, overlap = [], model.overlap()
     multiple = chain_multiple(model.parts)
     tensors = _proof_sources(model, plan, multiple)
     with atomic_folder(output, "onnx-bundle") as folder:
@@ -50,7 +50,7 @@ def export_bundle(
                 tensors[part.output.name] = reference
         size = None if plan.dynamic else plan.size
         bundle = OnnxBundle(
-            model=ModelInfo(model.digest, model.family, model.upscale, model.align, size, model.overlap),
+            model=ModelInfo(model.digest, model.family, model.upscale, model.align, size, overlap),
             precision=plan.precision,
             spec=None if calibration is None else calibration.spec,
             calibration_key=None if calibration is None else calibration.digest,

@@ -85,7 +85,7 @@ def single_graph(bundle: OnnxBundle, align: str) -> onnx.ModelProto:
     constants: list[onnx.TensorProto] = []
     loaded = [onnx.load(str(open_graph(bundle, part))) for part in parts]
     sources = sources_of(parts)
-    first, own = before(bundle, sources)
+    first, own = before(bundle, sources, align)
     nodes += first
     for part, model in zip(parts, loaded, strict=True):
         names = {tensor.name: of_chain(tensor.name) for tensor in part.inputs}

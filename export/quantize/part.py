@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, SiteInfo, Size, TensorInfo, sources_of
+from passionsr_trt.engines.bundle.wiring import (
+    REFERENCE_SIZE,
+    ModelInfo,
+    PartInfo,
+    SiteInfo,
+    Size,
+    TensorInfo,
+    sources_of,
+)
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.proof import prove
@@ -89,8 +97,8 @@ class Part:
 class Model:
     """A chain of parts. reference: sources → every part's output, as the model's authors wrote it (float32).
 
-    align: the colour fix that suits it. overlap: of tiles, in output pixels. errors: of each part's folds, end to
-    end. draws_noise: calibration draws noise as the runtime does; else it is 0, its mean.
+    align: the colour fix that suits it. overlap: finds that of tiles, in output pixels. errors: of each part's
+    folds, end to end. draws_noise: calibration draws noise as the runtime does; else it is 0, its mean.
     """
 
     family: str
@@ -100,7 +108,7 @@ class Model:
     parts: tuple[Part, ...]
     reference: Callable[[Tensors], Tensors] | None
     errors: dict[str, float] = field(default_factory=dict)
-    overlap: int = 64
+    overlap: Callable[[], int] = lambda: ModelInfo.overlap
     draws_noise: bool = False
 
     def part(self, name: str) -> Part:

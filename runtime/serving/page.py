@@ -79,23 +79,11 @@ class Page:
         with gr.Column(visible=False) as self.outcome:  # Gradio's empty frames are nothing to a screen reader
             with gr.Tabs():
                 with gr.Tab("Bicubic"):
-                    enlarged = gr.ImageSlider(
-                        label="left: bicubic, right: result", type="filepath", max_height=900, elem_id="bicubic"
-                    )
+                    enlarged = _slider("bicubic", "bicubic")
                 with gr.Tab("Second", visible=several):
-                    beside = gr.ImageSlider(
-                        label="left: second engines, right: result",
-                        type="filepath",
-                        max_height=900,
-                        elem_id="beside",
-                    )
+                    beside = _slider("second engines", "beside")
                 with gr.Tab("Difference", visible=several):
-                    difference = gr.ImageSlider(
-                        label="left: 128 + 8 × (second engines − result), right: result",
-                        type="filepath",
-                        max_height=900,
-                        elem_id="difference",
-                    )
+                    difference = _slider("128 + 8 × (second engines − result)", "difference")
             self.divider = gr.Slider(
                 0, 100, 50, step=1, label="Divider", info="percent from the left; for keyboards", elem_id="divider"
             )
@@ -200,6 +188,10 @@ class Page:
 
     def _choose(self, index: int, shown: list[Shown]) -> tuple[Any, ...]:
         return _look(shown[index : index + 1])
+
+
+def _slider(left: str, name: str) -> gr.ImageSlider:
+    return gr.ImageSlider(label=f"left: {left}, right: result", type="filepath", max_height=900, elem_id=name)
 
 
 def _divide(percent: float) -> list[gr.ImageSlider]:

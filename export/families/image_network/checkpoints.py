@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError, reason_of
 from passionsr_trt.export.families.weights import read_checkpoint
 from torch import Tensor
 
@@ -58,8 +58,9 @@ def recognise(weights: Weights, source: str) -> Any:
             f"{source}: of no architecture that spandrel knows", "expected a super-resolution network's weights"
         ) from None
     except Exception as error:  # weights that only look like an architecture's
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise UserError(f"{source}: cannot be read as a network ({reason})", "expected whole weights") from None
+        raise UserError(
+            f"{source}: cannot be read as a network ({reason_of(error)})", "expected whole weights"
+        ) from None
     name = described.architecture.id
     if not isinstance(described, ImageModelDescriptor):
         raise UserError(f"{source}: {name} takes more than a picture", "expected an image network")

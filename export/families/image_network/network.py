@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError, reason_of
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.image_network.architectures import KNOWN, Architecture, sequential_rows
 from passionsr_trt.export.families.image_network.rewriting import as_sites
@@ -55,15 +55,22 @@ def build_network(described: Any, digest: str, source: str) -> Model:
         try:
             part = wire(as_sites(copy.deepcopy(original)), original, known, scale)
             first_last(part)
-            model = Model(NAME, digest, scale, "none", (part,), reference)
+            model = Model(
+                NAME, digest, scale, "none", (part,), reference, overlap=partial(overlap_of, part, scale)
+            )
             model.prove(smooth_sources(model.parts, proof_size(part.multiple)))
-            model.overlap = seam_overlap(lambda lr: part.run({"lr": lr}), part.multiple // scale, scale)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # weights of the right names and shapes that cannot be run
-            cause = " ".join((str(error) or type(error).__name__).split())[:200]
-            raise UserError(f"{source}: {name} cannot be run ({cause})", "expected a trained network") from error
+            raise UserError(
+                f"{source}: {name} cannot be run ({reason_of(error)})", "expected a trained network"
+            ) from error
     return model
+
+
+def overlap_of(part: Part, scale: int) -> int:
+    """Output pixels by which tiles overlap, as far as the network sees; runs it."""
+    return seam_overlap(lambda lr: part.run({"lr": lr}), part.multiple // scale, scale)
 
 
 def wire(body: nn.Module, original: Any, known: Architecture, scale: int) -> Part:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.families.windows import Pair, from_windows, shift_mask, to_windows
+from passionsr_trt.export.families.blocks import split_heads
+from passionsr_trt.export.families.windows import Pair, from_windows, in_windows, shift_mask, to_windows
 from passionsr_trt.export.quantize.sites import Operand
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ def to_wider_windows(x: Tensor, window: int, wider: int) -> Tensor:
 class Products(nn.Module):
     """softmax(q·kᵀ + bias + mask)·v for windows; its four factors may be quantized.
 
-    q [W, heads, N, d], k and v [W, heads, M, d], bias [heads, N, M], mask [a picture's windows, N, M] → [W, N, C].
+    q [W, N, heads, d], k and v [W, M, heads, d], bias [heads, N, M], mask [a picture's windows, N, M] → [W, N, C].
     """
 
     def __init__(self) -> None:
@@ -39,17 +41,13 @@ class Products(nn.Module):
         self.query, self.key, self.shares, self.value = (Operand() for _factor in range(4))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (factor.transpose(1, 2) for factor in (q, k, v))
         scores = self.query(q) @ self.key(k).transpose(-2, -1) + bias.to(q.dtype)
         if mask is not None:
             apart = scores.reshape(-1, mask.shape[0], *scores.shape[1:]) + mask[None, :, None]
             scores = apart.reshape(scores.shape)
         mixed = self.shares(torch.softmax(scores, dim=-1)) @ self.value(v)
         return mixed.transpose(1, 2).reshape(mixed.shape[0], mixed.shape[2], -1)
-
-
-def split_heads(windows: Tensor, heads: int) -> Tensor:
-    """[W, tokens, C] → [W, heads, tokens, C / heads]."""
-    return windows.reshape(windows.shape[0], windows.shape[1], heads, -1).transpose(1, 2)
 
 
 def positions(table: Tensor, index: Tensor) -> Tensor:
@@ -88,11 +86,8 @@ class SwinBlock(nn.Module):
         batch, tokens, channels = x.shape
         picture, mask = self.norm1(x).reshape(batch, *x_size, channels), None
         if self.shift:
-            picture = torch.roll(picture, (-self.shift, -self.shift), (1, 2))
             mask = shift_mask(x_size, self.window, (self.shift, self.shift)).to(x.dtype)
-        picture = from_windows(self.attn(to_windows(picture, self.window), mask=mask), self.window, x_size)
-        if self.shift:
-            picture = torch.roll(picture, (self.shift, self.shift), (1, 2))
+        picture = in_windows(picture, self.window, self.shift, lambda windows: self.attn(windows, mask=mask))
         x = x + picture.reshape(batch, tokens, channels)
         result: Tensor = x + self.mlp(self.norm2(x))
         return result
@@ -141,13 +136,8 @@ class HybridBlock(nn.Module):
         batch, tokens, channels = x.shape
         picture = self.norm1(x).reshape(batch, *x_size, channels)
         beside = self.conv_block(picture.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        if self.shift:
-            picture = torch.roll(picture, (-self.shift, -self.shift), (1, 2))
-        mask = attn_mask if self.shift else None
-        windows = self.attn(to_windows(picture, self.window), rpi=rpi_sa, mask=mask)
-        picture = from_windows(windows, self.window, x_size)
-        if self.shift:
-            picture = torch.roll(picture, (self.shift, self.shift), (1, 2))
+        attend = partial(self.attn, rpi=rpi_sa, mask=attn_mask if self.shift else None)
+        picture = in_windows(picture, self.window, self.shift, attend)
         x = x + (picture + beside * self.conv_scale).reshape(batch, tokens, channels)
         result: Tensor = x + self.mlp(self.norm2(x))
         return result

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError, reason_of
 from passionsr_trt.export.families.ldm_names import IN_VAE_ATTENTION, vae_path
 from passionsr_trt.export.families.resshift.reference import UNetModelSwin
-from passionsr_trt.export.families.weights import load_checked, read_checkpoint
+from passionsr_trt.export.families.weights import is_plain, load_checked, read_checkpoint
 from torch import Tensor
 
 HOLDERS = (
@@ -72,10 +72,10 @@ def read_state(path: Path, kind: str) -> State:
 
 
 def _is_plain(tensor: Tensor, whole: bool) -> bool:
-    """Whole numbers, or finite floats: there, of one stride."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        return False
-    return tensor.dtype == torch.int64 if whole else tensor.is_floating_point() and bool(tensor.isfinite().all())
+    """Whole numbers, or floats that a weight may be."""
+    if not whole:
+        return is_plain(tensor)
+    return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype == torch.int64
 
 
 def unet_of(state: State, source: Path) -> UNetModelSwin:
@@ -84,8 +84,7 @@ def unet_of(state: State, source: Path) -> UNetModelSwin:
         with torch.device("meta"):
             unet = UNetModelSwin({key: tensor.to("meta") for key, tensor in state.items()})
     except Exception as error:  # shapes that make no layer: whatever the first one leads to
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise UserError(f"{source}: no UNetModelSwin ({reason})", "expected whole weights") from None
+        raise UserError(f"{source}: no UNetModelSwin ({reason_of(error)})", "expected whole weights") from None
     load_checked(unet, state, source)
     if unet.inputs != unet.outputs + 3:
         raise UserError(
@@ -116,8 +115,7 @@ def autoencoder_of(state: State, source: Path) -> Any:
                 vq_embed_dim=width,
             )
     except Exception as error:  # shapes that make no layer: whatever the first one leads to
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise UserError(f"{source}: no VQ autoencoder ({reason})", "expected whole weights") from None
+        raise UserError(f"{source}: no VQ autoencoder ({reason_of(error)})", "expected whole weights") from None
     config = SimpleNamespace(block_out_channels=channels)
     load_checked(vae, {_renamed(key, config): _as_linear(key, tensor) for key, tensor in state.items()}, source)
     return vae

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passionsr_trt.engines.bundle.arguments import positive, whole
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError, reason_of
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class ResShift:
         except (UserError, MemoryError):
             raise
         except Exception as error:  # weights of the right names and shapes that cannot be run
-            reason = " ".join((str(error) or type(error).__name__).split())[:200]
-            raise UserError(f"{path}: cannot be run ({reason})", "expected a trained model") from error
+            raise UserError(f"{path}: cannot be run ({reason_of(error)})", "expected a trained model") from error
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
         parser.add_argument("--unet", type=Path, help="needed: SinSR_v2.pth, or TAD-SR's or ResShift's file")

@@ -14,10 +14,12 @@ Names of sites are the authors'; a window's qkv is three sites that read one por
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.families.resshift import reference
-from passionsr_trt.export.families.windows import HIDDEN, from_windows, to_windows
+from passionsr_trt.export.families.windows import HIDDEN, in_windows
 from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
 from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from passionsr_trt.export.quantize.transform import Absorb, Into
@@ -116,15 +118,9 @@ class SwinBlock(nn.Module):
         self.window, self.shift = block.window, block.shift
 
     def forward(self, x: Tensor) -> Tensor:
-        size, window, shift = (x.shape[2], x.shape[3]), (self.window, self.window), self.shift
-        pixels, seam = self.norm1(x).permute(0, 2, 3, 1), None
-        if shift:
-            pixels = torch.roll(pixels, (-shift, -shift), (1, 2))
-            seam = seam_mask(size[0] // self.window, self.window)
-        windows = self.attn(to_windows(pixels, window), seam, size[1] // self.window)
-        pixels = from_windows(windows, window, size)
-        if shift:
-            pixels = torch.roll(pixels, (shift, shift), (1, 2))
+        down, across = x.shape[2] // self.window, x.shape[3] // self.window
+        attend = partial(self.attn, seam=seam_mask(down, self.window) if self.shift else None, across=across)
+        pixels = in_windows(self.norm1(x).permute(0, 2, 3, 1), (self.window,) * 2, self.shift, attend)
         x = x + pixels.permute(0, 3, 1, 2)
         result: Tensor = x + self.mlp(self.norm2(x))
         return result

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, load_unet, load_vae
-from passionsr_trt.export.families.stable_diffusion.lora import is_plain
-from passionsr_trt.export.families.weights import read_checkpoint, read_json
+from passionsr_trt.export.families.weights import is_plain, read_checkpoint, read_json
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.families.weights import is_plain
 from torch import Tensor
 
 LORA_ALPHA = 8  # PEFT's LoraConfig default, which OSEDiff and PiSA-SR keep
@@ -84,12 +85,6 @@ def _sets(checkpoint: dict[Any, Any]) -> tuple[Recipe, list[Lora]]:
             own["sem" if isinstance(key, str) and "_sem." in key else "pix"][key] = tensor
         return PISA_SR, [Lora("unet", own[name], checkpoint.get(f"{PISA_RANK}{name}")) for name in own]
     return OSEDIFF, [Lora(name, tensors, checkpoint.get(f"rank_{name}")) for name, tensors in found.items()]
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Numbers that a weight may be: there, real, finite, not none at all."""
-    stored = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
-    return stored and tensor.numel() > 0 and bool(torch.isfinite(tensor).all())
 
 
 def merge_lora(module: Any, lora: Lora, rename: Paths, source: str) -> int:
