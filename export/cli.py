@@ -1,9 +1,8 @@
-"""calibrate, export and sensitivity: model folder → calibration → ONNX bundle."""
+"""import-model, calibrate and export: checkpoints → model folder → calibration → ONNX bundle."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from passionsr_trt.engines.bundle.arguments import (
     CALIBRATIONS,
     check_multiple,
-    decibels,
+    device_name,
     parse_size,
     some_path,
     whole,
@@ -26,7 +25,16 @@ from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, chain_multiple
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.calibration import Calibration
 
-SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are run
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="auto|cpu|cuda|cuda:N",
+        help="where PyTorch computes; auto: a CUDA device where PyTorch has one, else the CPU. Results of two "
+        "kinds of device agree to rounding, not bit by bit",
+    )
 
 
 def add_import_model(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +79,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="learned calibration recomputes activations: the same result in less memory, a third slower",
     )
+    add_device(parser)
     parser.set_defaults(run=run_calibrate)
 
 
@@ -81,7 +90,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
     from passionsr_trt.export.quantize.calibration import Calibration, calibration_key
+    from passionsr_trt.export.quantize.devices import chosen_device
 
+    device = chosen_device(arguments.device)
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
     if arguments.method:
         spec = replace(spec, method=arguments.method)
@@ -95,10 +106,10 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
             return 0
         model = load_model(arguments.model)
         if spec.method == "range":
-            calibration = calibrate(model, spec, files)
+            calibration = calibrate(model, spec, files, device)
         else:
             partial = folder.with_name(f"{folder.name}.partial")
-            calibration = learn_calibration(model, spec, files, partial, arguments.low_memory)
+            calibration = learn_calibration(model, spec, files, partial, arguments.low_memory, device)
         calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")
@@ -135,6 +146,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--align", choices=ALIGNMENTS, help="colour fix in --single-file (default: the model's own)"
     )
+    add_device(parser)
     parser.set_defaults(run=run_export)
 
 
@@ -172,13 +184,15 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
         return OnnxBundle.load(arguments.output)
     from passionsr_trt.export.onnx.bundle import export_bundle
     from passionsr_trt.export.onnx.to_onnx import ExportPlan
+    from passionsr_trt.export.quantize.devices import chosen_device
 
+    device = chosen_device(arguments.device)
     size = arguments.size or ExportPlan.size
     plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
     model = load_model(arguments.model)
     if arguments.size is not None:
         check_multiple(size, chain_multiple(model.parts))
-    bundle = export_bundle(model, calibration, plan, arguments.output, consume=True)
+    bundle = export_bundle(model, calibration, plan, arguments.output, consume=True, device=device)
     for part in bundle.parts:
         quantized = sum(site.quantized for site in part.sites)
         macs, written = sum(site.macs for site in part.sites), sum(site.macs_written for site in part.sites)
@@ -222,59 +236,3 @@ def find_calibration(cache: Path, model_digest: str) -> Path:
         names = ", ".join(str(folder) for folder in found)
         raise UserError(f"{cache}: {len(found)} calibrations of this model", f"choose: --calibration ({names})")
     return found[0]
-
-
-def add_sensitivity(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
-    parser.add_argument(
-        "--limit", type=whole(1), default=4, help="use one crop of the first N images; time grows with N"
-    )
-    parser.add_argument(
-        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
-    )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
-    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and the plot")
-    parser.add_argument(
-        "--budget",
-        type=decibels,
-        metavar="DB",
-        help="keep the most sensitive sites float, as few as reach this PSNR to the float model on the crops; "
-        "float sites cost speed. Writes OUTPUT/calibration and OUTPUT/spec.json",
-    )
-    parser.set_defaults(run=run_sensitivity)
-
-
-def run_sensitivity(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.calibrate import sensitivity
-    from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
-    from passionsr_trt.export.families.registry import check_model, load_model
-    from passionsr_trt.export.families.weights import model_digest
-
-    files = calibration_files(arguments.images, arguments.limit)
-    check_model(arguments.model)
-    check_writable(arguments.output)
-    digest = model_digest(arguments.model)
-    calibration = own_calibration(arguments, digest)
-    model = load_model(arguments.model)
-    images = [load_sources(path, model) for path in files]
-    images = crops(images, model, calibration.spec.seed, SENSITIVITY_CROP)
-    probe = sensitivity.Probe(model, calibration, images)
-    report = probe.report()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "sensitivity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    sensitivity.draw(report, [part.name for part in model.parts], arguments.output / "sensitivity.png")
-    print(f"{report.psnr:.1f} dB to float with all {len(report.ports)} ports quantized; most sensitive:")
-    for entry in report.ports[:10]:
-        print(f"  {entry.port:<60} alone {entry.psnr_alone:5.1f} dB, float {entry.gain_if_float:+.2f} dB")
-    print(f"sensitivity.json and sensitivity.png in {arguments.output}")
-    if arguments.budget is not None:
-        kept, psnr = probe.within_budget([entry.port for entry in report.ports], arguments.budget)
-        chosen = [entry for entry in report.ports if entry.port in kept]
-        reduced = sensitivity.without(calibration, [site for entry in chosen for site in entry.sites])
-        reduced.save(arguments.output / "calibration")
-        (arguments.output / "spec.json").write_text(json.dumps(reduced.spec.to_json(), indent=1) + "\n")
-        share = sum(entry.macs_share for entry in chosen)
-        print(f"{len(kept)} ports float ({share:.1%} of the MACs): {psnr:.1f} dB")
-        print(f"calibration and spec.json in {arguments.output}; export with --calibration")
-    return 0

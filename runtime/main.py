@@ -27,7 +27,11 @@ COMMANDS = {
     "build-engines": ("passionsr_trt.engines.cli", "add_build_engines", "ONNX bundle → engines"),
     "predict": ("passionsr_trt.engines.cli", "add_predict", "engines' kernels → predicted time on other GPUs"),
     "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
-    "sensitivity": ("passionsr_trt.export.cli", "add_sensitivity", "which sites cost the most, and a budget"),
+    "sensitivity": (
+        "passionsr_trt.export.sensitivity_cli",
+        "add_sensitivity",
+        "which sites cost the most, and a budget",
+    ),
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
     "serve": ("passionsr_trt.runtime.cli", "add_serve", "a local page to drop pictures on"),

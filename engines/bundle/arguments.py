@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def mebibytes(text: str) -> int:
 def megapixels(text: str) -> int:
     """An argparse type: megapixels as a number → pixels."""
     return _number(text, 10**6, "megapixels, such as 16")
+
+
+def device_name(text: str) -> str:
+    """An argparse type: where PyTorch computes, as --device names it; whether it is there is asked later."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto, cpu, cuda or cuda:N")
+    return text
 
 
 MOST_THREADS = 4096

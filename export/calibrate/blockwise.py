@@ -1,7 +1,7 @@
 """Block by block: the same stages on one ResBlock or transformer block at a time, in the order they run.
 
 Each block sees what the quantized blocks before it give and is taught by its float twin. Memory is one
-block's: its inputs and targets are kept on disk.
+block's: its inputs and targets are kept on disk (placement.py: on a GPU, where they fit).
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from passionsr_trt.engines.bundle.temporaries import temporary_folder
+from passionsr_trt.export.calibrate.placement import Placement, Spill
 from passionsr_trt.export.calibrate.stages import Pairs, Samples
-from passionsr_trt.export.quantize.calibration import write_tensors
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import Site
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -40,24 +38,6 @@ def return_freed_memory() -> None:
             mallopt(MMAP_THRESHOLD, 1 << 20)
 
 
-class Spill:
-    """Tensors on disk, read one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.length = folder, 0
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def append(self, x: Tensor) -> None:
-        write_tensors({"x": x}, self.folder / str(self.length))
-        self.length += 1
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int, /) -> Tensor:
-        return load_file(self.folder / str(index))["x"]
-
-
 @dataclass(frozen=True)
 class AsInputs:
     """Tensors as the inputs of a block, which takes one, and with each whatever else it is given (sizes)."""
@@ -72,8 +52,8 @@ class AsInputs:
         return (self.tensors[index], *self.others[index])
 
 
-def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
-    """The part's outermost blocks, and sites outside of any, in the order in which they run."""
+def outermost_blocks(part: Part) -> dict[nn.Module, str]:
+    """The part's outermost blocks, and sites outside of any, with their paths."""
     names: dict[nn.Module, str] = {}
     inside: set[nn.Module] = set()
     kinds: tuple[type[nn.Module], ...] = (*part.blocks, Site)
@@ -81,6 +61,12 @@ def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
         if module not in inside and isinstance(module, kinds):
             names[module] = name
             inside.update(module.modules())
+    return names
+
+
+def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
+    """The same in the order in which they run."""
+    names = outermost_blocks(part)
     order: list[tuple[str, nn.Module]] = []
 
     def note(module: nn.Module, _args: object) -> None:
@@ -100,9 +86,10 @@ def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
 def block_pairs(
     part: Part, block: nn.Module, title: str, quantized: Samples[Inputs], floats: Samples[Inputs]
 ) -> Iterator[Pairs]:
-    """What one block is to learn from, on disk while the context lasts."""
+    """What one block is to learn from, kept where it fits while the context lasts."""
+    placement = Placement.measured(floats[0][0].device)
     with temporary_folder() as folder:
-        inputs, targets = Spill(folder / "inputs"), Spill(folder / "targets")
+        inputs, targets = (Spill(folder / name, placement) for name in ("inputs", "targets"))
         others: list[tuple[Any, ...]] = []
         with part.mode(Mode.FLOAT):
             for index in tqdm(range(len(floats)), desc=f"{title}: targets", leave=False):

@@ -14,10 +14,16 @@ from pathlib import Path
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate.blockwise import block_pairs, blocks_in_order, return_freed_memory
+from passionsr_trt.export.calibrate.blockwise import (
+    block_pairs,
+    blocks_in_order,
+    outermost_blocks,
+    return_freed_memory,
+)
 from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
+from passionsr_trt.export.calibrate.placement import Bring, resident, waiting_blocks
 from passionsr_trt.export.calibrate.ranges import activation_scales, observing
 from passionsr_trt.export.calibrate.resume import Progress
 from passionsr_trt.export.calibrate.rounding import round_weights
@@ -25,6 +31,7 @@ from passionsr_trt.export.calibrate.search import PortSearch, search_ports
 from passionsr_trt.export.calibrate.stages import Pairs, learned_ports, recomputing, run_stage, stages
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
+from passionsr_trt.export.quantize.devices import HOST, on_device
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part
 from passionsr_trt.export.quantize.quantizer import pack_turns
@@ -38,37 +45,47 @@ SEARCH_INPUTS, SEARCH_CROP = 4, 128
 
 
 def learn_calibration(
-    model: Model, spec: QuantSpec, files: list[Path], partial: Path | None = None, low_memory: bool = False
+    model: Model,
+    spec: QuantSpec,
+    files: list[Path],
+    partial: Path | None = None,
+    low_memory: bool = False,
+    device: torch.device = HOST,
 ) -> Calibration:
     """Search, then learn, part by part. The model is left in the state it was given in.
 
     partial: a folder that keeps what was learned so far; a second call goes on from there.
     low_memory: activations are recomputed in the backward pass, block by block or site by site within a block;
     the result is the same.
+    device: one part at a time is on it; of a large one that learns block by block, one block.
     """
     if low_memory or spec.granularity == "block":
         return_freed_memory()
     progress = Progress(partial)
-    floats = crops([load_sources(path, model) for path in files], model, spec.seed, CROP)
-    quantized = [dict(sources) for sources in floats]
+    sources = crops([load_sources(path, model) for path in files], model, spec.seed, CROP)
+    floats = [on_device(sample, device) for sample in sources]
+    quantized = [dict(sample) for sample in floats]
     tensors: dict[str, Tensor] = {}
     for part in model.parts:
-        with torch.no_grad(), observing(quantized_operands(part, spec)) as histograms:
-            for sample in tqdm(floats, desc=f"{part.name}: float targets"):
-                sample[part.output.name] = part.run(sample)
-        teacher = [part.feed(sample) for sample in floats]
-        inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
-        with learning(part, spec, teacher, progress) as (searches, done):
-            if spec.method == "learned":
-                targets = [sample[part.output.name] for sample in floats]
-                pairs = Pairs(inputs, targets)
-                learn_part(part, spec, pairs, teacher, progress, done, low_memory)
-            if spec.rounding == "second_order":
-                round_weights(part, searches, inputs)
-            tensors |= learned_tensors(searches, spec) | activation_scales(histograms, spec)
-            with torch.no_grad():
-                for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):
+        blocks = list(outermost_blocks(part)) if spec.granularity == "block" else []
+        with resident(device, part, waiting_blocks(device, part, blocks)) as bring:
+            with torch.no_grad(), observing(quantized_operands(part, spec)) as histograms:
+                for sample in tqdm(floats, desc=f"{part.name}: float targets"):
                     sample[part.output.name] = part.run(sample)
+            teacher = [part.feed(sample) for sample in floats]
+            inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
+            with learning(part, spec, teacher, progress) as (searches, done):
+                if spec.method == "learned":
+                    targets = [sample[part.output.name] for sample in floats]
+                    pairs = Pairs(inputs, targets)
+                    learn_part(part, spec, pairs, teacher, progress, done, low_memory, bring)
+                if spec.rounding == "second_order":
+                    round_weights(part, searches, inputs)
+                learned = on_device(learned_tensors(searches, spec), HOST)
+                tensors |= learned | activation_scales(histograms, spec)
+                with torch.no_grad():
+                    for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):
+                        sample[part.output.name] = part.run(sample)
     progress.clear()
     return Calibration(model.digest, spec, data_digest(files), tensors)
 
@@ -81,10 +98,11 @@ def learn_part(
     progress: Progress,
     done: int,
     low_memory: bool,
+    bring: Bring,
 ) -> None:
     """Every stage that is not done yet, of the part or of each block that has something to learn.
 
-    teacher: the float twin's inputs.
+    teacher: the float twin's inputs. bring: what gets a block to the device.
     """
     learners = learners_of(part.module)
     plan = stages(spec)
@@ -106,6 +124,7 @@ def learn_part(
         title = f"{part.name}.{path}"
         sites = [module for module in block.modules() if isinstance(module, Site)] if low_memory else []
         with block_pairs(part, block, title, pairs.inputs, teacher) as own, recomputing(sites):
+            bring(block)
             for stage in plan:
                 run_stage(block, stage, title, own, spec)
         progress.save(part.name, learners, (index + 1) * len(plan))
@@ -128,7 +147,8 @@ def learning(
             for search in searches:
                 search.port.learner = search.learner(spec)
                 for named in search.sites:
-                    named.site.learner = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max)
+                    weight = named.site.weight
+                    named.site.learner = LearnedWeight(weight.shape[0], spec.weight_code_max, weight.device)
             learners = learners_of(part.module)
             done = progress.restore(part.name, learners)
             if done is None:
@@ -202,7 +222,7 @@ def search_part(
         best = search.best(spec)
         search.begin(learner, best)
         if search.port.joined and search.is_free(best):
-            learner.may_scale = torch.tensor(False)
+            learner.may_scale = False
 
 
 def settle_padding(search: PortSearch) -> None:

@@ -57,31 +57,39 @@ class LearnedPort(nn.Module):
     base_scale: Tensor
     base_shift: Tensor
     base_boundary: Tensor
-    following: Tensor
-    may_scale: Tensor
 
-    def __init__(self, channels: int, codes: tuple[int, int], dims: int, may_scale: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        codes: tuple[int, int],
+        dims: int,
+        may_scale: bool = True,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
+        # what is asked at every step is kept where Python asks: on a GPU a tensor's answer is waited for
+        self.following, self.may_scale, self.shifted = True, may_scale, False
         self.low, self.high = codes
         self.shape = [1, -1, 1, 1] if dims == 4 else [-1]
         for name in ("lows", "highs", "base_shift"):
-            self.register_buffer(name, torch.zeros(channels))
-        self.register_buffer("base_scale", torch.ones(channels))
-        self.register_buffer("base_boundary", torch.ones(()))
-        self.register_buffer("following", torch.tensor(True))
-        self.register_buffer("may_scale", torch.tensor(may_scale))
-        self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.shift_spans = nn.Parameter(torch.zeros(channels))
-        self.log_boundary = nn.Parameter(torch.zeros(()))
+            self.register_buffer(name, torch.zeros(channels, device=device))
+        self.register_buffer("base_scale", torch.ones(channels, device=device))
+        self.register_buffer("base_boundary", torch.ones((), device=device))
+        self.log_scale = nn.Parameter(torch.zeros(channels, device=device))
+        self.shift_spans = nn.Parameter(torch.zeros(channels, device=device))
+        self.log_boundary = nn.Parameter(torch.zeros((), device=device))
 
     def begin(self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor) -> LearnedPort:
         """lows, highs [C]: the range of each channel that is to be covered; scale [C] > 0; shift [C] or all 0."""
         self.lows, self.highs, self.base_scale, self.base_shift = lows, highs, scale, shift
+        self.shifted = bool(shift.any())
         return self
 
-    @property
-    def shifted(self) -> bool:
-        return bool(self.base_shift.any())
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.following, self.may_scale, self.shifted], device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.following, self.may_scale, self.shifted = state.tolist()
 
     def s(self) -> Tensor:
         return self.base_scale * torch.exp(self.log_scale)
@@ -102,7 +110,7 @@ class LearnedPort(nn.Module):
     def freeze_boundary(self) -> None:
         """From now on u is a parameter that starts where it stands."""
         self.base_boundary = self.boundary().detach().clone()
-        self.following = torch.tensor(False)
+        self.following = False
 
     def transform(self, x: Tensor) -> Tensor:
         x = x - self.delta().reshape(self.shape) if self.shifted else x
@@ -127,15 +135,19 @@ class LearnedWeight(nn.Module):
 
     turns: Tensor | None
     base_boundary: Tensor
-    following: Tensor
 
-    def __init__(self, channels: int, limit: int) -> None:
+    def __init__(self, channels: int, limit: int, device: torch.device | None = None) -> None:
         super().__init__()
-        self.limit = limit
-        self.register_buffer("following", torch.tensor(True))
-        self.log_boundary = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("base_boundary", torch.ones(channels))
+        self.limit, self.following = limit, True
+        self.log_boundary = nn.Parameter(torch.zeros(channels, device=device))
+        self.register_buffer("base_boundary", torch.ones(channels, device=device))
         self.register_buffer("turns", None, persistent=False)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.following, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.following = bool(state)
 
     def boundary(self, weight: Tensor) -> Tensor:
         if self.following:
@@ -145,7 +157,7 @@ class LearnedWeight(nn.Module):
     def freeze_boundary(self, weight: Tensor) -> None:
         """From now on u is a parameter that starts at the range of `weight`, transformed."""
         self.base_boundary = self.boundary(weight).detach().clone()
-        self.following = torch.tensor(False)
+        self.following = False
 
     def forward(self, weight: Tensor) -> Tensor:
         step = self.boundary(weight) / self.limit

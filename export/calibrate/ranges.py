@@ -13,6 +13,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import data_digest, load_sources
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
+from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
 from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.sites import Port
@@ -48,8 +49,11 @@ def activation_scales(histograms: Mapping[str, Histogram], spec: QuantSpec) -> d
 
 
 @torch.no_grad()
-def calibrate(model: Model, spec: QuantSpec, files: list[Path]) -> Calibration:
-    """Scales of every quantized site from the float model's activations on `files`."""
+def calibrate(model: Model, spec: QuantSpec, files: list[Path], device: torch.device = HOST) -> Calibration:
+    """Scales of every quantized site from the float model's activations on `files`.
+
+    The parts are on `device` while it lasts.
+    """
     chosen = [named for part in model.parts for named in quantized_sites(part, spec)]
     names = [named.name for part in model.parts for named in part.sites()]
     for pattern in spec.exclude:
@@ -60,10 +64,10 @@ def calibrate(model: Model, spec: QuantSpec, files: list[Path]) -> Calibration:
     ports: dict[str, Port] = {named.port_name: named.site.port for named in chosen}
     for part in model.parts:
         ports |= quantized_operands(part, spec)
-    with observing(ports) as histograms:
-        for path in tqdm(files, desc="calibrating", unit="image"):
-            model.run(load_sources(path, model))
-    tensors = activation_scales(histograms, spec)
-    for named in chosen:
-        tensors[f"{named.name}.weight_scale"] = weight_scales(named.site.weight, spec)
+    with working_on(device, model.parts):
+        with observing(ports) as histograms:
+            for path in tqdm(files, desc="calibrating", unit="image"):
+                model.run(on_device(load_sources(path, model), device))
+        scales = {f"{named.name}.weight_scale": weight_scales(named.site.weight, spec) for named in chosen}
+    tensors = activation_scales(histograms, spec) | on_device(scales, HOST)
     return Calibration(model.digest, spec, data_digest(files), tensors)

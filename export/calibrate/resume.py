@@ -41,7 +41,7 @@ class Progress:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{name}.tmp"
-        write_tensors(learners.state_dict() | {DONE: torch.tensor(done)}, temporary)
+        write_tensors(learners.state_dict() | {DONE: torch.tensor(done, device="cpu")}, temporary)
         temporary.replace(self.folder / f"{name}.safetensors")
 
     def clear(self) -> None:

@@ -42,6 +42,7 @@ Moments = list[Tensor]  # of each group of columns of one port, [k, k]
 def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[tuple[Tensor, ...]]) -> None:
     """Give every learned weight of a part its turns. The part is in LEARN mode; `inputs` are those that it gets
     from the quantized parts before it."""
+    device = inputs[0][0].device
     for chosen in batches(searches):
         moments = second_moments(part, chosen, inputs)
         for search in tqdm(chosen, desc=f"{part.name}: rounding", unit="port"):
@@ -53,8 +54,8 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
                 assert isinstance(learner, LearnedWeight)
                 weight = port.weight(named.site.weight)
                 step = (learner.boundary(weight) / learner.limit).reshape(-1, 1)
-                exact = weight.flatten(1) / step
-                learner.turns = turns(exact, factors, learner.limit).reshape(weight.shape)
+                exact = (weight.flatten(1) / step).to(device)
+                learner.turns = turns(exact, factors, learner.limit).reshape(weight.shape).to(weight.device)
 
 
 def batches(searches: Sequence[PortSearch]) -> Iterator[list[PortSearch]]:
@@ -89,7 +90,7 @@ def second_moments(
     for search in searches:
         site = search.sites[0].site
         sizes = [end - start for start, end in column_groups(site)]
-        moments[search.name] = [torch.zeros(size, size, device=site.weight.device) for size in sizes]
+        moments[search.name] = [torch.zeros(size, size, device=inputs[0][0].device) for size in sizes]
         generators[search.name] = torch.Generator().manual_seed(zlib.crc32(search.name.encode()))
 
     def add(search: PortSearch, x: Tensor) -> None:

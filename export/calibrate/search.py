@@ -62,7 +62,8 @@ class PortSearch:
         """Start a learner at a candidate."""
         alpha, shifted, share = candidate
         assert self.lows is not None and self.highs is not None
-        lows, highs = self.lows * (1.0 if self.bounded_below else share), self.highs * share
+        lows, highs = self.lows.to(learner.lows.device), self.highs.to(learner.lows.device)
+        lows, highs = lows * (1.0 if self.bounded_below else share), highs * share
         delta = (lows + highs) / 2 if shifted else torch.zeros_like(lows)
         if alpha is None:
             return learner.begin(lows, highs, torch.ones_like(delta), delta)
@@ -80,7 +81,8 @@ class PortSearch:
     def learner(self, spec: QuantSpec) -> LearnedPort:
         """A learner of the port's shape that `begin` has still to start."""
         dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
-        return LearnedPort(self.sites[0].site.in_channels, spec.activation_codes, dims, self.may_scale)
+        site = self.sites[0].site
+        return LearnedPort(site.in_channels, spec.activation_codes, dims, self.may_scale, site.weight.device)
 
     def try_all(self, x: Tensor, spec: QuantSpec) -> None:
         """Add every candidate's error on one input (already padded where the port pads)."""
@@ -92,7 +94,7 @@ class PortSearch:
             codes = learner.quantize(learner.transform(x))
             total = 0.0
             for named, reference in zip(self.sites, expected, strict=True):
-                weight = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max)
+                weight = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max, x.device)
                 quantized = weight(learner.weight(named.site.weight))
                 found = apply(named.site, codes, quantized, learner.bias(named.site.weight, named.site.bias))
                 total += float((found - reference).square().sum())

@@ -59,7 +59,7 @@ class Probe:
         self.macs: dict[str, int] = {}
         tensors = dict(crops[0])
         for index, part in enumerate(self.parts):
-            calibration.apply(part, tensors)
+            calibration.of_part(part).apply(part, tensors)
             for info in part.site_infos(tensors):
                 self.macs[info.name] = info.macs
             quantized = [named for named in part.sites() if named.site.weight_scale is not None]

@@ -25,14 +25,15 @@ HIDDEN = -100.0  # what is added to a score, as in Swin Transformer's code
 Pair = tuple[int, int]
 
 
-def shift_mask(size: Pair, window: Pair, shift: Pair) -> Tensor:
+def shift_mask(size: Pair, window: Pair, shift: Pair, device: torch.device | None = None) -> Tensor:
     """[windows, tokens, tokens] for a picture of `size` positions, a multiple of `window` (height, width).
 
+    device: by default the host, for an author's code that moves it itself.
     Equal to the mask that Swin Transformer's calculate_mask makes, number by number.
     """
     down, across = size[0] // window[0], size[1] // window[1]
-    rows = torch.arange(window[0]) >= window[0] - shift[0]
-    columns = torch.arange(window[1]) >= window[1] - shift[1]
+    rows = torch.arange(window[0], device=device) >= window[0] - shift[0]
+    columns = torch.arange(window[1], device=device) >= window[1] - shift[1]
     below = rows[:, None].expand(window).flatten()
     right = columns[None, :].expand(window).flatten()
     last_row, last_column = (HIDDEN * (side[:, None] != side[None, :]).float()[None] for side in (below, right))

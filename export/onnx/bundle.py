@@ -12,6 +12,7 @@ from passionsr_trt.engines.bundle.manifest import atomic_folder
 from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.proof import prove, relative_error
@@ -23,30 +24,38 @@ QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake qu
 
 @torch.no_grad()
 def export_bundle(
-    model: Model, calibration: Calibration | None, plan: ExportPlan, output: Path, consume: bool = False
+    model: Model,
+    calibration: Calibration | None,
+    plan: ExportPlan,
+    output: Path,
+    consume: bool = False,
+    device: torch.device = HOST,
 ) -> OnnxBundle:
     """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float.
 
     consume: weights of the model are let go as soon as they are written; it is useless afterwards.
+    device: where a part is folded, proved and run to compare with; it is traced on the host.
     """
     if consume:
         model.forget_reference()
-    infos, overlap = [], model.overlap()
-    multiple = chain_multiple(model.parts)
-    tensors = _proof_sources(model, plan, multiple)
+    with working_on(device, model.parts):
+        overlap = model.overlap()
+    infos, multiple = [], chain_multiple(model.parts)
+    tensors = on_device(_proof_sources(model, plan, multiple), device)
     with atomic_folder(output, "onnx-bundle") as folder:
         with tqdm(model.parts, desc="exporting", unit="part") as progress:
             for part in progress:
                 progress.set_postfix_str(part.name)
-                if calibration is not None:
-                    calibration.apply(part, tensors)
                 path = folder / f"{part.name}.onnx"
-                infos.append(part.info(path.name, tensors))
-                reference, allowed = expected_result(part, tensors, plan)
+                with working_on(device, [part]):
+                    if calibration is not None:
+                        calibration.of_part(part).apply(part, tensors)
+                    infos.append(part.info(path.name, tensors))
+                    reference, allowed = expected_result(part, tensors, plan)
                 export_part(part, multiple, plan, path, consume)
                 progress.set_postfix_str(f"{part.name}: proving")
-                feed = {tensor.name: tensors[tensor.name].numpy() for tensor in part.inputs}
-                prove(f"{part.name} graph", reference, torch.from_numpy(run_reference(path, feed)), allowed)
+                feed = {tensor.name: tensors[tensor.name].cpu().numpy() for tensor in part.inputs}
+                prove(f"{part.name} graph", reference.cpu(), torch.from_numpy(run_reference(path, feed)), allowed)
                 tensors[part.output.name] = reference
         size = None if plan.dynamic else plan.size
         bundle = OnnxBundle(

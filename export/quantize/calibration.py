@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -73,6 +73,11 @@ class Calibration:
         tensors = load_file(checked_file(folder, manifest, TENSORS))
         return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
 
+    def of_part(self, part: Part) -> Calibration:
+        """A part's own tensors, on the device that the part is on."""
+        own = {name: tensor for name, tensor in self.tensors.items() if name.startswith(f"{part.name}.")}
+        return replace(self, tensors={name: tensor.to(part.device) for name, tensor in own.items()})
+
     def apply(self, part: Part, probe: Tensors | None = None) -> int:
         """Give every calibrated site and port of a part its scales; returns how many sites that were.
 
@@ -112,9 +117,8 @@ class Calibration:
         boundaries cover of the convolution's range they cover of every phase's.
         """
         assert isinstance(named.site, SubPixelConv)
-        s = self.tensors.get(f"{named.port_name}.let_scale", torch.ones(named.site.in_channels)).reshape(
-            1, -1, 1, 1
-        )
+        none = named.site.weight.new_ones(named.site.in_channels)
+        s = self.tensors.get(f"{named.port_name}.let_scale", none).reshape(1, -1, 1, 1)
         of_phases, of_written = (
             (weight.data * s).flatten(1).abs().amax(1).clamp_min(1e-12)
             for weight in (named.site.weight, EnlargedConv.of(named.site).weight)
@@ -144,7 +148,7 @@ class Calibration:
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """A safetensors file; UserError where the disk refuses."""
     try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written ({error})", "expected room on the disk") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -47,6 +48,12 @@ class Part:
     blocks: tuple[type[nn.Module], ...] = ()
     ends: tuple[str, ...] = ()
     float_inputs: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; all of a part are in one place."""
+        held = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((tensor.device for tensor in held), torch.device("cpu"))
 
     def sites(self) -> list[NamedSite]:
         return list(named_sites(self.module, self.name))

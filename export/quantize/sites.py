@@ -119,7 +119,7 @@ class Site(Moded):
         """Fold y → gain·y + offset into weight and bias."""
         bias = None if self.bias is None else self.bias.data * gain + offset
         if bias is None and offset:
-            bias = torch.full(self.weight.shape[:1], offset)
+            bias = self.weight.data.new_full(self.weight.shape[:1], offset)
         self.assign(self.weight.data * gain, bias)
 
     @property

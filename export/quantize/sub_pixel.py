@@ -38,9 +38,10 @@ class SubPixelConv(SiteConv):
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> SubPixelConv:
         """The form of a 3×3 convolution, weight [O, C, 3, 3], with padding 1; proved, borders included."""
-        taps = torch.einsum("rsj,uvk,ocjk->ruocsv", SUMS, SUMS, weight.double())
+        sums = SUMS.to(weight.device)
+        taps = torch.einsum("rsj,uvk,ocjk->ruocsv", sums, sums, weight.double())
         site = cls(taps.flatten(0, 2).float(), None if bias is None else bias.repeat(cls.phases), pads=1)
-        x = torch.randn(1, weight.shape[1], 3, 4, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(1, weight.shape[1], 3, 4, generator=torch.Generator().manual_seed(0)).to(weight.device)
         enlarged = F.interpolate(x, scale_factor=2.0, mode="nearest")
         prove("sub-pixel form", F.conv2d(enlarged, weight, bias, padding=1), site(x))
         return site
@@ -92,9 +93,9 @@ class EnlargedConv(SiteConv):
     @classmethod
     def of(cls, site: SubPixelConv) -> EnlargedConv:
         """The same before anything was folded into `site`; the nine taps are differences of the sums."""
-        channels = site.weight.shape[0] // site.phases
+        channels, matrix = site.weight.shape[0] // site.phases, TAPS.to(site.weight.device)
         taps = site.weight.double().unflatten(0, (2, 2, channels)).permute(0, 4, 1, 5, 2, 3)
-        weight = torch.einsum("jr,ku,ruoc->ocjk", TAPS, TAPS, taps.flatten(2, 3).flatten(0, 1))
+        weight = torch.einsum("jr,ku,ruoc->ocjk", matrix, matrix, taps.flatten(2, 3).flatten(0, 1))
         return cls(weight.float(), None if site.bias is None else site.bias.data[:channels].clone(), pads=1)
 
     def apply_weight(self, x: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def into_norm(owner: nn.Module, name: str, takes_shift: bool = True) -> Absorber
         else:
             copy = nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps)
         copy.load_state_dict({"weight": gamma.float(), "bias": beta.float()})
-        setattr(owner, name, copy.eval().requires_grad_(False))
+        setattr(owner, name, copy.to(gamma.device).eval().requires_grad_(False))
 
     return Absorber(fold, takes_shift)
 
@@ -113,7 +113,7 @@ def into_rows(site: Site, takes_shift: bool) -> Absorber:
         rows = scales.shape[0]
         weight = site.weight.double().clone()
         weight[:rows] /= scales.reshape(-1, *([1] * (weight.dim() - 1)))
-        bias = torch.zeros(weight.shape[0]).double() if site.bias is None else site.bias.double().clone()
+        bias = weight.new_zeros(weight.shape[0]) if site.bias is None else site.bias.double().clone()
         bias[:rows] = (bias[:rows] - shifts) / scales
         needs_bias = site.bias is not None or bool(delta.any())
         site.assign(weight.float(), bias.float() if needs_bias else None)

@@ -68,7 +68,7 @@ def test_a_calibration_without_sites_exports_them_float(small_model: Path) -> No
 def test_the_command_writes_report_plot_and_calibration(
     small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.export.cli.SENSITIVITY_CROP", 64)
+    monkeypatch.setattr("passionsr_trt.export.sensitivity_cli.SENSITIVITY_CROP", 64)
     images, cache, output = str(DEMO / "calib" / "lr"), str(tmp_path / "cache"), tmp_path / "out"
     assert main(["calibrate", str(small_model), "--images", images, "--limit", "1", "--cache", cache]) == 0
     words = ["sensitivity", str(small_model), "--images", images, "--limit", "1", "--cache", cache]

@@ -70,7 +70,7 @@ def build_network(described: Any, digest: str, source: str) -> Model:
 
 def overlap_of(part: Part, scale: int) -> int:
     """Output pixels by which tiles overlap, as far as the network sees; runs it."""
-    return seam_overlap(lambda lr: part.run({"lr": lr}), part.multiple // scale, scale)
+    return seam_overlap(lambda lr: part.run({"lr": lr.to(part.device)}), part.multiple // scale, scale)
 
 
 def wire(body: nn.Module, original: Any, known: Architecture, scale: int) -> Part:

@@ -86,7 +86,7 @@ class SwinBlock(nn.Module):
         batch, tokens, channels = x.shape
         picture, mask = self.norm1(x).reshape(batch, *x_size, channels), None
         if self.shift:
-            mask = shift_mask(x_size, self.window, (self.shift, self.shift)).to(x.dtype)
+            mask = shift_mask(x_size, self.window, (self.shift, self.shift), x.device).to(x.dtype)
         picture = in_windows(picture, self.window, self.shift, lambda windows: self.attn(windows, mask=mask))
         x = x + picture.reshape(batch, tokens, channels)
         result: Tensor = x + self.mlp(self.norm2(x))

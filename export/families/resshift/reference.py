@@ -121,7 +121,7 @@ class SwinBlock(nn.Module):
         Not Swin's mask: the released code tells regions apart along the height alone, and puts a window's tokens
         into the mask with rows and columns exchanged. Models were trained so, and it is kept.
         """
-        regions = torch.zeros(1, height, width, 1)
+        regions = torch.zeros(1, height, width, 1, device=self.norm1.weight.device)
         regions[:, -self.window : -self.shift], regions[:, -self.shift :] = 1, 2
         own = self.partition(regions).unflatten(1, (self.window, self.window)).transpose(1, 2).flatten(1)
         return torch.where(own[:, None] == own[:, :, None], 0.0, -100.0)

@@ -98,12 +98,12 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def seam_mask(rows: int, window: int) -> Tensor:
+def seam_mask(rows: int, window: int, device: torch.device | None = None) -> Tensor:
     """[rows of windows, tokens, tokens]: what the authors' mask (reference.py) is for any width.
 
     In the last row of windows alone, columns left of the middle and right of it do not see each other.
     """
-    right = (torch.arange(window) >= window - window // 2).repeat(window)
+    right = (torch.arange(window, device=device) >= window - window // 2).repeat(window)
     last = HIDDEN * (right[:, None] != right[None]).float()
     return F.pad(last[None], (0, 0, 0, 0, rows - 1, 0))
 
@@ -119,7 +119,8 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         down, across = x.shape[2] // self.window, x.shape[3] // self.window
-        attend = partial(self.attn, seam=seam_mask(down, self.window) if self.shift else None, across=across)
+        seam = seam_mask(down, self.window, x.device) if self.shift else None
+        attend = partial(self.attn, seam=seam, across=across)
         pixels = in_windows(self.norm1(x).permute(0, 2, 3, 1), (self.window,) * 2, self.shift, attend)
         x = x + pixels.permute(0, 3, 1, 2)
         result: Tensor = x + self.mlp(self.norm2(x))
