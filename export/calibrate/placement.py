@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.export.quantize.calibration import write_tensors
-from passionsr_trt.export.quantize.devices import HOST, working_on
+from passionsr_trt.export.quantize.devices import HOST, move, working_on
 from passionsr_trt.export.quantize.part import Part
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -97,8 +97,8 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
         nonlocal current
         if block is not current:
             if current is not None:
-                current.to(HOST)
-            block.to(device)
+                move(current, HOST)
+            move(block, device)
             current = block
 
     if not waiting:
@@ -115,7 +115,7 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
     finally:
         for handle in handles:
             handle.remove()
-        part.module.to(HOST)
+        move(part.module, HOST)
 
 
 def waiting_blocks(device: torch.device, part: Part, blocks: Sequence[nn.Module]) -> Sequence[nn.Module]:

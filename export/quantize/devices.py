@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.export.quantize.part import Part, Tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 HOST = torch.device("cpu")
 
@@ -52,13 +52,22 @@ def on_device(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
+def move(module: nn.Module, device: torch.device) -> None:
+    """A module to a device, and what an author's code keeps in plain attributes (SwinIR's mean)."""
+    module.to(device)
+    for found in module.modules():
+        for name, value in vars(found).items():
+            if isinstance(value, Tensor):
+                vars(found)[name] = value.to(device)
+
+
 @contextmanager
 def working_on(device: torch.device, parts: Sequence[Part]) -> Iterator[None]:
     """Parts on a device while the context lasts, then on the host again."""
     try:
         for part in parts:
-            part.module.to(device)
+            move(part.module, device)
         yield
     finally:
         for part in parts:
-            part.module.to(HOST)
+            move(part.module, HOST)
