@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,15 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.export.calibrate.distributed import together
+
+    with together():
+        return calibrated(arguments)
+
+
+def calibrated(arguments: argparse.Namespace) -> int:
+    """What one process does; of several the first one holds the lock, writes and speaks."""
+    from passionsr_trt.export.calibrate import distributed
     from passionsr_trt.export.calibrate.data import calibration_files, data_digest
     from passionsr_trt.export.calibrate.dqc import learn_calibration
     from passionsr_trt.export.calibrate.ranges import calibrate
@@ -92,17 +102,19 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.quantize.calibration import Calibration, calibration_key
     from passionsr_trt.export.quantize.devices import chosen_device
 
-    device = chosen_device(arguments.device)
+    device, leads = chosen_device(arguments.device, distributed.local_process()), not distributed.rank()
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
     if arguments.method:
         spec = replace(spec, method=arguments.method)
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)
     folder = arguments.cache / calibration_key(model_digest(arguments.model), spec, data_digest(files))
-    with one_at_a_time(folder, "calibrating"):
-        if not arguments.force and (folder / MANIFEST).is_file():
+    with one_at_a_time(folder, "calibrating") if leads else nullcontext():
+        (present,) = distributed.exchanged((not arguments.force and (folder / MANIFEST).is_file(),), owner=0)
+        if present:
             Calibration.load(folder)
-            print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
+            if leads:
+                print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
             return 0
         model = load_model(arguments.model)
         if spec.method == "range":
@@ -110,6 +122,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         else:
             partial = folder.with_name(f"{folder.name}.partial")
             calibration = learn_calibration(model, spec, files, partial, arguments.low_memory, device)
+        if not leads:
+            return 0
         calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")
@@ -169,9 +183,11 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def exported(arguments: argparse.Namespace) -> OnnxBundle:
     """The bundle in --output, made or found there."""
+    from passionsr_trt.export.calibrate.distributed import refuse_several
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
 
+    refuse_several("export")
     check_model(arguments.model)
     check_target(arguments.output, "onnx-bundle")
     digest = model_digest(arguments.model)

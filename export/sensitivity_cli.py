@@ -43,10 +43,12 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
 def run_sensitivity(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibrate import sensitivity
     from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
+    from passionsr_trt.export.calibrate.distributed import refuse_several
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
     from passionsr_trt.export.quantize.devices import chosen_device, on_device, working_on
 
+    refuse_several("sensitivity")
     device = chosen_device(arguments.device)
     files = calibration_files(arguments.images, arguments.limit)
     check_model(arguments.model)

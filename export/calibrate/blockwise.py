@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from passionsr_trt.engines.bundle.temporaries import temporary_folder
+from passionsr_trt.export.calibrate.distributed import in_turn
 from passionsr_trt.export.calibrate.placement import Placement, Spill
 from passionsr_trt.export.calibrate.stages import Pairs, Samples
 from passionsr_trt.export.quantize.modes import Mode
@@ -92,11 +93,12 @@ def block_pairs(
         inputs, targets = (Spill(folder / name, placement) for name in ("inputs", "targets"))
         others: list[tuple[Any, ...]] = []
         with part.mode(Mode.FLOAT):
-            for index in tqdm(range(len(floats)), desc=f"{title}: targets", leave=False):
-                targets.append(run_until(part, block, floats[index], before=False)[0])
+            after = in_turn(len(floats), lambda index: run_until(part, block, floats[index], before=False))
+            for (target,) in tqdm(after, desc=f"{title}: targets", total=len(floats), leave=False):
+                targets.append(target)
         with part.mode(Mode.LEARN):
-            for index in tqdm(range(len(quantized)), desc=f"{title}: inputs", leave=False):
-                x, *rest = run_until(part, block, quantized[index], before=True)
+            given = in_turn(len(quantized), lambda index: run_until(part, block, quantized[index], before=True))
+            for x, *rest in tqdm(given, desc=f"{title}: inputs", total=len(quantized), leave=False):
                 inputs.append(x)
                 others.append(tuple(rest))
         yield Pairs(AsInputs(inputs, others), targets)

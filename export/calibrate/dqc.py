@@ -8,6 +8,7 @@ Each part is fed by its already quantized predecessor, or by its float twin (Par
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from passionsr_trt.export.calibrate.blockwise import (
     return_freed_memory,
 )
 from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
+from passionsr_trt.export.calibrate.distributed import begin_alike, check_share, in_turn, merge, shared
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
 from passionsr_trt.export.calibrate.placement import Bring, resident, waiting_blocks
@@ -28,6 +30,7 @@ from passionsr_trt.export.calibrate.ranges import activation_scales, observing
 from passionsr_trt.export.calibrate.resume import Progress
 from passionsr_trt.export.calibrate.rounding import round_weights
 from passionsr_trt.export.calibrate.search import PortSearch, search_ports
+from passionsr_trt.export.calibrate.shared_search import add_errors, merge_ranges
 from passionsr_trt.export.calibrate.stages import Pairs, learned_ports, recomputing, run_stage, stages
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
@@ -59,6 +62,7 @@ def learn_calibration(
     the result is the same.
     device: one part at a time is on it; of a large one that learns block by block, one block.
     """
+    check_share(spec)
     if low_memory or spec.granularity == "block":
         return_freed_memory()
     progress = Progress(partial)
@@ -70,8 +74,9 @@ def learn_calibration(
         blocks = list(outermost_blocks(part)) if spec.granularity == "block" else []
         with resident(device, part, waiting_blocks(device, part, blocks)) as bring:
             with torch.no_grad(), observing(quantized_operands(part, spec)) as histograms:
-                for sample in tqdm(floats, desc=f"{part.name}: float targets"):
-                    sample[part.output.name] = part.run(sample)
+                begin_alike(histograms, functools.partial(part.run, floats[0]))
+                run_all(part, floats, "float targets")
+                merge(histograms)
             teacher = [part.feed(sample) for sample in floats]
             inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
             with learning(part, spec, teacher, progress) as (searches, done):
@@ -83,11 +88,17 @@ def learn_calibration(
                     round_weights(part, searches, inputs)
                 learned = on_device(learned_tensors(searches, spec), HOST)
                 tensors |= learned | activation_scales(histograms, spec)
-                with torch.no_grad():
-                    for sample in tqdm(quantized, desc=f"{part.name}: quantized outputs"):
-                        sample[part.output.name] = part.run(sample)
+                run_all(part, quantized, "quantized outputs")
     progress.clear()
     return Calibration(model.digest, spec, data_digest(files), tensors)
+
+
+@torch.no_grad()
+def run_all(part: Part, samples: list[dict[str, Tensor]], title: str) -> None:
+    """Add the part's output to every sample."""
+    outputs = in_turn(len(samples), lambda index: (part.run(samples[index]),))
+    for sample, (output,) in zip(samples, tqdm(outputs, f"{part.name}: {title}", len(samples)), strict=True):
+        sample[part.output.name] = output
 
 
 def learn_part(
@@ -207,13 +218,16 @@ def search_part(
     """Give every port's learner the start that its search finds."""
 
     def observe() -> None:
-        for inputs in tqdm(teacher, desc=f"{part.name}: ranges"):
+        for inputs in tqdm(shared(teacher), desc=f"{part.name}: ranges"):
             part.module(*inputs)
+        merge_ranges(searches, teacher[0][0].device)
 
     def attempt() -> None:
-        for inputs in tqdm(teacher[:SEARCH_INPUTS], desc=f"{part.name}: search"):
+        def errors_of(inputs: tuple[Tensor, ...]) -> None:
             tensors = zip(inputs, part.inputs, strict=True)
             part.module(*(window(x, info.stride, (0, 0), crop_side([part], SEARCH_CROP)) for x, info in tensors))
+
+        add_errors(searches, spec, teacher[:SEARCH_INPUTS], errors_of, f"{part.name}: search")
 
     search_ports(searches, observe, attempt, spec)
     for search in searches:

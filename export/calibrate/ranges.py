@@ -11,6 +11,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import data_digest, load_sources
+from passionsr_trt.export.calibrate.distributed import begin_alike, merge, shared
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
@@ -66,8 +67,10 @@ def calibrate(model: Model, spec: QuantSpec, files: list[Path], device: torch.de
         ports |= quantized_operands(part, spec)
     with working_on(device, model.parts):
         with observing(ports) as histograms:
-            for path in tqdm(files, desc="calibrating", unit="image"):
+            begin_alike(histograms, lambda: model.run(on_device(load_sources(files[0], model), device)))
+            for path in tqdm(shared(files), desc="calibrating", unit="image"):
                 model.run(on_device(load_sources(path, model), device))
+            merge(histograms)
         scales = {f"{named.name}.weight_scale": weight_scales(named.site.weight, spec) for named in chosen}
     tensors = activation_scales(histograms, spec) | on_device(scales, HOST)
     return Calibration(model.digest, spec, data_digest(files), tensors)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from passionsr_trt.export.calibrate.distributed import rank
 from passionsr_trt.export.quantize.calibration import write_tensors
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,7 +16,7 @@ DONE = "stages_done"
 
 
 class Progress:
-    """Learners' state after each stage. Without a folder nothing is kept."""
+    """Learners' state after each stage. Without a folder nothing is kept. Of several processes one writes."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -37,7 +38,7 @@ class Progress:
 
     def save(self, name: str, learners: nn.Module, done: int) -> None:
         """Atomic, so that an interruption here leaves the state before."""
-        if self.folder is None:
+        if self.folder is None or rank():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{name}.tmp"
@@ -45,5 +46,5 @@ class Progress:
         temporary.replace(self.folder / f"{name}.safetensors")
 
     def clear(self) -> None:
-        if self.folder is not None:
+        if self.folder is not None and not rank():
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -21,6 +21,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.calibrate.distributed import exchanged, shared, size
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.search import PortSearch
 from passionsr_trt.export.quantize.hooks import watching_outputs
@@ -44,8 +45,9 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
     from the quantized parts before it."""
     device = inputs[0][0].device
     for chosen in batches(searches):
-        moments = second_moments(part, chosen, inputs)
-        for search in tqdm(chosen, desc=f"{part.name}: rounding", unit="port"):
+        own = shared(chosen)
+        moments = second_moments(part, own, inputs)
+        for search in tqdm(own, desc=f"{part.name}: rounding", unit="port"):
             port = search.port.learner
             assert isinstance(port, LearnedPort)
             factors = [Factor.of(moment) for moment in moments.pop(search.name)]
@@ -56,6 +58,14 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
                 step = (learner.boundary(weight) / learner.limit).reshape(-1, 1)
                 exact = (weight.flatten(1) / step).to(device)
                 learner.turns = turns(exact, factors, learner.limit).reshape(weight.shape).to(weight.device)
+        for owner, search in enumerate(chosen):
+            given = exchanged(tuple(learner.turns for learner in learned_weights(search)), owner % size())
+            for learner, found in zip(learned_weights(search), given, strict=True):
+                learner.turns = found
+
+
+def learned_weights(search: PortSearch) -> list[LearnedWeight]:
+    return [named.site.learner for named in search.sites if isinstance(named.site.learner, LearnedWeight)]
 
 
 def batches(searches: Sequence[PortSearch]) -> Iterator[list[PortSearch]]:

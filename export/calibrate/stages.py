@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.distributed import shared, size, sum_gradients
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.losses import Loss, output_loss
 from passionsr_trt.export.quantize.sites import Site
@@ -103,13 +104,13 @@ def run_stage(
         for _step in progress:
             optimizer.zero_grad()
             total = 0.0
-            for _sample in range(spec.accumulate):
-                index = next(samples)
+            for index in shared([next(samples) for _crop in range(spec.accumulate)]):
                 target = pairs.targets[index]
                 error, loss = measure(module, pairs.inputs[index], target)
                 loss = loss / spec.accumulate
                 loss.backward()
-                total += float(loss.detach())
+                total += float(loss.detach()) * size()
+            sum_gradients(parameters)
             optimizer.step()
             schedule.step()
             psnr = 10 * math.log10(float((target.max() - target.min()) ** 2) / max(float(error.detach()), 1e-20))

@@ -32,9 +32,18 @@ class Histogram:
         reach = max(abs(self.minimum), abs(self.maximum))
         if self.limit == 0.0:
             self.limit = reach or 1e-6
+        self.widen(reach)
+        self.counts += torch.histc(x, BINS, -self.limit, self.limit).cpu().double()
+
+    def restart(self) -> None:
+        """Forget what was counted; the bins stay."""
+        self.counts.zero_()
+        self.minimum, self.maximum = float("inf"), float("-inf")
+
+    def widen(self, reach: float) -> None:
+        """Double the limit until it covers `reach`."""
         while self.limit < reach:
             self._double()
-        self.counts += torch.histc(x, BINS, -self.limit, self.limit).cpu().double()
 
     def _double(self) -> None:
         merged = self.counts.reshape(-1, 2).sum(dim=1)
