@@ -11,7 +11,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import data_digest, load_sources
-from passionsr_trt.export.calibrate.distributed import begin_alike, merge, shared
+from passionsr_trt.export.calibrate.distributed import begin_alike, merge, rank, shared
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
@@ -43,9 +43,10 @@ def observing(ports: Mapping[str, Port]) -> Iterator[dict[str, Histogram]]:
 def activation_scales(histograms: Mapping[str, Histogram], spec: QuantSpec) -> dict[str, Tensor]:
     """What the calibration keeps of observed ports: Δ of each."""
     high = spec.activation_codes[1]
+    quiet = bool(rank()) or not histograms
     return {
         f"{name}.activation_scale": torch.tensor(activation_boundary(histogram, spec) / high)
-        for name, histogram in tqdm(histograms.items(), desc="boundaries", unit="port", disable=not histograms)
+        for name, histogram in tqdm(histograms.items(), desc="boundaries", unit="port", disable=quiet)
     }
 
 

@@ -1,0 +1,117 @@
+"""Two processes at one calibration, as torchrun starts them (gloo): one process's result, one line of error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate import distributed
+from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.runtime.main import main
+
+from tests.conftest import DEMO
+from tests.export import networks
+
+IMAGES = DEMO / "calib" / "lr"
+LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2}
+
+
+def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> list[str]:
+    spec = cache.with_name(f"{cache.name}.json")
+    spec.write_text(json.dumps(settings))
+    named = ["--images", str(images), "--spec", str(spec), "--cache", str(cache)]
+    return ["calibrate", str(model), *named, "--limit", "3", "--device", "cpu"]
+
+
+def by_torchrun(arguments: list[str], logs: Path) -> tuple[int, list[str], str]:
+    """The exit status; each process's errors; what all of them print."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    own = ["--redirects", "3", "--log-dir", str(logs), "-m", "passionsr_trt.runtime.main", *arguments]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*torchrun, *own], capture_output=True, text=True, check=False, env=variables)
+    errors = [path.read_text() for path in sorted(logs.rglob("stderr.log"))]
+    return done.returncode, errors, "".join(path.read_text() for path in sorted(logs.rglob("stdout.log")))
+
+
+def only(cache: Path) -> Calibration:
+    (folder,) = (path.parent for path in cache.glob("*/manifest.json"))
+    return Calibration.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "equal"),
+    [
+        ("SwinIR", {**LEARNED, "accumulate": 2, "granularity": "block", "attention": True}, True),
+        ("Compact", {**LEARNED, "accumulate": 4, "rounding": "nearest"}, False),
+    ],
+)
+def test_two_processes_calibrate_as_one_does(
+    name: str, settings: dict[str, Any], equal: bool, tmp_path: Path
+) -> None:
+    """To the bit where sums have two terms; with two crops each a step's gradients agree to rounding."""
+    model = networks.write_small(name, tmp_path / "model.safetensors")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the two has
+    try:
+        assert main(words(model, IMAGES, tmp_path / "alone", settings)) == 0
+    finally:
+        torch.set_num_threads(threads)
+    status, errors, printed = by_torchrun(words(model, IMAGES, tmp_path / "both", settings), tmp_path / "logs")
+    assert status == 0, errors
+    assert printed.count("sites from 3 images") == 1, "one process speaks"
+    alone, both = only(tmp_path / "alone"), only(tmp_path / "both")
+    assert alone.key == both.key
+    if equal:
+        assert alone.digest == both.digest
+    for key, tensor in alone.tensors.items():
+        torch.testing.assert_close(both.tensors[key], tensor, rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_where_one_fails_all_end_with_one_line(tmp_path: Path) -> None:
+    """The second picture is the second process's; the first one waits for it in vain."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted(IMAGES.iterdir())[:3]:
+        shutil.copy(path, images)
+    second = sorted(images.iterdir())[1]
+    second.write_bytes(b"no picture")
+    model = networks.write_small("Compact", tmp_path / "model.safetensors")
+    status, errors, printed = by_torchrun(words(model, images, tmp_path / "cache", {}), tmp_path / "logs")
+    assert status != 0 and not printed and not list((tmp_path / "cache").glob("*/manifest.json"))
+    said = [
+        line for text in errors for line in text.splitlines() if "Traceback" in line or "error" in line.lower()
+    ]
+    assert len(said) == 1 and said[0].startswith("error: ") and second.name in said[0], errors
+
+
+def test_crops_of_a_step_are_shared_out_evenly_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    distributed.check_share(QuantSpec(method="learned", accumulate=6))
+    distributed.check_share(QuantSpec(method="range"))
+    with pytest.raises(UserError, match="accumulate is 4, for 3 processes; expected a multiple of 3"):
+        distributed.check_share(QuantSpec(method="learned", accumulate=4))
+
+
+@pytest.mark.parametrize("command", ["export", "sensitivity"])
+def test_other_commands_refuse_several_processes(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = ["--images", str(IMAGES)] if command == "sensitivity" else []
+    arguments = [command, str(tmp_path / "absent"), *images, "-o", str(tmp_path / "out")]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(arguments) == 2
+    assert f"error: {command}: 2 processes; expected one; run it without torchrun" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and not capsys.readouterr().err
