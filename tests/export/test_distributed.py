@@ -22,7 +22,7 @@ from tests.conftest import DEMO
 from tests.export import networks
 
 IMAGES = DEMO / "calib" / "lr"
-LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2}
+LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "accumulate": 2}
 
 
 def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> list[str]:
@@ -48,16 +48,14 @@ def only(cache: Path) -> Calibration:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "equal"),
+    ("name", "settings"),
     [
-        ("SwinIR", {**LEARNED, "accumulate": 2, "granularity": "block", "attention": True}, True),
-        ("Compact", {**LEARNED, "accumulate": 4, "rounding": "nearest"}, False),
+        ("SwinIR", {**LEARNED, "rounding": "nearest", "granularity": "block", "attention": True}),
+        ("Compact", LEARNED),
     ],
 )
-def test_two_processes_calibrate_as_one_does(
-    name: str, settings: dict[str, Any], equal: bool, tmp_path: Path
-) -> None:
-    """To the bit where sums have two terms; with two crops each a step's gradients agree to rounding."""
+def test_two_processes_calibrate_as_one_does(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """To the bit: with a crop of a step each, sums have two terms."""
     model = networks.write_small(name, tmp_path / "model.safetensors")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of the two has
@@ -69,11 +67,7 @@ def test_two_processes_calibrate_as_one_does(
     assert status == 0, errors
     assert printed.count("sites from 3 images") == 1, "one process speaks"
     alone, both = only(tmp_path / "alone"), only(tmp_path / "both")
-    assert alone.key == both.key
-    if equal:
-        assert alone.digest == both.digest
-    for key, tensor in alone.tensors.items():
-        torch.testing.assert_close(both.tensors[key], tensor, rtol=1e-3, atol=1e-5, msg=key)
+    assert alone.key == both.key and alone.digest == both.digest
 
 
 def test_where_one_fails_all_end_with_one_line(tmp_path: Path) -> None:
