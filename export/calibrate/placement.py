@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.export.quantize.calibration import write_tensors
-from passionsr_trt.export.quantize.devices import HOST, move, working_on
+from passionsr_trt.export.quantize.devices import HOST, move, told_when_full, working_on
 from passionsr_trt.export.quantize.part import Part
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -88,8 +88,8 @@ class Spill:
 def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> Iterator[Bring]:
     """A part ready to run on a device while the context lasts, then on the host again.
 
-    waiting: blocks of which only the one that runs is on the device; the others wait on the host. None: all is
-    there. Gives what brings a block there to be learned.
+    waiting: blocks of which only the one that runs is on the device; the others wait on the host. Without any, the
+    whole part is there. Gives what brings a block there to be learned.
     """
     current: nn.Module | None = None
 
@@ -111,7 +111,8 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
         for module in part.module.modules():
             if module not in inside:
                 module._apply(lambda tensor: tensor.to(device), recurse=False)
-        yield bring
+        with told_when_full(device):
+            yield bring
     finally:
         for handle in handles:
             handle.remove()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from passionsr_trt.engines.bundle.errors import UsageError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError, reason_of
 from passionsr_trt.export.quantize.part import Part, Tensors
 from torch import Tensor, nn
 
@@ -62,12 +62,26 @@ def move(module: nn.Module, device: torch.device) -> None:
 
 
 @contextmanager
-def working_on(device: torch.device, parts: Sequence[Part]) -> Iterator[None]:
-    """Parts on a device while the context lasts, then on the host again."""
+def told_when_full(device: torch.device) -> Iterator[None]:
+    """PyTorch's error of a full device as one line."""
     try:
-        for part in parts:
-            move(part.module, device)
         yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{device}: its memory is full ({reason_of(error)})",
+            "expected room for the part, its activations and what is kept",
+            'a spec\'s "granularity": "block", `calibrate --low-memory`, or --device cpu takes less of it',
+        ) from None
+
+
+@contextmanager
+def working_on(device: torch.device, parts: Sequence[Part]) -> Iterator[None]:
+    """Parts on a device while the context lasts, then on the host again; UserError where its memory is full."""
+    try:
+        with told_when_full(device):
+            for part in parts:
+                move(part.module, device)
+            yield
     finally:
         for part in parts:
             move(part.module, HOST)

@@ -8,20 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate import dqc, learn, placement, search
 from passionsr_trt.export.calibrate.blockwise import outermost_blocks
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import learn_calibration
-from passionsr_trt.export.calibrate.placement import Placement, Spill, Where
 from passionsr_trt.export.calibrate.ranges import calibrate
 from passionsr_trt.export.calibrate.sensitivity import Probe
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.onnx import bundle
 from passionsr_trt.export.onnx.to_onnx import ExportPlan
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.devices import chosen_device, on_device, working_on
+from passionsr_trt.export.quantize.devices import on_device, working_on
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -200,37 +198,3 @@ def test_a_constructor_that_forgets_the_device_is_caught(
     monkeypatch.setattr(learn.LearnedPort, "transform", forgetful)
     with PretendedDevice(), pytest.raises(RuntimeError, match="tensors on lazy:0 and cpu"):
         calibrated(model, QuantSpec(**LEARNED), DEVICE)  # type: ignore[arg-type]
-
-
-def test_what_is_kept_goes_where_it_fits(tmp_path: Path) -> None:
-    placed = Placement(HOST, device_room=100, host_room=150)
-    assert [placed.place(size) for size in (60, 60, 60, 40, 60, 1)] == [
-        Where.DEVICE, Where.HOST, Where.HOST, Where.DEVICE, Where.DISK, Where.HOST,
-    ]  # fmt: skip
-    assert Placement.measured(HOST) == Placement(HOST, 0, 0)
-    with PretendedDevice():
-        tensors = [torch.full((5,), float(index), device=DEVICE) for index in range(3)]
-        spill = Spill(tmp_path / "kept", Placement(DEVICE, device_room=20, host_room=20))
-        for tensor in tensors:
-            spill.append(tensor)
-        assert [isinstance(kept, There) for kept in spill.kept] == [True, False, False] and spill.kept[2] is None
-        assert all(spill[index].device == DEVICE and float(spill[index][0]) == index for index in range(3))
-    assert len(spill) == 3 and len(list((tmp_path / "kept").iterdir())) == 1
-
-
-def test_a_device_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    settled: list[torch.device] = []
-    monkeypatch.setattr("passionsr_trt.export.quantize.devices._settled", lambda device: settled.append(device))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert chosen_device("auto") == chosen_device("cpu") == HOST
-    with pytest.raises(UsageError, match="--device cuda:0: PyTorch finds no CUDA device"):
-        chosen_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for name, process in (("auto", None), ("cuda", None), ("cuda:1", None), ("cuda", 1)):
-        chosen_device(name, process)
-    assert [device.index for device in settled] == [0, 0, 1, 1]
-    with pytest.raises(UsageError, match="--device cuda:2: the last one is cuda:1"):
-        chosen_device("cuda:2")
-    with pytest.raises(UsageError, match="cuda:1 with several processes"):
-        chosen_device("cuda:1", 0)
