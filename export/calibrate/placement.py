@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.export.quantize.calibration import write_tensors
-from passionsr_trt.export.quantize.devices import HOST, move, told_when_full, working_on
+from passionsr_trt.export.quantize.devices import HOST, move, move_own, told_when_full, working_on
 from passionsr_trt.export.quantize.part import Part
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -73,8 +73,9 @@ class Spill:
         where = self.placement.place(x.numel() * x.element_size())
         if where is Where.DISK:
             write_tensors({"x": x}, self.folder / str(len(self.kept)))
-        places = {Where.DEVICE: x, Where.HOST: x.to(HOST), Where.DISK: None}
-        self.kept.append(places[where])
+            self.kept.append(None)
+        else:
+            self.kept.append(x if where is Where.DEVICE else x.to(HOST))
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -110,7 +111,7 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
     try:
         for module in part.module.modules():
             if module not in inside:
-                module._apply(lambda tensor: tensor.to(device), recurse=False)
+                move_own(module, device)
         with told_when_full(device):
             yield bring
     finally:

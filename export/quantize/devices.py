@@ -41,7 +41,7 @@ def _settled(device: torch.device) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
     torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
@@ -53,12 +53,18 @@ def on_device(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
 
 
 def move(module: nn.Module, device: torch.device) -> None:
-    """A module to a device, and what an author's code keeps in plain attributes (SwinIR's mean)."""
-    module.to(device)
+    """A module and all within it to a device."""
     for found in module.modules():
-        for name, value in vars(found).items():
-            if isinstance(value, Tensor):
-                vars(found)[name] = value.to(device)
+        move_own(found, device)
+
+
+def move_own(module: nn.Module, device: torch.device) -> None:
+    """A module's own, not its children's: weights, buffers, and what an author's code keeps in plain attributes
+    (SwinIR's mean)."""
+    module._apply(lambda tensor: tensor.to(device), recurse=False)
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            vars(module)[name] = value.to(device)
 
 
 @contextmanager
