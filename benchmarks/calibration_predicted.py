@@ -5,8 +5,8 @@
 
 Stable Diffusion 2.1's shapes, or a model's own. The real stages run on tensors without numbers (counted.py).
 
-Memory: weights of a part, what is kept of every crop, and what one step holds at its peak; PyTorch's own (about
-half a GB for CUDA and its kernels) and what its allocator loses between blocks come on top.
+Memory: weights of a part, what is kept of every crop, and what one step holds at its peak; what CUDA and PyTorch
+take for themselves, and what the allocator loses between blocks, come on top.
 Time: every kernel at the card's peak in float32, whichever of arithmetic and bytes takes longer (gpus.json).
 Nothing reaches its peak, and starting kernels costs too: real times are longer. Rounding is left out.
 """
