@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.arguments import (
     MOST_THREADS,
@@ -19,7 +21,24 @@ from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
-__all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer", "add_serve"]
+if TYPE_CHECKING:
+    from passionsr_trt.engines.bundle.bundles import EngineBundle
+
+__all__ = ["add_benchmark", "add_build_engines", "add_compare", "add_doctor", "add_infer", "add_serve"]
+
+
+def add_build_engines(parser: argparse.ArgumentParser) -> None:
+    """The engines' own options, and the way to run what was built."""
+    from passionsr_trt.engines import cli
+
+    cli.add_build_engines(parser)
+    parser.set_defaults(seconds_by_part=_seconds_by_part)
+
+
+def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float]]:
+    from passionsr_trt.runtime.benchmark import seconds_by_part
+
+    return seconds_by_part(built)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,11 @@ from passionsr_trt.engines.bundle.manifest import atomic_folder
 from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.formats import FORMATS
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.proof import prove, relative_error
+from passionsr_trt.export.quantize.recast import recast
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,12 +27,14 @@ QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake qu
 def export_bundle(
     model: Model, calibration: Calibration | None, plan: ExportPlan, output: Path, consume: bool = False
 ) -> OnnxBundle:
-    """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float.
+    """Export into `output` (atomically). With a calibration its sites are QDQ, in codes of the plan's format;
+    without it all is float.
 
     consume: weights of the model are let go as soon as they are written; it is useless afterwards.
     """
     if consume:
         model.forget_reference()
+    scales = None if calibration is None else recast(calibration, model.parts, FORMATS[plan.format])
     infos, overlap = [], model.overlap()
     multiple = chain_multiple(model.parts)
     tensors = _proof_sources(model, plan, multiple)
@@ -38,10 +42,10 @@ def export_bundle(
         with tqdm(model.parts, desc="exporting", unit="part") as progress:
             for part in progress:
                 progress.set_postfix_str(part.name)
-                if calibration is not None:
-                    calibration.apply(part, tensors)
+                applied = 0 if scales is None else scales.apply(part, tensors)
                 path = folder / f"{part.name}.onnx"
-                infos.append(part.info(path.name, tensors))
+                info = part.info(path.name, tensors)
+                infos.append(replace(info, format=plan.format if applied else plan.precision))
                 reference, allowed = expected_result(part, tensors, plan)
                 export_part(part, multiple, plan, path, consume)
                 progress.set_postfix_str(f"{part.name}: proving")
