@@ -46,12 +46,20 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", type=Path, help="low-resolution images, or folders of them (not their sub-folders)"
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
-    parser.add_argument("--engines", type=Path, required=True, help="engines under test")
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        required=True,
+        help="engines under test; or an ONNX bundle (FP8 on a CPU), under ONNX Runtime, which is slow",
+    )
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and pictures")
     parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
     parser.add_argument("--align", choices=ALIGNMENTS, default="none", help="colour fix")
     parser.add_argument(
-        "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for the reference"
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="cpu",
+        help="ONNX Runtime's, for the reference and an ONNX bundle under test",
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
     parser.add_argument("--min-psnr", type=decibels, help="dB: fail when the mean to the float model is lower")

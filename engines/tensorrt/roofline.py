@@ -2,8 +2,8 @@
 
     seconds of a kernel = max(2·MACs / peak of its precision, bytes read and written / bandwidth) + launch
 
-Peaks and bandwidth: gpus.json, dense rates from data sheets. Nothing reaches its peak, caches save bytes, and other
-cards get other kernels: a prediction orders and bounds, it does not measure.
+Peaks and bandwidth: gpus.json, dense rates from data sheets. Nothing reaches its peak, caches save bytes, and
+other cards get other kernels: a prediction orders and bounds, it does not measure.
 """
 
 from __future__ import annotations
