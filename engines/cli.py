@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from passionsr_trt.engines.build import BuildPart, build_engines, why_build
@@ -144,8 +144,7 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
         build_part, target, prove = TensorRTBuilder(plan), plan.target(), None
     key = key_of_all(bundles, arguments.backend, target, rated_for)
     if arguments.dry_run:
-        for each in bundles:
-            print_plan(each, arguments, key)
+        print_plan(bundles, arguments.output, key)
         return 0
     with one_at_a_time(arguments.output, "building"):
         reason = why_build(arguments.output, key)
@@ -194,16 +193,17 @@ def rating(arguments: argparse.Namespace, bundles: int) -> tuple[Rate | None, st
     return lambda built: rate(built, gpu), f"{gpu.name}, predicted"
 
 
-def print_plan(bundle: OnnxBundle, arguments: argparse.Namespace, key: Mapping[str, str]) -> None:
+def print_plan(bundles: Sequence[OnnxBundle], output: Path, key: Mapping[str, str]) -> None:
     """--dry-run."""
-    reason = why_build(arguments.output, key)
-    print(f"{arguments.output}: {'up to date' if reason is None else f'to build: {reason}'}")
-    for part in bundle.parts:
-        quantized = sum(site.quantized for site in part.sites)
-        size = bundle.open(part).stat().st_size / 1e6
-        shapes = f"{', '.join(map(str, part.inputs))} → {part.output}"
-        sites = f"{quantized} {part.format.upper() if quantized else 'INT8'} sites"
-        print(f"  {part.name:<12} {shapes}, {sites}, {size:.1f} MB ONNX")
+    reason = why_build(output, key)
+    print(f"{output}: {'up to date' if reason is None else f'to build: {reason}'}")
+    for bundle in bundles:
+        for part in bundle.parts:
+            quantized = sum(site.quantized for site in part.sites)
+            size = bundle.open(part).stat().st_size / 1e6
+            shapes = f"{', '.join(map(str, part.inputs))} → {part.output}"
+            sites = f"{quantized} {part.format.upper() if quantized else 'quantized'} sites"
+            print(f"  {part.name:<12} {shapes}, {sites}, {size:.1f} MB ONNX")
     for name, value in key.items():
         print(f"  {name}: {value}")
 

@@ -44,7 +44,7 @@ def measure(part: PartInfo, layers: Iterable[Layer], kinds: Counter[str]) -> Cov
     runs: dict[str, bool] = {}
     for layer in layers:
         for name in layer.names:
-            runs[name] = runs.get(name, False) or layer.codes == wanted
+            runs[name] = runs.get(name, False) or (bool(wanted) and layer.codes == wanted)
     quantized = [site for site in sites if site.quantized]
     lost = [site.name for site in quantized if site.name not in runs]
     if lost:
