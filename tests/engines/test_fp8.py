@@ -20,7 +20,7 @@ from passionsr_trt.engines.tensorrt.builder import TensorRTPlan
 from passionsr_trt.engines.tensorrt.gpu import jetson_capability
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import Built, needs_rtx
+from tests.conftest import DEMO, Built, needs_rtx, needs_torch
 
 
 def one_line(words: list[str], capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
@@ -118,7 +118,8 @@ def test_a_jetson_s_capability_is_known_by_its_name(name: str, expected: str) ->
 
 
 def test_a_float_export_has_no_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", "demo/model", "--float", "--format", "fp8", "-o", str(tmp_path / "o")]
+    needs_torch()
+    words = ["export", str(DEMO / "model"), "--float", "--format", "fp8", "-o", str(tmp_path / "o")]
     assert "--float and --format fp8" in one_line(words, capsys, status=2)
 
 
@@ -181,3 +182,14 @@ def test_tensorrt_rtx_runs_every_site_in_fp8_on_ada_and_blackwell(small_fp8: Pat
     for part, figures in bundle.coverage.items():
         assert figures.sites_fp8 == figures.sites_quantized > 0 and not figures.sites_int8, part
         assert figures.bytes_moved > 0
+
+
+def test_the_chain_in_one_file_is_the_bundle_s_own(small_fp8: Path, tmp_path: Path) -> None:
+    """Checked bit by bit when it is written, behind every ReLU too."""
+    from passionsr_trt.export.onnx.single_file import write_single_file
+
+    write_single_file(OnnxBundle.load(small_fp8), tmp_path / "one.onnx")
+    model = onnx.load(str(tmp_path / "one.onnx"))
+    assert {entry.key: entry.value for entry in model.metadata_props}["precision"] == "FP8"
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    assert onnx.TensorProto.FLOAT8E4M3FN in types and onnx.TensorProto.INT8 not in types
