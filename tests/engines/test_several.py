@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.figures import Choice
+from passionsr_trt.engines.cli import rating
 from passionsr_trt.engines.several import check_together, fastest
+from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.engines.tensorrt.roofline import gpu_for, known_gpus, predict, rate
 from passionsr_trt.runtime.benchmark import seconds_by_part
 from passionsr_trt.runtime.main import main
@@ -88,6 +94,32 @@ def test_engines_that_run_here_are_measured_part_by_part(small: Built) -> None:
     assert set(seconds) == set(PARTS)
     for times in seconds.values():
         assert set(times) == {"INT8", "FP32"} and all(0 < took < 60 for took in times.values())
+
+
+def test_a_card_at_hand_is_measured_and_a_named_one_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"unet": {"INT8": 2.0, "FP8": 1.0}}
+    monkeypatch.setattr("passionsr_trt.engines.tensorrt.gpu.gpus", lambda: [Gpu("RTX 4090", "8.9", 24564, "1")])
+    words: dict[str, Any] = {"gpu": None, "compute_capability": [], "seconds_by_part": lambda _built: seconds}
+    rated, place = rating(argparse.Namespace(**words), 2)
+    assert rated is not None and rated([]) == Choice("measured", "RTX 4090", seconds) and place == "RTX 4090"
+    _rated, place = rating(argparse.Namespace(**{**words, "gpu": "Thor T5000"}), 2)
+    assert place == "Thor T5000, predicted"
+    assert rating(argparse.Namespace(**words), 1) == (None, "")
+
+
+def test_the_command_line_refuses_two_models(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(small.onnx_fp32, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["model"]["digest"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    words = ["build-engines", str(small.onnx_int8), str(other), "-o", str(tmp_path / "e"), *RTX]
+    assert main(words) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and "made from model 000000000000; expected" in lines[0]
+    assert not (tmp_path / "e").exists()
 
 
 def test_two_models_are_not_chained(small: Built) -> None:
