@@ -108,13 +108,16 @@ def measure(chains: Sequence[Contestant], parts: Sequence[str], sources: Arrays,
     return times
 
 
-def seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float]]:
-    """Part → label of the engines → median seconds at the size they are tuned for; they take turns."""
+def seconds_by_part(
+    built: Sequence[EngineBundle], size: Size | None = None, rounds: int = ROUNDS
+) -> dict[str, dict[str, float]]:
+    """Part → label of the engines → median seconds at `size`, or the one they are tuned for; they take turns."""
     with ExitStack() as opened:
         chains = [opened.enter_context(closing(open_engines(engines))) for engines in built]
-        size = getattr(built[0].target, "size", None) or built[0].model.size or reference_size(built[0].parts)
+        tuned = getattr(built[0].target, "size", None) or built[0].model.size
+        size = size or tuned or reference_size(built[0].parts)
         names = part_names(built[0].parts)
-        times = measure(chains, names, random_sources(built[0].parts, size), ROUNDS)
+        times = measure(chains, names, random_sources(built[0].parts, size), rounds)
         labels = {engines.label: chain.label for engines, chain in zip(built, chains, strict=True)}
     return {
         part: {label: float(np.median(times[chain][part])) for label, chain in labels.items()} for part in names

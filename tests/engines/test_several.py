@@ -90,7 +90,8 @@ def test_the_fastest_is_taken_and_of_equals_the_first(small: Built) -> None:
 
 def test_engines_that_run_here_are_measured_part_by_part(small: Built) -> None:
     """As they would be on a card: by the runtime, in turn."""
-    seconds = seconds_by_part([EngineBundle.load(folder) for folder in (small.engines_int8, small.engines_fp32)])
+    built = [EngineBundle.load(folder) for folder in (small.engines_int8, small.engines_fp32)]
+    seconds = seconds_by_part(built, size=(64, 64), rounds=2)
     assert set(seconds) == set(PARTS)
     for times in seconds.values():
         assert set(times) == {"INT8", "FP32"} and all(0 < took < 60 for took in times.values())
