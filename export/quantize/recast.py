@@ -27,7 +27,7 @@ from passionsr_trt.export.quantize.sites import NamedSite
 from torch import Tensor
 
 HEADROOM = 8.0  # a power of two moves no mantissa: it costs only what is smaller than 3e-5 of the boundary
-CANDIDATES = 8  # boundaries of a weight's row within a factor of two; behind it the mantissas repeat
+CANDIDATES = 16  # boundaries of a weight's row within a factor of two; behind it the mantissas repeat
 SMALLEST = 1e-12  # of a row of zeros
 
 
