@@ -3,8 +3,8 @@
     python benchmarks/fp8_boundaries.py --model demo/model --calibration calib_cache/KEY demo/photos/lr
 
 Rows: the learned boundary as it is, several times as far out, and the largest value that the float model shows on
-the pictures; with LET's shifts and without; weights by their rows' largest values and by the learned boundaries. Mean
-and worst PSNR to the float model, a crop of every picture.
+the pictures; with LET's shifts and without; weights by their rows' largest values and by the learned boundaries.
+Mean and worst PSNR to the float model, a crop of every picture.
 """
 
 from __future__ import annotations
