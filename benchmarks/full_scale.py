@@ -24,7 +24,7 @@ from own_commands import own, peak_mib
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 
 HERE = Path(__file__).parent
-RTX = ("fp32", "fp16", "int8-fp16")
+RTX = ("fp32", "fp16", "int8-fp16", "fp8-fp16")
 WRITTEN = "as written"  # float, no sub-pixel form: what other tools start from (as_written.py)
 
 
@@ -64,7 +64,14 @@ def prepare(family: str, folder: Path, width: float, images: Path, predict: bool
         half, int8 = ["--precision", "fp16"], ["--cache", cache]
         stages += [
             ("export FP16", onnx / "fp16", own("export", model, "--float", *half, "-o", onnx / "fp16")),
-            ("export INT8 FP16", onnx / "int8-fp16", own("export", model, *half, *int8, "-o", onnx / "int8-fp16")),
+            *(
+                (
+                    f"export {kind.upper()} FP16",
+                    onnx / f"{kind}-fp16",
+                    own("export", model, *half, *int8, "--format", kind, "-o", onnx / f"{kind}-fp16"),
+                )
+                for kind in ("int8", "fp8")
+            ),
         ]
         for kind in RTX:
             words = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9", "-o", engines / f"rtx-{kind}"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle, OnnxBundle, load_intact
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, load_intact
+from passionsr_trt.engines.bundle.figures import Coverage
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
 from passionsr_trt.engines.bundle.records import encode
 from passionsr_trt.engines.bundle.targets import Target
@@ -75,14 +76,13 @@ def engine_key(bundle: OnnxBundle, backend: str, target: Target) -> dict[str, st
     }
 
 
-def why_build(output: Path, bundle: OnnxBundle, backend: str, target: Target) -> str | None:
+def why_build(output: Path, wanted: Mapping[str, str]) -> str | None:
     """Why the engines in `output` will not do, in one phrase; None where they are undamaged and of this key."""
     if not (output / MANIFEST).is_file():
         return "nothing there yet"
     present = load_intact(EngineBundle, output)
     if present is None:
         return "what is there is damaged"
-    wanted = engine_key(bundle, backend, target)
     for name, value in wanted.items():
         if present.key.get(name) != value and name not in MEASURED:
             if name == "ONNX bundle":

@@ -18,6 +18,7 @@ from passionsr_trt.engines.bundle.arguments import (
 )
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
 from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
 from passionsr_trt.engines.bundle.user_cache import one_at_a_time
@@ -139,6 +140,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
     parser.add_argument("--float", action="store_true", help="export the float twin, no quantization")
     parser.add_argument(
+        "--format",
+        choices=tuple(CODE_FORMATS),
+        default="int8",
+        help="of codes: fp8 (E4M3) from the same calibration, for TensorRT on compute capability 8.9 and newer; "
+        "further from the float model than a learned int8",
+    )
+    parser.add_argument(
         "--precision",
         choices=("fp32", "fp16"),
         default="fp32",
@@ -192,6 +200,8 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
     check_target(arguments.output, "onnx-bundle")
     digest = model_digest(arguments.model)
     calibration = None
+    if arguments.float and arguments.format != INT8.name:
+        raise UsageError(f"--float and --format {arguments.format}", "expected one of them")
     if not arguments.float:
         calibration = own_calibration(arguments, digest)
     key = None if calibration is None else calibration.digest
@@ -204,7 +214,7 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
 
     device = chosen_device(arguments.device)
     size = arguments.size or ExportPlan.size
-    plan = ExportPlan(size=size, dynamic=arguments.size is None, precision=arguments.precision)
+    plan = ExportPlan(size, arguments.size is None, arguments.precision, arguments.format)
     model = load_model(arguments.model)
     if arguments.size is not None:
         check_multiple(size, chain_multiple(model.parts))
@@ -224,6 +234,8 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
     """True where the output already holds this model, calibration, precision and size, undamaged."""
     present = load_intact(OnnxBundle, arguments.output)
     if present is None:
+        return False
+    if key is not None and not any(part.format == arguments.format for part in present.parts):
         return False
     same = (present.model.digest, present.calibration_key, present.precision, present.model.size)
     return same == (digest, key, arguments.precision, arguments.size)

@@ -17,12 +17,13 @@ from passionsr_trt.engines.bundle.arguments import check_multiple
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model, part_names
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, sources_of
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size, sources_of
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
 from passionsr_trt.runtime.chain import Arrays, Chain
 from passionsr_trt.runtime.loading import open_engines, open_onnx
 from tqdm import tqdm
 
+ROUNDS = 20  # to choose by
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
 
 
@@ -105,6 +106,22 @@ def measure(chains: Sequence[Contestant], parts: Sequence[str], sources: Arrays,
                 progress.set_postfix_str(f"{chain.label} {times[chain.label]['chain'][-1]:.2f} s")
                 progress.update()
     return times
+
+
+def seconds_by_part(
+    built: Sequence[EngineBundle], size: Size | None = None, rounds: int = ROUNDS
+) -> dict[str, dict[str, float]]:
+    """Part → label of the engines → median seconds at `size`, or the one they are tuned for; they take turns."""
+    with ExitStack() as opened:
+        chains = [opened.enter_context(closing(open_engines(engines))) for engines in built]
+        tuned = getattr(built[0].target, "size", None) or built[0].model.size
+        size = size or tuned or reference_size(built[0].parts)
+        names = part_names(built[0].parts)
+        times = measure(chains, names, random_sources(built[0].parts, size), rounds)
+        labels = {engines.label: chain.label for engines, chain in zip(built, chains, strict=True)}
+    return {
+        part: {label: float(np.median(times[chain][part])) for label, chain in labels.items()} for part in names
+    }
 
 
 def random_sources(parts: Sequence[PartInfo], size: Size, seed: int = 0) -> dict[str, np.ndarray]:

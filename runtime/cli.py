@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.arguments import (
     MOST_THREADS,
@@ -19,7 +21,24 @@ from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer
 
-__all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer", "add_serve"]
+if TYPE_CHECKING:
+    from passionsr_trt.engines.bundle.bundles import EngineBundle
+
+__all__ = ["add_benchmark", "add_build_engines", "add_compare", "add_doctor", "add_infer", "add_serve"]
+
+
+def add_build_engines(parser: argparse.ArgumentParser) -> None:
+    """The engines' own options, and the way to run what was built."""
+    from passionsr_trt.engines import cli
+
+    cli.add_build_engines(parser)
+    parser.set_defaults(seconds_by_part=_seconds_by_part)
+
+
+def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float]]:
+    from passionsr_trt.runtime.benchmark import seconds_by_part
+
+    return seconds_by_part(built)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +46,20 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         "images", nargs="+", type=Path, help="low-resolution images, or folders of them (not their sub-folders)"
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
-    parser.add_argument("--engines", type=Path, required=True, help="engines under test")
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        required=True,
+        help="engines under test; or an ONNX bundle (FP8 on a CPU), under ONNX Runtime, which is slow",
+    )
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and pictures")
     parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
     parser.add_argument("--align", choices=ALIGNMENTS, default="none", help="colour fix")
     parser.add_argument(
-        "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for the reference"
+        "--provider",
+        choices=tuple(PROVIDERS),
+        default="cpu",
+        help="ONNX Runtime's, for the reference and an ONNX bundle under test",
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
     parser.add_argument("--min-psnr", type=decibels, help="dB: fail when the mean to the float model is lower")

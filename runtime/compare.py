@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.build import versions
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model
+from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle, check_same_model
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.runtime.benchmark import cpu_name
@@ -31,7 +32,7 @@ from passionsr_trt.runtime.images import (
     to_array,
     upscale,
 )
-from passionsr_trt.runtime.loading import open_engines, open_onnx
+from passionsr_trt.runtime.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.metrics import measure, summarize
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.polygraphy_runner import compare_part
@@ -44,8 +45,14 @@ from tqdm import tqdm
 
 def run_compare(arguments: argparse.Namespace) -> int:
     reference_bundle = OnnxBundle.load(arguments.reference)
-    engine_bundle = EngineBundle.load(arguments.engines)
-    check_same_model(reference_bundle, engine_bundle)
+    tested_bundle: Bundle
+    if is_onnx(arguments.engines):
+        onnx_bundle = tested_bundle = OnnxBundle.load(arguments.engines)
+        open_tested = partial(open_onnx, onnx_bundle, provider=arguments.provider)
+    else:
+        engine_bundle = tested_bundle = EngineBundle.load(arguments.engines)
+        open_tested = partial(open_engines, engine_bundle)
+    check_same_model(reference_bundle, tested_bundle)
     if reference_bundle.spec is not None:
         raise UserError(f"{arguments.reference}: is quantized", "expected a float bundle", "use `export --float`")
     images = list_images(arguments.images)
@@ -59,7 +66,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--sensitivity {arguments.sensitivity}", "expected --html as well")
     with (
         closing(open_onnx(reference_bundle, provider=arguments.provider)) as reference,
-        closing(open_engines(engine_bundle)) as tested,
+        closing(open_tested()) as tested,
     ):
         report, sheets, views = compare_all(reference, tested, images, truths, arguments)
     save_image(overview(sheets), arguments.output / "overview.png")
@@ -197,7 +204,7 @@ def print_report(report: dict[str, Any], output: Path) -> None:
     names = {
         "to_float": "to float output",
         "float_to_truth": "float to original",
-        "tested_to_truth": "INT8 to original",
+        "tested_to_truth": f"{report['tested'].split()[-1]} to original",
         "bicubic_to_truth": "bicubic to original",
     }
     print(

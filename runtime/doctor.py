@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
@@ -52,6 +53,8 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
     useless |= {"rtx"} if jetson else set()
     lacking = check_packages()
     missing = [extra for extra in lacking.values() if extra not in useless]
+    for line in odd_pairs(known_versions(), jetpack()):
+        print(f"  beware    {line}")
     cpu = cpu_runs() if "openvino" not in lacking else False
     runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking)
     if missing:
@@ -113,6 +116,39 @@ def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> bool:
     for backend, (builds, runs) in rows.items():
         print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")
     return any(runs for _builds, runs in rows.values())
+
+
+def known_versions() -> dict[str, str]:
+    """Of what has to fit together on a GPU, as far as it is installed."""
+    found = {}
+    for package in ("tensorrt", "onnxruntime-gpu"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def odd_pairs(versions: Mapping[str, str], release: str) -> list[str]:
+    """What NVIDIA or Microsoft say does not go together; release: of the Jetson, `, L4T R36.4`, or empty.
+
+    TensorRT 11.x: ONNX Runtime's provider from 1.27 on; JetPack from 7.2.2 on, JetPack 6 (L4T R36) stays on 10.x.
+    """
+    tensorrt = versions.get("tensorrt", "")
+    if not tensorrt or numbers(tensorrt) < (11,):
+        return []
+    lines = []
+    runtime = versions.get("onnxruntime-gpu", "")
+    if runtime and numbers(runtime) < (1, 27):
+        lines.append(f"TensorRT {tensorrt} beside onnxruntime-gpu {runtime}: expected 1.27 or newer")
+    if "L4T R36" in release:
+        lines.append(f"TensorRT {tensorrt} on JetPack 6: expected its own 10.x, or JetPack 7.2.2 or newer")
+    return lines
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """`1.27.0` → (1, 27, 0), as far as they are numbers."""
+    return tuple(int(part) for part in itertools.takewhile(str.isdigit, version.split(".")))
 
 
 def cpu_features() -> str:

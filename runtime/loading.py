@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.json_files import read_object
+from passionsr_trt.engines.bundle.manifest import MANIFEST
 from passionsr_trt.runtime.chain import Chain
 
 
@@ -27,6 +30,14 @@ def open_onnx(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Ch
     from passionsr_trt.runtime.backends.onnxruntime import open_chain
 
     return open_chain(bundle, threads, provider)
+
+
+def is_onnx(folder: Path) -> bool:
+    """Is this an ONNX bundle? False for anything else, of which EngineBundle.load says what is wrong with it."""
+    try:
+        return read_object(folder / MANIFEST, "a manifest").get("kind") == OnnxBundle.kind
+    except (FileNotFoundError, UserError):
+        return False
 
 
 def load_engines(

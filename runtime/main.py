@@ -24,7 +24,7 @@ COMMANDS = {
     ),
     "calibrate": ("passionsr_trt.export.cli", "add_calibrate", "model folder + images → calibration"),
     "export": ("passionsr_trt.export.cli", "add_export", "model folder + calibration → ONNX bundle"),
-    "build-engines": ("passionsr_trt.engines.cli", "add_build_engines", "ONNX bundle → engines"),
+    "build-engines": ("passionsr_trt.runtime.cli", "add_build_engines", "ONNX bundle → engines"),
     "predict": ("passionsr_trt.engines.cli", "add_predict", "engines' kernels → predicted time on other GPUs"),
     "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
     "sensitivity": (

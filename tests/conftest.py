@@ -111,6 +111,18 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Built.within(made_once(tmp_path_factory, "small", make))
 
 
+@pytest.fixture(scope="session")
+def small_fp8(small: Built, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model's FP8 bundle, from the calibration of its INT8 one."""
+    cache = small.onnx_int8.parent / "cache"
+    words = ["export", str(small_model), "--cache", str(cache), "--format", "fp8"]
+
+    def make(out: Path) -> None:
+        assert main([*words, "-o", str(out / "onnx")]) == 0
+
+    return made_once(tmp_path_factory, "small_fp8", make) / "onnx"
+
+
 @pytest.fixture
 def photo() -> Path:
     """The smallest demo photo, 112×75 pixels."""

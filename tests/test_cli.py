@@ -32,6 +32,17 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert "default: png" in text and "64 for most" in text
 
 
+def test_formats_are_named_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in (
+        ("export", ["--format {int8,fp8}", "default: int8", "compute capability 8.9"]),
+        ("build-engines", ["bundle [bundle ...]", "--gpu NAME", "INT8 (or FP8)"]),
+    ):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert all(word in text for word in words), text
+
+
 def test_usage_errors_exit_with_2(small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["infer"])

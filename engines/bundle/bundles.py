@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.figures import Choice, Coverage
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, PRECISIONS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.records import decode, encode
 from passionsr_trt.engines.bundle.spec import QuantSpec
@@ -26,40 +28,6 @@ from passionsr_trt.engines.bundle.wiring import (
     check_wiring,
     sources_of,
 )
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """sites: INT8 sites / sites the spec quantizes; macs: INT8 share of all Conv+Linear MACs of the part.
-
-    conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
-    bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
-    attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
-    activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
-    """
-
-    sites_int8: int
-    sites_quantized: int
-    macs_share: float
-    kernels: dict[str, int] = field(default_factory=dict)
-    bytes_moved: int = 0
-    float_sites: list[str] = field(default_factory=list)
-    conversions: list[str] = field(default_factory=list)
-    attention_fused: int = 0
-    attention: int = 0
-    activation_bytes: int = 0
-
-    def line(self, part: str) -> str:
-        if not self.sites_quantized:
-            return f"{part:<12} float, {sum(self.kernels.values())} kernels"
-        sites = f"{self.sites_int8}/{self.sites_quantized}"
-        moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
-        kernels = sum(self.kernels.values())
-        only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
-        fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
-        return (
-            f"{part:<12} INT8 sites {sites}, {self.macs_share:.1%} of MACs, {kernels} kernels{moved}{only}{fused}"
-        )
 
 
 @dataclass(frozen=True)
@@ -111,8 +79,8 @@ class Bundle:
 
     @property
     def label(self) -> str:
-        """`INT8` or the precision, for tables and plots."""
-        return "INT8" if self.spec is not None else self.precision.upper()
+        """`INT8`, `FP8`, the precision, or `INT8+FP16` of a chain of several; for tables and plots."""
+        return "+".join(dict.fromkeys(part.format.upper() for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -134,6 +102,7 @@ class EngineBundle(Bundle):
 
     key: all that decides what the engines are, the ONNX bundle's digest among it (engines/build.py).
     proof: part → relative error to ONNX Runtime where the engines could be run when they were built.
+    choice: of a chain of several formats.
     """
 
     backend: str
@@ -141,6 +110,7 @@ class EngineBundle(Bundle):
     key: dict[str, str]
     coverage: dict[str, Coverage]
     proof: dict[str, float]
+    choice: Choice | None = None
 
     kind = "engine-bundle"
 
@@ -189,8 +159,15 @@ def _load(cls: type[B], folder: Path, kind: str) -> B:
         target = decode(TARGETS[backend], content.get("target"), f"{where}: target")
     bundle = decode(cls, content, where, ready={"folder": folder, **({"target": target} if target else {})})
     check_wiring(bundle.parts, where)
+    bundle = replace(bundle, parts=tuple(_with_format(part, bundle.precision) for part in bundle.parts))
     _check_ranges(bundle, where)
     return bundle
+
+
+def _with_format(part: PartInfo, precision: str) -> PartInfo:
+    """Bundles that state no formats were made when INT8 was the only one."""
+    quantized = any(site.quantized for site in part.sites)
+    return part if part.format else replace(part, format="int8" if quantized else precision)
 
 
 def _check_ranges(bundle: Bundle, where: str) -> None:
@@ -202,6 +179,7 @@ def _check_ranges(bundle: Bundle, where: str) -> None:
     fitting = all(strides.get(name, tensor.stride) == tensor.stride for name, tensor in sources.items())
     wrong: list[tuple[str, Any, str, bool]] = [
         ("spec", bundle.spec, "one exactly where sites are quantized", quantized == (bundle.spec is not None)),
+        ("a part's format", [part.format for part in bundle.parts], ", ".join(CODE_FORMATS), _formats_fit(bundle)),
         ("a source", [str(tensor) for tensor in sources.values()], f"strides {strides}", fitting),
         ("upscale", model.upscale, "1 to 16", 1 <= model.upscale <= 16),
         ("align", model.align, ", ".join(ALIGNMENTS), model.align in ALIGNMENTS),
@@ -223,6 +201,14 @@ def _check_ranges(bundle: Bundle, where: str) -> None:
     for name, value, expected, good in wrong:
         if not good:
             raise UserError(f"{where}: {name} is {value!r}", f"expected {expected}")
+
+
+def _formats_fit(bundle: Bundle) -> bool:
+    """A format of codes exactly where there are quantized sites."""
+    return all(
+        part.format in CODE_FORMATS if any(site.quantized for site in part.sites) else part.format in PRECISIONS
+        for part in bundle.parts
+    )
 
 
 def _is_size(size: Size | None, multiple: int) -> bool:

@@ -66,7 +66,8 @@ class SiteInfo:
 class PartInfo:
     """One graph or engine. multiple: its pictures' and tiles' sides are multiples of it, in output pixels.
 
-    rest: `bfloat16` where what is not INT8 bears it on a CPU that has it, else `float32`.
+    rest: `bfloat16` where what is not INT8 bears it on a CPU that has it, else `float32`. format: of the codes of
+    its quantized sites (formats.py); where it has none, the bundle's precision.
     """
 
     name: str
@@ -76,6 +77,7 @@ class PartInfo:
     multiple: int
     rest: str = "float32"
     sites: tuple[SiteInfo, ...] = ()
+    format: str = ""
 
     def shapes(self, size: Size, batch: int = 1) -> dict[str, tuple[int, ...]]:
         """Input name → shape for pictures of `size`."""

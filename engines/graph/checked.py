@@ -1,5 +1,6 @@
 """A part's ONNX graph as its bundle states it: it parses, takes and gives what the wiring says, and holds the Q/DQ
-of exactly the sites that are stated as quantized; weights outside it are files that the manifest lists.
+of exactly the sites that are stated as quantized, in codes of the stated format; weights outside it are files that
+the manifest lists.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper
 from passionsr_trt.engines.bundle.bundles import Bundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.graph.files import weight_files
 
@@ -34,16 +36,19 @@ def open_graph(bundle: Bundle, part: PartInfo) -> Path:
     names = tuple(value.name for value in model.graph.input), tuple(value.name for value in model.graph.output)
     if names != (tuple(tensor.name for tensor in part.inputs), (part.output.name,)):
         raise UserError(f"{path}: takes {', '.join(names[0])} and gives {', '.join(names[1])}", expected)
-    producers = {name: node.op_type for node in model.graph.node for name in node.output}
-    int8 = {
-        node.name.split("/")[0]  # an engine may have several nodes of a site, SITE/phase0
-        for node in model.graph.node
-        if len(node.input) > 1 and producers.get(node.input[1]) == "DequantizeLinear"
-    }
+    producers = {name: node for node in model.graph.node for name in node.output}
+    codes = {}
+    for node in model.graph.node:
+        weight = producers.get(node.input[1]) if len(node.input) > 1 else None
+        if weight is not None and weight.op_type == "DequantizeLinear":
+            codes[node.name.split("/")[0]] = weight.input[0]  # an engine may have several of a site, SITE/phase0
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for site in part.sites:
-        if site.quantized != (site.name in int8):
-            state = "quantized" if site.name in int8 else "float"
+        if site.quantized != (site.name in codes):
+            state = "quantized" if site.name in codes else "float"
             raise UserError(f"{path}: {site.name} is {state}", expected, "make the bundle again")
+        if site.quantized and types.get(codes[site.name]) not in (CODE_FORMATS[part.format].onnx_type, None):
+            raise UserError(f"{path}: {site.name} is not {part.format}", expected, "make the bundle again")
     return path
 
 

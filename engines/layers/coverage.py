@@ -1,10 +1,10 @@
-"""INT8 coverage, read from the built engine: which sites really run INT8, kernels by kind, bytes.
+"""Coverage, read from the built engine: which sites really run INT8 or FP8, kernels by kind, bytes.
 
-| backend      | read from                                | a site runs INT8 when                        |
-| ------------ | ---------------------------------------- | -------------------------------------------- |
-| OpenVINO     | the compiled model's execution graph     | its kernel's name ends in I8                 |
-| TensorRT     | the engine inspector's JSON              | its layer has an Int8 input besides constants |
-| TensorRT-RTX | the builder's layer list (verbose log)   | the same                                      |
+| backend      | read from                                | a site runs INT8 (FP8) when                          |
+| ------------ | ---------------------------------------- | ---------------------------------------------------- |
+| OpenVINO     | the compiled model's execution graph     | its kernel's name ends in I8                         |
+| TensorRT     | the engine inspector's JSON              | its layer has an Int8 (FP8) input besides constants  |
+| TensorRT-RTX | the builder's layer list (verbose log)   | the same                                             |
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from passionsr_trt.engines.bundle.bundles import Coverage
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.wiring import SiteInfo
+from passionsr_trt.engines.bundle.figures import Coverage
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, FP8, INT8
+from passionsr_trt.engines.bundle.wiring import PartInfo
 
 
 @dataclass(frozen=True)
 class Layer:
     """One layer of a built engine. `names`: the ONNX nodes it came from. bytes_moved, macs: 0 where unknown;
-    precision: what it computes in, as TensorRT names it; attention: softmax and its products in one kernel.
+    precision: what it reads, as TensorRT names it; codes: the type of the codes that it multiplies, Int8 or FP8,
+    empty for every other kernel; attention: softmax and its products in one kernel.
     """
 
     name: str
     kind: str
-    int8: bool
+    codes: str
     names: tuple[str, ...] = ()
     bytes_moved: int = 0
     macs: int = 0
@@ -35,27 +37,29 @@ class Layer:
     attention: bool = False
 
 
-def measure(sites: Sequence[SiteInfo], layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
-    """Match layers with sites by name. UserError where a quantized site is in no layer at all."""
-    layers = list(layers)
-    int8: dict[str, bool] = {}
+def measure(part: PartInfo, layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
+    """Match layers with the sites of a part by name. UserError where a quantized site is in no layer at all."""
+    layers, sites = list(layers), part.sites
+    wanted = CODE_FORMATS[part.format].layer_type if part.format in CODE_FORMATS else ""
+    runs: dict[str, bool] = {}
     for layer in layers:
         for name in layer.names:
-            int8[name] = int8.get(name, False) or layer.int8
+            runs[name] = runs.get(name, False) or (bool(wanted) and layer.codes == wanted)
     quantized = [site for site in sites if site.quantized]
-    lost = [site.name for site in quantized if site.name not in int8]
+    lost = [site.name for site in quantized if site.name not in runs]
     if lost:
         raise UserError(f"{lost[0]}: not found in the engine's layers", f"expected all {len(quantized)} sites")
     total = sum(site.macs for site in sites)
-    running = [site for site in quantized if int8[site.name]]
-    sized = all(layer.bytes_moved for layer in layers if layer.int8)
+    running = [site for site in quantized if runs[site.name]]
+    sized = all(layer.bytes_moved for layer in layers if layer.codes)
     return Coverage(
-        sites_int8=len(running),
+        sites_int8=len(running) if wanted == INT8.layer_type else 0,
+        sites_fp8=len(running) if wanted == FP8.layer_type else 0,
         sites_quantized=len(quantized),
         macs_share=sum(site.macs for site in running) / total if total else 0.0,
         kernels=dict(kinds.most_common()),
         bytes_moved=sum(layer.bytes_moved for layer in layers) if sized else 0,
-        float_sites=[site.name for site in quantized if not int8[site.name]],
+        float_sites=[site.name for site in quantized if not runs[site.name]],
         attention_fused=sum(layer.attention for layer in layers),
         attention=len({name for layer in layers for name in layer.names if "softmax" in name}),
         conversions=[layer.name for layer in layers if layer.names and all(map(_converts, layer.names))],
@@ -74,8 +78,8 @@ def fuses_attention(names: Sequence[str]) -> bool:
 
 
 def count_kinds(layers: Iterable[Layer]) -> Counter[str]:
-    """How many kernels there are of each kind; INT8 ones apart."""
-    return Counter(f"{layer.kind} Int8" if layer.int8 else layer.kind for layer in layers)
+    """How many kernels there are of each kind; INT8 and FP8 ones apart."""
+    return Counter(f"{layer.kind} {layer.codes}".strip() for layer in layers)
 
 
 NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}
@@ -103,9 +107,9 @@ def openvino_layers(compiled: Any, part: str = "") -> tuple[list[Layer], Counter
         computes = kind in OPENVINO_COMPUTE
         if computes:
             names += _site_of(operation, part)
-        int8 = computes and primitive.lower().endswith("i8")
+        codes = INT8.layer_type if computes and primitive.lower().endswith("i8") else ""
         title = f"{kind} {primitive}"
-        layers.append(Layer(operation.get_friendly_name(), title, int8, names, attention=fuses_attention(names)))
+        layers.append(Layer(operation.get_friendly_name(), title, codes, names, attention=fuses_attention(names)))
     return layers, Counter(layer.kind for layer in layers)
 
 

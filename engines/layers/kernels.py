@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.formats import LAYER_TYPES
 from passionsr_trt.engines.layers.coverage import Layer, fuses_attention
 
 DATATYPE_BYTES = {
     "Float": 4.0,
     "Half": 2.0,
     "BFloat16": 2.0,
-    "Int8": 1.0,
+    **dict.fromkeys(LAYER_TYPES, 1.0),
     "Int32": 4.0,
     "Int64": 8.0,
     "Bool": 1.0,
@@ -39,7 +40,7 @@ FUSED = "runtime_fusion"  # RTX: a Conv or MatMul with its neighbours where it h
 
 @dataclass(frozen=True)
 class TensorUse:
-    """A tensor that a kernel reads or writes. dtype: Float, Half, Int8, …"""
+    """A tensor that a kernel reads or writes. dtype: Float, Half, Int8, FP8, …"""
 
     shape: tuple[int, ...]
     dtype: str
@@ -63,7 +64,8 @@ def kernel(
 ) -> Layer:
     """`constants`: weights; `origins`: the ONNX nodes that the kernel does the work of.
 
-    int8: a Conv or MatMul with an Int8 input besides its weights (int8 weights alone are weight-only).
+    codes: of a Conv or MatMul with an Int8 or FP8 input besides its weights (codes as weights alone are
+    weight-only).
     MACs of a fused attention: both its products. Of sizes that are not fixed MACs and bytes are unknown: 0.
     """
     tensors = (*inputs, *constants, *outputs)
@@ -79,7 +81,7 @@ def kernel(
     return Layer(
         name=name,
         kind=kind,
-        int8=computes and any(tensor.dtype == "Int8" for tensor in inputs),
+        codes=next((tensor.dtype for tensor in inputs if computes and tensor.dtype in LAYER_TYPES), ""),
         names=tuple(origins),
         bytes_moved=int(sum(tensor.bytes for tensor in tensors)) if fixed else 0,
         macs=macs,

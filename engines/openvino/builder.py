@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.figures import Coverage
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
 from passionsr_trt.engines.bundle.pictures import noise
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, reference_size, sources_of
@@ -49,7 +51,14 @@ class OpenVINOBuilder:
     """Builds one part at a time; call it as build_engines' `build_part`. `prove` runs what was built."""
 
     def __init__(self, bundle: OnnxBundle, float32: bool = False) -> None:
-        """float32: all that is not INT8 stays in it."""
+        """float32: all that is not INT8 stays in it. UserError for codes that OpenVINO has no kernels for."""
+        for part in bundle.parts:
+            if part.format in CODE_FORMATS and part.format != INT8.name:
+                raise UserError(
+                    f"{part.name}: {CODE_FORMATS[part.format].label}, for which OpenVINO has no CPU kernels",
+                    "expected INT8 or float",
+                    "use --backend tensorrt or tensorrt-rtx, or export with --format int8",
+                )
         sites = [site for part in bundle.parts for site in part.sites]
         in_sub_pixel_form = any(site.quantized and site.macs != site.macs_written for site in sites)
         self.target = OpenVINOTarget(
@@ -85,7 +94,7 @@ class OpenVINOBuilder:
         onnx.save(model, str(folder / part.file))
         size = bundle.model.size or reference_size(bundle.parts)
         compiled = compile_static(folder / part.file, part.shapes(size), bfloat16=in_bfloat16)
-        coverage = measure(part.sites, *openvino_layers(compiled, part.name))
+        coverage = measure(part, *openvino_layers(compiled, part.name))
         activations = peak_activations(compiled) * REFERENCE_SIZE**2 // prod(size)
         return part.file, replace(coverage, activation_bytes=activations)
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import onnx
 from passionsr_trt.engines.bundle.arguments import check_multiple
-from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.figures import Coverage
+from passionsr_trt.engines.bundle.formats import check_capabilities
 from passionsr_trt.engines.bundle.manifest import write_atomic
 from passionsr_trt.engines.bundle.targets import TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, chain_multiple
@@ -55,7 +57,9 @@ class TensorRTPlan:
     hardware_compatible: bool = False
 
     def check(self, bundle: OnnxBundle) -> None:
-        """UserError where the graphs do not take these sizes or this batch."""
+        """UserError where the graphs do not take these sizes or this batch, or a GPU not their format."""
+        for part in bundle.parts:
+            check_capabilities(part.format, self.capabilities or (target_name().get("capability", ""),))
         fixed, multiple = bundle.model.size, chain_multiple(bundle.parts)
         for size in (self.min_size or self.size, self.size, self.max_size or self.size):
             if fixed is not None and (size != fixed or self.batch > 1):
@@ -152,7 +156,7 @@ class TensorRTBuilder:
             raise UserError(f"{part.name}: the builder printed no layer list", "expected one at verbose level")
         log_path.write_text("".join(_layer_lines(log_path)), encoding="utf-8")
         save_layers(layers, folder / f"{part.name}.layers.json")
-        return file, measure(part.sites, layers, kinds)
+        return file, measure(part, layers, kinds)
 
     def _inspect(self, plan: bytes, part: PartInfo) -> str:
         """The engine inspector's JSON at the plan's size; needs the GPU that the engine is for."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 QUERY = "--query-gpu=name,compute_cap,memory.total,driver_version"
+JETSONS = {"Xavier": "7.2", "Orin": "8.7", "Thor": "11.0"}  # compute capabilities, where no nvidia-smi tells
 DEVICE_TREE = Path("/proc/device-tree/model")
 
 
@@ -60,10 +61,15 @@ def jetson_model() -> str | None:
     return name if "Jetson" in name else None
 
 
+def jetson_capability(name: str) -> str:
+    """`8.7` of a Jetson's name, empty where it tells nothing."""
+    return next((capability for word, capability in JETSONS.items() if word in name), "")
+
+
 def target_name() -> dict[str, str]:
     """What an engine that is built for the GPU at hand is tied to."""
     jetson = jetson_model()
     first = next(iter(gpus()), None)
     if first is None:
-        return {"gpu": jetson or ""}
+        return {"gpu": jetson or "", "capability": jetson_capability(jetson or "")}
     return {"gpu": jetson or first.name, "capability": first.capability}

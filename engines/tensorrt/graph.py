@@ -1,4 +1,4 @@
-"""What a half-precision QDQ graph must look like for TensorRT-RTX to write INT8 convolutions' results as Half.
+"""What a half-precision QDQ graph must look like for TensorRT-RTX to write INT8 and FP8 convolutions as Half.
 
 RTX applies one weight scale in a convolution's own epilogue. With a scale per output channel it writes Float and
 leaves the scaling to the kernel behind it: twice the bytes of Half there and back. So the scales w [O] part into
@@ -19,7 +19,7 @@ MOST_LARGER = 64.0  # than it was may a channel become before its gain: Half end
 
 
 def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
-    """Rewrite every half-precision convolution of int8 weights in place; returns how many that were.
+    """Rewrite every half-precision convolution of weights in codes in place; returns how many that were.
 
     folder: where weights outside the graph lie.
     """
@@ -39,7 +39,8 @@ def scales_after_convolutions(model: onnx.ModelProto, folder: Path) -> int:
             continue
         name, output = node.name, node.output[0]
         weights.input[1] = graph.constant(f"{name}/weight_scale", kept)
-        weights.input[2] = graph.constant(f"{name}/weight_zero", np.zeros((), np.int8))
+        codes = helper.tensor_dtype_to_np_dtype(graph.constants[weights.input[0]].data_type)
+        weights.input[2] = graph.constant(f"{name}/weight_zero", np.zeros((), codes))
         del weights.attribute[:]  # the axis
         node.output[0] = f"{name}/unscaled"
         gain = graph.constant(f"{name}/gain", gains.reshape(1, -1, 1, 1))

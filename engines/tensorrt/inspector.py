@@ -15,12 +15,14 @@ from collections import Counter
 from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.formats import FP8, INT8
 from passionsr_trt.engines.layers.coverage import Layer, count_kinds
 from passionsr_trt.engines.layers.kernels import ORIGIN, TensorUse, kernel
 
 NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
 _TYPES = (
-    ("Int8", ("int8",)),
+    (INT8.layer_type, ("int8",)),
+    (FP8.layer_type, ("fp8", "float8", "e4m3")),
     ("Half", ("fp16", "half")),
     ("BFloat16", ("bf16", "bfloat16")),
     ("Float", ("fp32", "float")),

@@ -2,37 +2,70 @@
 
     seconds of a kernel = max(2·MACs / peak of its precision, bytes read and written / bandwidth) + launch
 
-Peaks and bandwidth: engines/gpus.json, dense rates from data sheets. Nothing reaches its peak, caches save bytes,
-and other cards get other kernels: a prediction orders and bounds, it does not measure.
+Peaks and bandwidth: gpus.json, dense rates from data sheets. Nothing reaches its peak, caches save bytes, and
+other cards get other kernels: a prediction orders and bounds, it does not measure.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.figures import Choice
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, capability
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.layers.coverage import Layer
 from passionsr_trt.engines.layers.kernels import load_layers
 
 LAUNCH = 2e-6  # seconds a kernel in a CUDA graph; 4 to 5 without one
-RATES = {"Int8": "int8", "Half": "half", "BFloat16": "half"}
+RATES = {"Half": "half", "BFloat16": "half", **{entry.layer_type: name for name, entry in CODE_FORMATS.items()}}
+Table = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class GPU:
-    """float32, half, int8: 10^12 operations a second, two a MAC; bandwidth: 10^9 bytes a second."""
+    """float32, half, int8, fp8: 10^12 operations a second, two a MAC, 0 where it has none; bandwidth: 10^9 bytes a
+    second; capability: `8.9`.
+    """
 
     name: str
     float32: float
     half: float
     int8: float
+    fp8: float
     bandwidth: float
+    capability: str
     source: str
+
+    def takes(self, parts: Iterable[PartInfo]) -> bool:
+        """Does it multiply in every format of these parts?"""
+        known = [CODE_FORMATS[part.format] for part in parts if part.format in CODE_FORMATS]
+        return all(capability(self.capability) >= entry.capability for entry in known)
+
+
+def gpu_for(capabilities: Sequence[str], name: str | None) -> GPU:
+    """The known GPU of this name, else the first of one of these compute capabilities; UsageError without one."""
+    gpus = {gpu.name: gpu for gpu in known_gpus()}
+    if name is not None and name not in gpus:
+        raise UsageError(f"--gpu {name!r}: not known", f"expected one of {', '.join(gpus)}")
+    fitting = [gpu for gpu in gpus.values() if gpu.capability in capabilities]
+    if name is None and not fitting:
+        asked = ", ".join(capabilities) or "the GPU at hand"
+        raise UsageError(
+            f"no known GPU of compute capability {asked}", f"expected --gpu, one of {', '.join(gpus)}"
+        )
+    return fitting[0] if name is None else gpus[name]
+
+
+def rate(bundles: Sequence[EngineBundle], gpu: GPU) -> Choice:
+    """What every part of every bundle is predicted to take on a GPU."""
+    rows = predict(bundles, [gpu])[gpu.name]
+    parts = [part.name for part in bundles[0].parts]
+    return Choice("predicted", gpu.name, {part: {label: rows[label][part] for label in rows} for part in parts})
 
 
 def known_gpus() -> list[GPU]:
@@ -62,27 +95,31 @@ def part_layers(bundle: EngineBundle, part: PartInfo) -> list[Layer]:
     return layers
 
 
-def predict(bundles: Iterable[EngineBundle], gpus: Iterable[GPU]) -> dict[str, dict[str, dict[str, float]]]:
-    """GPU → label of the engines → part and `chain` → seconds."""
+def predict(bundles: Sequence[EngineBundle], gpus: Iterable[GPU]) -> Table:
+    """GPU → label of the engines → part and `chain` → seconds; without the engines that a GPU does not take."""
     kernels = {bundle.label: {part.name: part_layers(bundle, part) for part in bundle.parts} for bundle in bundles}
-    table: dict[str, dict[str, dict[str, float]]] = {}
+    table: Table = {}
     for gpu in gpus:
         table[gpu.name] = {}
-        for label, parts in kernels.items():
-            times = {name: seconds(layers, gpu) for name, layers in parts.items()}
-            table[gpu.name][label] = {**times, "chain": sum(times.values())}
+        for bundle in bundles:
+            if gpu.takes(bundle.parts):
+                times = {name: seconds(layers, gpu) for name, layers in kernels[bundle.label].items()}
+                table[gpu.name][bundle.label] = {**times, "chain": sum(times.values())}
     return table
 
 
-def print_table(table: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Milliseconds; the last column is the first engines' time over the last's."""
+def print_table(table: Table, labels: Sequence[str]) -> None:
+    """Milliseconds; ratios are the first engines' time over the last's. labels: of all engines, in their order."""
     print("predicted milliseconds (a roofline over the engines' kernels, not a measurement)")
-    first, last = (list(next(iter(table.values())))[index] for index in (0, -1))
-    parts = list(table[next(iter(table))][first])
-    print(f"  {'':<16}{'':<6}" + "".join(f"{part:>13}" for part in parts))
+    first, last = labels[0], labels[-1]
+    parts = next(list(times) for rows in table.values() for times in rows.values())
+    wide = max(6, *(len(label) + 1 for label in labels))
+    print(f"  {'':<16}{'':<{wide}}" + "".join(f"{part:>13}" for part in parts))
     for gpu, rows in table.items():
-        for label, times in rows.items():
-            print(f"  {gpu:<16}{label:<6}" + "".join(f"{times[part] * 1e3:>13.2f}" for part in parts))
-        if first != last:
+        for label in labels:
+            times = rows.get(label)
+            cells = (f"{times[part] * 1e3:.2f}" if times else "-" for part in parts)
+            print(f"  {gpu:<16}{label:<{wide}}" + "".join(f"{cell:>13}" for cell in cells))
+        if first != last and first in rows and last in rows:
             ratios = "".join(f"{rows[first][part] / rows[last][part]:>12.2f}×" for part in parts)
-            print(f"  {'':<16}{'ratio':<6}{ratios}")
+            print(f"  {'':<16}{'ratio':<{wide}}{ratios}")

@@ -13,9 +13,11 @@ from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
+from passionsr_trt.export.quantize.formats import FORMATS
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.proof import prove, relative_error
+from passionsr_trt.export.quantize.recast import recast
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,13 +33,15 @@ def export_bundle(
     consume: bool = False,
     device: torch.device = HOST,
 ) -> OnnxBundle:
-    """Export into `output` (atomically). With a calibration its sites are QDQ, without it all is float.
+    """Export into `output` (atomically). With a calibration its sites are QDQ, in codes of the plan's format;
+    without it all is float.
 
     consume: weights of the model are let go as soon as they are written; it is useless afterwards.
     device: where a part is folded, proved and run to compare with; it is traced on the host.
     """
     if consume:
         model.forget_reference()
+    scales = None if calibration is None else recast(calibration, model.parts, FORMATS[plan.format])
     with working_on(device, model.parts):
         overlap = model.overlap()
     infos, multiple = [], chain_multiple(model.parts)
@@ -48,9 +52,9 @@ def export_bundle(
                 progress.set_postfix_str(part.name)
                 path = folder / f"{part.name}.onnx"
                 with working_on(device, [part]):
-                    if calibration is not None:
-                        calibration.of_part(part).apply(part, tensors)
-                    infos.append(part.info(path.name, tensors))
+                    applied = 0 if scales is None else scales.of_part(part).apply(part, tensors)
+                    info = part.info(path.name, tensors)
+                    infos.append(replace(info, format=plan.format if applied else plan.precision))
                     reference, allowed = expected_result(part, tensors, plan)
                 export_part(part, multiple, plan, path, consume)
                 progress.set_postfix_str(f"{part.name}: proving")

@@ -34,12 +34,13 @@ EXTERNAL_DATA_BYTES = 100_000_000
 class ExportPlan:
     """dynamic: batch, H and W of the tensors are symbols; else 1 and `size` pixels.
 
-    precision: of what stays float.
+    precision: of what stays float. format: of codes, `int8` or `fp8`.
     """
 
     size: Size = (512, 512)
     dynamic: bool = True
     precision: str = "fp32"
+    format: str = "int8"
 
 
 @torch.no_grad()

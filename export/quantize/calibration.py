@@ -17,6 +17,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.quantize.formats import INT8, Codes
 from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
 from passionsr_trt.export.quantize.quantizer import unpack_turns
@@ -32,12 +33,13 @@ TENSORS = "calibration.safetensors"
 
 @dataclass
 class Calibration:
-    """Ranges of one model under one spec."""
+    """Ranges of one model under one spec. codes: the format its scales are for; on disk it is INT8."""
 
     model_digest: str
     spec: QuantSpec
     data_digest: str
     tensors: dict[str, Tensor]
+    codes: Codes = INT8
 
     @property
     def key(self) -> str:
@@ -84,7 +86,8 @@ class Calibration:
         With `probe`, tensors for the part in FLOAT mode, LET is folded under proof: FoldError names the port
         after whose fold the float output is no longer the same.
         """
-        low, high = self.spec.activation_codes
+        low, high = self.codes.of_activations(self.spec)
+        limit = self.codes.of_weights(self.spec)
         applied: list[NamedSite] = []
         for named in part.sites():
             weight_scale = self.tensors.get(f"{named.name}.weight_scale")
@@ -102,13 +105,13 @@ class Calibration:
             turns = None if packed is None else unpack_turns(packed, named.site.weight.shape)
             if packed is not None and turns is None:
                 raise UserError(f"calibration: {named.name}.weight_turns does not fit", "expected its own")
-            named.site.set_weight_scale(weight_scale, self.spec.weight_code_max, turns)
-            named.site.port.set_scale(scale, low, high)
+            named.site.set_weight_scale(weight_scale, limit, turns, self.codes)
+            named.site.port.set_scale(scale, low, high, self.codes)
             applied.append(named)
         for name, operand in part.operands().items():
             scale = self.tensors.get(f"{name}.activation_scale")
             if scale is not None:
-                operand.set_scale(scale, low, high)
+                operand.set_scale(scale, low, high, self.codes)
         self._fold(part, group_ports(applied), probe)
         return len(applied)
 

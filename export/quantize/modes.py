@@ -3,8 +3,8 @@
 | mode  | port(x), after its explicit transform | site weight                        |
 | ----- | ------------------------------------- | ---------------------------------- |
 | FLOAT | x                                     | float                              |
-| FAKE  | Δ·clamp(round(x/Δ))                   | Δ·codes, as float                  |
-| QDQ   | QuantizeLinear → DequantizeLinear     | int8 codes → DequantizeLinear      |
+| FAKE  | Δ·nearest(clamp(x/Δ))                 | Δ·codes, as float                  |
+| QDQ   | QuantizeLinear → DequantizeLinear     | codes → DequantizeLinear           |
 | LEARN | as FAKE, with learned Δ, s and δ      | as FAKE, of W·s, with learned Δ    |
 """
 

@@ -1,25 +1,27 @@
 """Quantize and dequantize: pure functions, symmetric, zero point 0 (the only form TensorRT takes).
 
-    code = clamp(round(x / Δ), low, high),  Q(x) = Δ · code
+    code = nearest(clamp(x / Δ, low, high)),  Q(x) = Δ · code
 
-Rounding is to the nearest even, as ONNX QuantizeLinear rounds, so codes agree with the exported graph.
+Rounding is to the nearest number of the format (formats.py), ties to even, as ONNX QuantizeLinear rounds and
+saturates, so codes agree with the exported graph.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.quantize.formats import INT8, Codes
 from torch import Tensor
 
 
-def quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Integer codes of `x` in x's own dtype; `scale` broadcasts against `x`."""
-    return torch.clamp(torch.round(x / scale), low, high)
+def quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8) -> Tensor:
+    """Codes of `x` in x's own dtype, whole numbers or FP8's; `scale` broadcasts against `x`."""
+    return codes.nearest(torch.clamp(x / scale, low, high))
 
 
-def fake_quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Q(x) = Δ · clamp(round(x/Δ), low, high), same shape and dtype as `x`."""
-    return quantize(x, scale, low, high) * scale
+def fake_quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8) -> Tensor:
+    """Q(x) = Δ · nearest(clamp(x/Δ, low, high)), same shape and dtype as `x`."""
+    return quantize(x, scale, low, high, codes) * scale
 
 
 def per_channel(values: Tensor, dims: int) -> Tensor:
@@ -27,15 +29,17 @@ def per_channel(values: Tensor, dims: int) -> Tensor:
     return values.reshape(-1, *([1] * (dims - 1)))
 
 
-def weight_codes(weight: Tensor, scale: Tensor, limit: int, turns: Tensor | None = None) -> Tensor:
-    """int8 codes of a weight [O, ...] with one scale per output channel [O], |code| ≤ limit.
+def weight_codes(
+    weight: Tensor, scale: Tensor, limit: float, turns: Tensor | None = None, codes: Codes = INT8
+) -> Tensor:
+    """Codes of a weight [O, ...] with one scale per output channel [O], |code| ≤ limit, in the format's own dtype.
 
-    turns: −1, 0 or 1 for each weight, added to its nearest code (export/calibrate/rounding.py).
+    turns: −1, 0 or 1 for each weight, added to its nearest whole code (export/calibrate/rounding.py).
     """
-    codes = quantize(weight, per_channel(scale, weight.dim()), -limit, limit)
+    found = quantize(weight, per_channel(scale, weight.dim()), -limit, limit, codes)
     if turns is not None:
-        codes = torch.clamp(codes + turns, -limit, limit)
-    return codes.to(torch.int8)
+        found = torch.clamp(found + turns, -limit, limit)
+    return found.to(codes.dtype)
 
 
 def pack_turns(turns: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.quantize.formats import INT8, Codes
 from passionsr_trt.export.quantize.modes import Mode, Moded
 from passionsr_trt.export.quantize.quantizer import fake_quantize, per_channel, weight_codes
 from torch import Tensor, nn
@@ -43,15 +44,15 @@ class Port(Moded):
         self.pads: tuple[int, ...] = ()  # (top, left, bottom, right)
         self.joined = False  # what comes before and its Q are one kernel; an explicit transform parts it
         self.learner = None
-        self.low, self.high = -128, 127
+        self.codes, self.low, self.high = INT8, INT8.low, INT8.high
         self.limits = (0.0, 0.0)  # low·Δ and high·Δ, the values that the outermost codes stand for
         for name in ("multiplier", "offset", "scale", "zero"):
             self.register_buffer(name, None)
 
-    def set_scale(self, scale: Tensor, low: int, high: int) -> None:
+    def set_scale(self, scale: Tensor, low: float, high: float, codes: Codes = INT8) -> None:
         self.scale = scale.detach().to(torch.float32).reshape(())
-        self.zero = torch.zeros((), dtype=torch.int8, device=scale.device)
-        self.low, self.high = low, high
+        self.zero = torch.zeros((), dtype=codes.dtype, device=scale.device)
+        self.codes, self.low, self.high = codes, low, high
         self.limits = (low * float(self.scale), high * float(self.scale))
 
     def transform(self, x: Tensor) -> Tensor:
@@ -70,13 +71,13 @@ class Port(Moded):
         if self.scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
             return x
         if self.mode is Mode.FAKE:
-            return fake_quantize(x, self.scale.to(x.dtype), self.low, self.high)
-        if (self.low, self.high) != (-128, 127):
+            return fake_quantize(x, self.scale.to(x.dtype), self.low, self.high, self.codes)
+        if (self.low, self.high) != (self.codes.low, self.codes.high):
             # INT8 container, fewer codes: the clip is what makes them fewer.
             x = torch.clamp(x, *self.limits)
         scale = self.scale.to(x.dtype)
         codes = torch.onnx.ops.symbolic(
-            "QuantizeLinear", (x, scale, self.zero), dtype=torch.int8, shape=x.shape, version=19
+            "QuantizeLinear", (x, scale, self.zero), dtype=self.codes.dtype, shape=x.shape, version=19
         )
         return torch.onnx.ops.symbolic(
             "DequantizeLinear", (codes, scale, self.zero), dtype=x.dtype, shape=x.shape, version=19
@@ -104,7 +105,7 @@ class Site(Moded):
         super().__init__()
         self.assign(weight, bias)
         self.port = port if port is not None else Port()
-        self.code_limit = 127
+        self.codes, self.code_limit = INT8, INT8.high
         self.learner: Callable[[Tensor], Tensor] | None = None  # learned weight quantizer, LEARN mode only
         self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
         for name in ("weight_scale", "turns", "stored", "weight_zeros"):
@@ -130,9 +131,11 @@ class Site(Moded):
         """[O] of the layer as its authors wrote it → one value for every row of the weight."""
         return values
 
-    def set_weight_scale(self, scale: Tensor, limit: int, turns: Tensor | None = None) -> None:
+    def set_weight_scale(
+        self, scale: Tensor, limit: float, turns: Tensor | None = None, codes: Codes = INT8
+    ) -> None:
         self.weight_scale = scale.detach().to(torch.float32)
-        self.code_limit, self.turns = limit, turns
+        self.codes, self.code_limit, self.turns = codes, limit, turns
 
     def effective_weight(self, transpose: bool = False) -> Tensor:
         """The weight the operation multiplies with, in the current mode; [K, N] when `transpose`."""
@@ -143,7 +146,8 @@ class Site(Moded):
             return weight.t() if transpose else weight
         scale = per_channel(self.weight_scale, weight.dim()).to(weight.dtype)
         if self.mode is Mode.FAKE:
-            weight = weight_codes(weight, self.weight_scale, self.code_limit, self.turns) * scale
+            codes = weight_codes(weight, self.weight_scale, self.code_limit, self.turns, self.codes)
+            weight = codes.to(weight.dtype) * scale
             return weight.t() if transpose else weight
         assert self.stored is not None
         return torch.onnx.ops.symbolic(
@@ -162,11 +166,11 @@ class Site(Moded):
         return self.bias
 
     def prepare_export(self) -> None:
-        """Compute the initializer that QDQ mode emits: int8 codes, or the float weight of a float site."""
+        """Compute the initializer that QDQ mode emits: codes, or the float weight of a float site."""
         stored = self.weight.data
         if self.weight_scale is not None:
-            stored = weight_codes(stored.float(), self.weight_scale, self.code_limit, self.turns)
-            self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=torch.int8)
+            stored = weight_codes(stored.float(), self.weight_scale, self.code_limit, self.turns, self.codes)
+            self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=self.codes.dtype)
         self.stored = stored.t().contiguous() if self.kind == "linear" else stored
 
     def forward(self, x: Tensor, ported: bool = False) -> Tensor:

@@ -45,7 +45,6 @@ class OnnxEngine:
 def open_chain(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:
     """The chain of an ONNX bundle."""
     engines = {part.name: OnnxEngine(open_graph(bundle, part), threads, provider) for part in bundle.parts}
-    label = "QDQ" if bundle.spec is not None else bundle.precision.upper()
     place = "" if provider == "cpu" else f" {provider}"
-    name = f"ONNX Runtime{place} {label}"
+    name = f"ONNX Runtime{place} {bundle.label}"
     return Chain(bundle.model, bundle.parts, HostExecutor(engines), name, **fixed(bundle))

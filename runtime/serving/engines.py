@@ -10,10 +10,8 @@ from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.json_files import read_object
-from passionsr_trt.engines.bundle.manifest import MANIFEST
 from passionsr_trt.runtime.chain import Chain, any_scale
-from passionsr_trt.runtime.loading import open_engines, open_onnx
+from passionsr_trt.runtime.loading import is_onnx, open_engines, open_onnx
 
 
 @dataclass(frozen=True)
@@ -39,20 +37,13 @@ def offers(folders: Sequence[Path], provider: str, threads: int, cache: int) -> 
 
 
 def _offer(folder: Path, provider: str, threads: int, cache: int) -> Offer:
-    if _is_onnx(folder):
+    if is_onnx(folder):
         onnx = OnnxBundle.load(folder)
         return Offer(f"{onnx.label} (ONNX Runtime, {provider})", onnx, lambda: open_onnx(onnx, threads, provider))
     engines = EngineBundle.load(folder)
     return Offer(
         f"{engines.label} ({engines.backend})", engines, lambda: open_engines(engines, threads, cache=cache)
     )
-
-
-def _is_onnx(folder: Path) -> bool:
-    try:
-        return read_object(folder / MANIFEST, "a manifest").get("kind") == OnnxBundle.kind
-    except (FileNotFoundError, UserError):
-        return False  # EngineBundle.load says what is wrong with it
 
 
 class Stand:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.build import why_build
+from passionsr_trt.engines.build import engine_key, why_build
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.user_cache import one_at_a_time
@@ -21,26 +21,28 @@ from tests.conftest import Built
 
 def test_equal_keys_are_reused_and_a_changed_one_says_why(small: Built, tmp_path: Path) -> None:
     bundle, target = OnnxBundle.load(small.onnx_int8), EngineBundle.load(small.engines_int8).target
-    assert why_build(small.engines_int8, bundle, "openvino", target) is None
-    assert why_build(tmp_path, bundle, "openvino", target) == "nothing there yet"
+    key = engine_key(bundle, "openvino", target)
+    assert why_build(small.engines_int8, key) is None
+    assert why_build(tmp_path, key) == "nothing there yet"
     assert "device was CPU, now NPU" in str(
-        why_build(small.engines_int8, bundle, "openvino", replace(target, device="NPU"))
+        why_build(small.engines_int8, engine_key(bundle, "openvino", replace(target, device="NPU")))
     )
     other = OnnxBundle.load(small.onnx_fp32)
-    assert why_build(small.engines_int8, other, "openvino", target) == "the ONNX bundle changed"
-    assert "backend was openvino" in str(why_build(small.engines_int8, bundle, "tensorrt-rtx", target))
+    assert why_build(small.engines_int8, engine_key(other, "openvino", target)) == "the ONNX bundle changed"
+    assert "backend was openvino" in str(why_build(small.engines_int8, engine_key(bundle, "tensorrt-rtx", target)))
 
 
 def test_another_version_or_damage_is_rebuilt(small: Built, tmp_path: Path) -> None:
-    bundle, target = OnnxBundle.load(small.onnx_int8), EngineBundle.load(small.engines_int8).target
+    target = EngineBundle.load(small.engines_int8).target
+    key = engine_key(OnnxBundle.load(small.onnx_int8), "openvino", target)
     copy = tmp_path / "engines"
     shutil.copytree(small.engines_int8, copy)
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["key"]["openvino version"] = "2020.1"
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    assert "openvino version was 2020.1" in str(why_build(copy, bundle, "openvino", target))
+    assert "openvino version was 2020.1" in str(why_build(copy, key))
     (copy / "unet.onnx").write_bytes(b"")
-    assert why_build(copy, bundle, "openvino", target) == "what is there is damaged"
+    assert why_build(copy, key) == "what is there is damaged"
 
 
 def test_a_dry_run_prints_the_key_and_builds_nothing(

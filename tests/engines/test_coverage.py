@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.wiring import SiteInfo
+from passionsr_trt.engines.bundle.wiring import PartInfo, SiteInfo, TensorInfo
 from passionsr_trt.engines.layers.coverage import Layer, measure
 from passionsr_trt.engines.tensorrt.layer_log import parse_layers
 from passionsr_trt.engines.tensorrt.roofline import part_layers
@@ -29,36 +29,52 @@ def site(name: str, quantized: bool = True, macs: int = 10) -> SiteInfo:
     return SiteInfo(name, "conv", name, quantized, macs, macs)
 
 
+def part(*sites: SiteInfo, kind: str = "int8") -> PartInfo:
+    picture = TensorInfo("image", 3, 1)
+    return PartInfo("unet", "unet.onnx", (picture,), TensorInfo("out", 3, 1), 1, sites=sites, format=kind)
+
+
 def test_the_layer_log_is_read() -> None:
     layers, kinds = parse_layers(LOG.splitlines())
     assert kinds == {"correlation Int8": 1, "kgen": 1, "gemm": 1}
-    assert layers[0].names[0] == "unet.a" and layers[0].int8
+    assert layers[0].names[0] == "unet.a" and layers[0].codes == "Int8"
     assert layers[0].bytes_moved == 64 * 64 * 1 + 64 * 64 * 9 * 1 + 64 * 64 * 4
-    assert not layers[2].int8, "int8 weights with half inputs are not an INT8 kernel"
+    assert not layers[2].codes, "int8 weights with half inputs are not an INT8 kernel"
 
 
 def test_coverage_counts_sites_and_macs() -> None:
     layers, kinds = parse_layers(LOG.splitlines())
-    coverage = measure([site("unet.a"), site("unet.b", macs=30), site("unet.c", False, 60)], layers, kinds)
+    coverage = measure(part(site("unet.a"), site("unet.b", macs=30), site("unet.c", False, 60)), layers, kinds)
     assert (coverage.sites_int8, coverage.sites_quantized) == (1, 2)
     assert coverage.macs_share == pytest.approx(0.1) and coverage.float_sites == ["unet.b"]
 
 
+def test_fp8_sites_run_only_where_the_layer_multiplies_fp8() -> None:
+    layers, kinds = parse_layers(LOG.replace("Datatype: Int8", "Datatype: FP8").splitlines())
+    assert kinds == {"correlation FP8": 1, "kgen": 1, "gemm": 1} and layers[0].precision == "FP8"
+    assert layers[0].bytes_moved == 64 * 64 * 1 + 64 * 64 * 9 * 1 + 64 * 64 * 4
+    coverage = measure(part(site("unet.a"), site("unet.b"), kind="fp8"), layers, kinds)
+    assert (coverage.sites_fp8, coverage.sites_int8, coverage.float_sites) == (1, 0, ["unet.b"])
+    assert "FP8 sites 1/2" in coverage.line("unet")
+    other = measure(part(site("unet.a"), site("unet.b"), kind="int8"), layers, kinds)
+    assert other.sites_running == 0, "an FP8 kernel is no INT8 one"
+
+
 def test_layers_that_only_convert_are_counted() -> None:
     layers = [
-        Layer("a", "gemm", True, ("unet.a", "unet.a/input/DequantizeLinear")),
-        Layer("b", "kgen", False, ("unet.a/input/QuantizeLinear",)),
-        Layer("c", "kgen", False, ("unet.a/input/QuantizeLinear", "node_silu")),
-        Layer("d", "kgen", False, ("node__to_copy_cast_3",)),
-        Layer("e", "kgen", False),
+        Layer("a", "gemm", "Int8", ("unet.a", "unet.a/input/DequantizeLinear")),
+        Layer("b", "kgen", "", ("unet.a/input/QuantizeLinear",)),
+        Layer("c", "kgen", "", ("unet.a/input/QuantizeLinear", "node_silu")),
+        Layer("d", "kgen", "", ("node__to_copy_cast_3",)),
+        Layer("e", "kgen", ""),
     ]
-    coverage = measure([site("unet.a")], layers, Counter(kgen=4, gemm=1))
+    coverage = measure(part(site("unet.a")), layers, Counter(kgen=4, gemm=1))
     assert coverage.conversions == ["b", "d"] and "2 of them only convert" in coverage.line("unet")
 
 
 def test_a_site_in_no_layer_is_an_error() -> None:
     with pytest.raises(UserError, match=r"unet\.lost: not found"):
-        measure([site("unet.lost")], [Layer("x", "gemm", True, ("unet.a",))], Counter())
+        measure(part(site("unet.lost")), [Layer("x", "gemm", "Int8", ("unet.a",))], Counter())
 
 
 def test_openvino_runs_every_site_of_the_demo_in_int8(demo: Built) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.formats import FP8, capability
 from passionsr_trt.engines.layers.coverage import Layer
 from passionsr_trt.engines.layers.kernels import TensorUse, kernel
 from passionsr_trt.engines.tensorrt.inspector import parse_inspector
@@ -62,10 +64,14 @@ def test_both_dialects_of_the_inspector_say_the_same(new: bool) -> None:
     layers, kinds = parse_inspector(report(new))
     assert kinds == {"CaskConvolution Int8": 1, "gemm": 1, "kgen": 1}
     conv, gemm, attention = layers
-    assert conv.int8 and conv.precision == "Int8" and conv.names == ("unet.a", "unet.a/input/QuantizeLinear")
+    assert (
+        conv.codes == "Int8"
+        and conv.precision == "Int8"
+        and conv.names == ("unet.a", "unet.a/input/QuantizeLinear")
+    )
     assert conv.macs == 32 * 8 * 8 * 64 * 9
     assert conv.bytes_moved == 64 * 64 + 32 * 64 * 9 + 2 * 32 * 64
-    assert not gemm.int8 and gemm.macs == 64 * 48 * 16, "int8 weights with half inputs are weight-only"
+    assert not gemm.codes and gemm.macs == 64 * 48 * 16, "int8 weights with half inputs are weight-only"
     assert attention.attention and attention.macs == 2 * (2 * 64 * 64 * 32) and attention.precision == "Half"
 
 
@@ -83,10 +89,11 @@ def test_a_bias_is_not_taken_for_the_weight() -> None:
 
 
 def test_a_kernel_takes_the_longer_of_arithmetic_and_memory() -> None:
-    gpu = GPU("one", float32=1.0, half=2.0, int8=4.0, bandwidth=1.0, source="")
-    busy = Layer("a", "gemm", True, macs=2 * 10**12, bytes_moved=10, precision="Int8")
-    wide = Layer("b", "kgen", False, bytes_moved=3 * 10**9, precision="Half")
+    gpu = GPU("one", 1.0, 2.0, int8=4.0, fp8=8.0, bandwidth=1.0, capability="8.9", source="")
+    busy = Layer("a", "gemm", "Int8", macs=2 * 10**12, bytes_moved=10, precision="Int8")
+    wide = Layer("b", "kgen", "", bytes_moved=3 * 10**9, precision="Half")
     assert seconds([busy], gpu) == pytest.approx(1.0 + LAUNCH)
+    assert seconds([replace(busy, codes="FP8", precision="FP8")], gpu) == pytest.approx(0.5 + LAUNCH)
     assert seconds([wide], gpu) == pytest.approx(3.0 + LAUNCH)
     assert seconds([busy, wide], gpu) == pytest.approx(4.0 + 2 * LAUNCH)
 
@@ -96,3 +103,11 @@ def test_every_known_gpu_has_a_source_and_rates_in_order() -> None:
     assert len(gpus) == 8
     for gpu in gpus:
         assert gpu.source and gpu.float32 < gpu.half < gpu.int8 and gpu.bandwidth > 50
+        assert (gpu.fp8 > gpu.half) == (capability(gpu.capability) >= FP8.capability), gpu.name
+
+
+@pytest.mark.parametrize("stated", ["FP8", "E4M3 FP8", "Row major linear FP8 format", "Float8E4M3FN"])
+def test_the_inspector_s_words_for_fp8_are_known(stated: str) -> None:
+    text = report(new=False).replace(INT8_LAYOUT, stated)
+    layers, _kinds = parse_inspector(text)
+    assert layers[0].codes == layers[0].precision == "FP8" and layers[0].bytes_moved > 0

@@ -96,6 +96,6 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
         logger.file.close()
         with (tmp_path / "log").open() as lines:
             layers, _kinds = parse_layers(lines)
-        assert sum(layer.int8 for layer in layers) == 2
+        assert sum(layer.codes == "Int8" for layer in layers) == 2
         moved.append(sum(layer.bytes_moved for layer in layers))
     assert moved[0] < 0.75 * moved[1]

@@ -67,6 +67,25 @@ def test_a_profile_of_other_engines_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("versions", "release", "expected"),
+    [
+        ({}, ", L4T R36.4", []),
+        ({"tensorrt": "10.3.0"}, ", L4T R36.4", []),
+        ({"tensorrt": "11.4.1", "onnxruntime-gpu": "1.27.0"}, ", L4T R39.2", []),
+        ({"tensorrt": "11.4.1.2", "onnxruntime-gpu": "1.24.4"}, "", ["1.27 or newer"]),
+        ({"tensorrt": "11.4.1", "onnxruntime-gpu": "1.9"}, ", L4T R36.4", ["1.27 or newer", "JetPack 7.2.2"]),
+        ({"tensorrt": "10.13", "onnxruntime-gpu": "1.24.4"}, "", []),
+    ],
+)
+def test_doctor_warns_of_what_does_not_go_together(
+    versions: dict[str, str], release: str, expected: list[str]
+) -> None:
+    lines = doctor.odd_pairs(versions, release)
+    assert len(lines) == len(expected)
+    assert all(words in line for line, words in zip(lines, expected, strict=True))
+
+
 def test_doctor_says_how_fast_int8_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "CPU INT8" in line)

@@ -1,0 +1,50 @@
+"""Formats of codes, by name: what graphs store, how layer lists call it, which GPUs multiply in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from passionsr_trt.engines.bundle.errors import UserError
+
+Capability = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CodeFormat:
+    """onnx_type: of a graph's codes and zero points (onnx.TensorProto.DataType). layer_type: as TensorRT's layer
+    lists call a tensor of it. capability: the least compute capability that TensorRT multiplies in it on.
+    """
+
+    name: str
+    label: str
+    onnx_type: int
+    layer_type: str
+    capability: Capability
+
+
+INT8 = CodeFormat("int8", "INT8", onnx_type=3, layer_type="Int8", capability=(7, 5))
+FP8 = CodeFormat("fp8", "FP8", onnx_type=17, layer_type="FP8", capability=(8, 9))
+CODE_FORMATS = {entry.name: entry for entry in (INT8, FP8)}
+PRECISIONS = ("fp32", "fp16")  # of what is not quantized
+LAYER_TYPES = {entry.layer_type for entry in CODE_FORMATS.values()}
+
+
+def capability(text: str) -> Capability:
+    """`8.9` → (8, 9); (0, 0) where it is none."""
+    major, _dot, minor = text.partition(".")
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
+def check_capabilities(format_name: str, capabilities: Iterable[str]) -> None:
+    """UserError for a compute capability that TensorRT does not multiply in this format on; unknown ones pass."""
+    entry = CODE_FORMATS.get(format_name)
+    for text in capabilities:
+        found = capability(text)
+        if entry is not None and (0, 0) < found < entry.capability:
+            least = ".".join(map(str, entry.capability))
+            raise UserError(
+                f"{entry.label} on compute capability {text}",
+                f"expected {least} or newer",
+                "build the bundle that `export --format int8` makes",
+            )

@@ -1,0 +1,50 @@
+"""The numbers that codes stand for, before the scale: x ≈ Δ·code.
+
+| format | codes                                        | rounding                | Δ of a boundary u |
+| ------ | -------------------------------------------- | ----------------------- | ----------------- |
+| INT8   | −128 … 127 (fewer below 8 bits)              | nearest, ties to even   | u/127             |
+| FP8    | E4M3: 3 bits of mantissa, 2⁻⁹ … 448, no ∞    | nearest, ties to even   | u/448             |
+
+Quantizer and exporter ask the same object. Another format is another row here and in engines/bundle/formats.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from passionsr_trt.engines.bundle import formats
+from passionsr_trt.engines.bundle.formats import CodeFormat
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """low, high: the outermost finite numbers. info: how graphs and layer lists name the format."""
+
+    info: CodeFormat
+    dtype: torch.dtype
+    low: float
+    high: float
+
+    @property
+    def are_floats(self) -> bool:
+        return self.dtype.is_floating_point
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The nearest numbers of the format, in x's dtype; x lies within [low, high] or is not a number."""
+        return x.to(self.dtype).to(x.dtype) if self.are_floats else torch.round(x)
+
+    def of_activations(self, spec: QuantSpec) -> tuple[float, float]:
+        """Lowest and highest code under a spec; fewer bits are fewer whole numbers."""
+        return (self.low, self.high) if self.are_floats else spec.activation_codes
+
+    def of_weights(self, spec: QuantSpec) -> float:
+        """The largest |code| of a weight under a spec."""
+        return self.high if self.are_floats else spec.weight_code_max
+
+
+INT8 = Codes(formats.INT8, torch.int8, -128, 127)
+FP8 = Codes(formats.FP8, torch.float8_e4m3fn, -448, 448)
+FORMATS = {entry.info.name: entry for entry in (INT8, FP8)}
