@@ -1,4 +1,4 @@
-"""The runtime's subcommands: infer, compare, benchmark, serve, doctor. Heavy imports wait until one is run."""
+"""The runtime's subcommands: infer, batch, compare, benchmark, serve, doctor. Heavy imports wait for a run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from passionsr_trt.engines.bundle.arguments import (
     mebibytes,
     megapixels,
     parse_size,
+    positive,
     some_path,
     whole,
 )
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
-from passionsr_trt.runtime.infer import add_infer
+from passionsr_trt.runtime.infer import add_infer, add_picture_options
 
-__all__ = ["add_benchmark", "add_compare", "add_doctor", "add_infer", "add_serve"]
+__all__ = ["add_batch", "add_benchmark", "add_compare", "add_doctor", "add_infer", "add_serve"]
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +119,59 @@ def _run_serve(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.serving.app import run_serve
 
     return run_serve(arguments)
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="*", metavar="IN", help="pictures and folders, sub-folders too: paths or URLs of fsspec's"
+    )
+    parser.add_argument("output", metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's")
+    parser.add_argument(
+        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
+    )
+    parser.add_argument(
+        "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
+    )
+    add_picture_options(parser)
+    parser.add_argument(
+        "--workers",
+        type=whole(1, MOST_THREADS),
+        help="processes, each with its own engines in memory; by itself one a GPU, else one every 4 cores",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        help="CPU threads of a worker; by itself this machine's cores shared out, 4 on another's cluster",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=positive,
+        help="GPUs of a worker, 0.5: two share one; by itself 1 for engines that need one, else none",
+    )
+    parser.add_argument(
+        "--group",
+        type=whole(1, 1024),
+        default=8,
+        metavar="N",
+        help="pictures that a worker is handed at once, all done again where it dies; more is less to write",
+    )
+    parser.add_argument(
+        "--tries",
+        type=whole(1, 100),
+        default=3,
+        help="workers that may die at a picture before it counts as failed",
+    )
+    parser.add_argument(
+        "--address",
+        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; by itself one of this machine alone is started",
+    )
+    parser.set_defaults(run=_run_batch)
+
+
+def _run_batch(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.batch.job import run_batch
+
+    return run_batch(arguments)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,11 @@ COMMANDS = {
     "build-engines": ("passionsr_trt.engines.cli", "add_build_engines", "ONNX bundle → engines"),
     "predict": ("passionsr_trt.engines.cli", "add_predict", "engines' kernels → predicted time on other GPUs"),
     "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
+    "batch": (
+        "passionsr_trt.runtime.cli",
+        "add_batch",
+        "very many images + engines, on Ray, to be killed and resumed",
+    ),
     "sensitivity": ("passionsr_trt.export.cli", "add_sensitivity", "which sites cost the most, and a budget"),
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
@@ -136,6 +141,9 @@ EXTRAS = {
     "matplotlib": "compare",
     "jinja2": "compare",
     "gradio": "serve",
+    "ray": "batch",
+    "pyarrow": "batch",
+    "fsspec": "batch",
 }
 
 

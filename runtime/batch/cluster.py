@@ -1,0 +1,190 @@
+"""Ray: a cluster here or elsewhere, its words kept off the terminal, some pictures at a time to workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from passionsr_trt.engines.bundle.errors import UserError, reason_of
+from passionsr_trt.runtime.batch.inputs import Item
+from passionsr_trt.runtime.batch.places import Stamp
+from passionsr_trt.runtime.batch.worker import Outcome, Settings, Worker
+
+OBJECTS = 80 << 20  # bytes, the least that Ray takes: only names travel, never pictures
+
+
+@dataclass(frozen=True)
+class Pool:
+    """workers: how many; threads: CPU threads of each; gpus: of each; group: pictures that one is handed at once.
+
+    address: of a Ray cluster, None: one of this machine alone, which ends with the job.
+    """
+
+    workers: int
+    threads: int
+    gpus: float
+    group: int
+    address: str | None
+
+
+class Starts:
+    """An actor that outlives the workers: at which pictures they were when they died."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def begin(self, keys: list[str]) -> dict[str, int]:
+        """How often each was begun and not finished; those that never were are begun now."""
+        before = {key: self.counts[key] for key in keys}
+        for key in keys:
+            self.counts[key] = max(self.counts[key], 1)
+        return before
+
+    def again(self, key: str) -> None:
+        self.counts[key] += 1
+
+    def forget(self, keys: list[str]) -> None:
+        for key in keys:
+            self.counts.pop(key, None)
+
+
+class RemoteStarts:
+    """`Starts` from a worker."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def begin(self, keys: list[str]) -> dict[str, int]:
+        import ray
+
+        counts: dict[str, int] = ray.get(self.actor.begin.remote(keys))
+        return counts
+
+    def again(self, key: str) -> None:
+        import ray
+
+        ray.get(self.actor.again.remote(key))
+
+    def forget(self, keys: list[str]) -> None:
+        self.actor.forget.remote(keys)
+
+
+class PoolWorker:
+    """What Ray Data makes an actor of: tables of pictures in, tables of outcomes out."""
+
+    def __init__(self, settings: Settings, starts: Any) -> None:
+        self.worker, self.starts = Worker(settings), RemoteStarts(starts)
+
+    def __call__(self, table: Any) -> Any:
+        rows = table.to_pylist()
+        items = [Item(row["source"], row["key"], Stamp(row["size"], row["mark"])) for row in rows]
+        outcomes, file = self.worker.run(items, [row["note"] for row in rows], self.starts)
+        return as_table(outcomes, file)
+
+
+def as_table(outcomes: Sequence[Outcome], file: str) -> Any:
+    import pyarrow
+
+    names = ("source", "status", "reason", "usage")
+    columns = zip(*(astuple(outcome) for outcome in outcomes), strict=True)
+    table = dict(zip(names, map(list, columns), strict=True))
+    return pyarrow.table({**table, "file": [file] * len(outcomes)})
+
+
+@contextmanager
+def quiet() -> Iterator[TextIO]:
+    """Ray prints what its processes meet, from C++ too; its logs hold it all. Gives the terminal for our words."""
+    sys.stderr.flush()
+    with ExitStack() as stack:
+        nowhere, kept = stack.enter_context(Path(os.devnull).open("w")), os.dup(2)
+        stack.callback(os.close, kept)
+        terminal: TextIO = sys.stderr
+        if _is_second(sys.stderr):
+            terminal = stack.enter_context(open(os.dup(kept), "w", errors="backslashreplace"))  # noqa: PTH123
+        stack.callback(os.dup2, kept, 2)
+        os.dup2(nowhere.fileno(), 2)
+        stack.enter_context(redirect_stdout(nowhere))
+        stack.enter_context(redirect_stderr(nowhere))
+        yield terminal
+
+
+def _is_second(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):  # a test's
+        return False
+
+
+@contextmanager
+def cluster(pool: Pool) -> Iterator[None]:
+    """Joins the cluster or starts one; what was started ends with the context. No telemetry, no dashboard."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from ray.data import DataContext
+
+    ended = signal.getsignal(signal.SIGTERM)
+    own = {} if pool.address else local_cluster(pool)
+    try:
+        ray.init(pool.address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+    except Exception as error:
+        raise UserError(
+            f"{pool.address or 'a local cluster'}: Ray cannot be reached ({reason_of(error)})",
+            "expected HOST:PORT, ray://HOST:PORT or auto",
+        ) from None
+    try:
+        with suppress(ValueError):  # Ray took it for itself; only the main thread may have it back
+            signal.signal(signal.SIGTERM, ended)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context = DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        yield
+    finally:
+        ray.shutdown()
+
+
+def local_cluster(pool: Pool) -> dict[str, Any]:
+    cores = max(os.cpu_count() or 1, pool.workers * pool.threads)
+    return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECTS}
+
+
+def begin_counting() -> Any:
+    """The `Starts` of this job; it ends with the job."""
+    import ray
+
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Starts).remote()
+
+
+def outcomes(
+    rows: list[dict[str, Any]], settings: Settings, pool: Pool, starts: Any
+) -> Iterator[dict[str, list[Any]]]:
+    """One round: every row once through the pool, in tables of what became of them as each group is finished.
+
+    A block is a group: what a worker is handed, and what another does again where it dies. Ray Data hands out
+    no more than two blocks a worker, and takes no more results than are asked for.
+    """
+    import pyarrow
+    import ray.data
+
+    blocks = [
+        pyarrow.Table.from_pylist(rows[start : start + pool.group]) for start in range(0, len(rows), pool.group)
+    ]
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        PoolWorker,
+        batch_size=pool.group,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(blocks)), max_tasks_in_flight_per_actor=2),
+        fn_constructor_kwargs={"settings": settings, "starts": starts},
+        num_cpus=pool.threads,
+        num_gpus=pool.gpus or None,
+    )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield table.to_pydict()  # type: ignore[union-attr]
