@@ -1,8 +1,8 @@
 """python benchmarks/batch_kills.py ENGINES FOLDER: `batch` on 1,000 small pictures, killed with -9 ten times.
 
 Half of the kills hit the job, half a worker, at random moments; a killed job is run again. 20 of the pictures are
-broken. Told at the end: is every output there once, whole and what `infer` makes of it; is anything left half-written;
-how many pictures were made twice; memory over time. `--speed` instead: pictures a minute with one worker and two.
+broken. Told at the end: is every output there once, whole and what `infer` makes of it; is anything left half-
+written; how many pictures were made twice; memory over time. `--speed` instead: one worker and two.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def make(folder: Path, count: int, side: int, broken: int) -> None:
 
 
 class Watch(threading.Thread):
-    """Sees outputs appear (a file that is written again is another one) and memory grow, until it is told to stop."""
+    """Sees outputs appear (a file that is written again is another one) and memory grow, until it is stopped."""
 
     def __init__(self, output: Path) -> None:
         super().__init__(daemon=True)
@@ -198,8 +198,8 @@ def table(who: str, rows: list[tuple[float, str, int, int]]) -> None:
     cells = []
     for part in range(5):
         low, high = (start + (end - start) * edge / 5 for edge in (part, part + 1))
-        held = [held for seconds, held in longest if low <= seconds <= high]
-        cells.append(f"{statistics.median(held) / MIB:.0f}" if held else "-")
+        inside = [held for seconds, held in longest if low <= seconds <= high]
+        cells.append(f"{statistics.median(inside) / MIB:.0f}" if inside else "-")
     peak = max(held for *_, held in rows) / MIB
     print(f"{who}: MiB by fifths of {end - start:.0f} s: {' '.join(cells)}; peak of all {len(lives)}: {peak:.0f}")
 
@@ -224,7 +224,7 @@ def compare(arguments: argparse.Namespace, outputs: list[Path]) -> int:
 
 
 def speed(arguments: argparse.Namespace) -> int:
-    """Pictures a minute, from the first output to the last: without the seconds that Ray and the engines start in."""
+    """Pictures a minute between outputs: without the seconds that Ray and the engines start in."""
     for workers, threads in ((1, 1), (2, 1), (1, 2), (2, 2)):
         shutil.rmtree(arguments.folder / "out", ignore_errors=True)
         start = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -51,6 +52,10 @@ class Starts:
     def again(self, key: str) -> None:
         self.counts[key] += 1
 
+    def bore(self, key: str) -> None:
+        """It was done alone and killed nobody; others of its group may yet."""
+        self.counts[key] = 1
+
     def forget(self, keys: list[str]) -> None:
         for key in keys:
             self.counts.pop(key, None)
@@ -72,6 +77,9 @@ class RemoteStarts:
         import ray
 
         ray.get(self.actor.again.remote(key))
+
+    def bore(self, key: str) -> None:
+        self.actor.bore.remote(key)
 
     def forget(self, keys: list[str]) -> None:
         self.actor.forget.remote(keys)
@@ -134,6 +142,8 @@ def cluster(pool: Pool) -> Iterator[None]:
     ended = signal.getsignal(signal.SIGTERM)
     own = {} if pool.address else local_cluster(pool)
     try:
+        if pool.address not in (None, "auto"):
+            knock(pool.address)
         ray.init(pool.address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:
         raise UserError(
@@ -149,6 +159,12 @@ def cluster(pool: Pool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def local_cluster(pool: Pool) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Worker:
             elif deaths[item.key]:
                 starts.again(item.key)
                 yield [item]
+                starts.bore(item.key)
             elif fresh[item.source] is not item:
                 yield [item]
 
