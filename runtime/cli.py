@@ -1,4 +1,4 @@
-"""The runtime's subcommands: infer, batch, compare, benchmark, serve, doctor. Heavy imports wait for a run."""
+"""The runtime's subcommands, from infer to doctor. Heavy imports wait until one is run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer, add_picture_options
 
-__all__ = ["add_batch", "add_benchmark", "add_compare", "add_doctor", "add_infer", "add_serve"]
+__all__ = ["add_batch", "add_benchmark", "add_compare", "add_doctor", "add_infer", "add_repository", "add_serve"]
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +172,43 @@ def _run_batch(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.batch.job import run_batch
 
     return run_batch(arguments)
+
+
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engines", type=Path, help="folder made by build-engines, of TensorRT or OpenVINO")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="Triton's model repository")
+    parser.add_argument(
+        "--name", default="upscaler", help="of the model that takes pictures; each part is NAME-PART beside it"
+    )
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="OpenVINO: output pixels that all is computed in: larger pictures are tiled, smaller ones filled up; "
+        "the engines' own or 512x512 where not given",
+    )
+    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; by itself the one that suits the model")
+    parser.add_argument(
+        "--overlap", type=whole(0), help="overlap of tiles in output pixels; by itself as in infer"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
+    parser.add_argument(
+        "--instances", type=whole(1, 64), default=1, help="of each model; each takes memory of its own"
+    )
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="OpenVINO: CPU threads, 0: all")
+    parser.add_argument(
+        "--weight-code-limit",
+        type=int,
+        choices=(63, 127),
+        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; by itself what this CPU needs",
+    )
+    parser.set_defaults(run=_run_repository)
+
+
+def _run_repository(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.repository.command import run_repository
+
+    return run_repository(arguments)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

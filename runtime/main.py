@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
     "serve": ("passionsr_trt.runtime.cli", "add_serve", "a local page to drop pictures on"),
+    "repository": ("passionsr_trt.runtime.cli", "add_repository", "engines → Triton's model repository"),
     "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),
 }
 

@@ -74,7 +74,7 @@ def compile_static(
             return compile_static(copy, shapes, threads, bfloat16, properties=properties)
     core = ov.Core()
     try:
-        model = _read_fixed(core, path, shapes)
+        model = read_fixed(core, path, shapes)
         options = {**_options(threads, bfloat16), **properties}
         try:
             return core.compile_model(model, "CPU", options)
@@ -115,7 +115,7 @@ def failure(what: str, error: Exception) -> UserError:
     return UserError(f"{what} ({reason})")
 
 
-def _read_fixed(core: Any, path: Path, shapes: Shapes) -> Any:
+def read_fixed(core: Any, path: Path, shapes: Shapes) -> Any:
     """The ov.Model of the graph with the inputs' shapes set."""
     model = onnx.load(str(path), load_external_data=False)
     _fix_shapes(model, path.name, shapes)
