@@ -127,7 +127,7 @@ def kills(arguments: argparse.Namespace) -> int:
             job = subprocess.Popen(command, stdout=told, stderr=told)
             watch.job = job.pid
         wait_for_work(job, watch)
-        time.sleep(chance.uniform(0.5, 4))
+        time.sleep(chance.uniform(0.3, 3))
         who = ("job", "worker")[number % 2]
         victims = [process for role, process in members(job.pid) if role == who]
         if not victims:

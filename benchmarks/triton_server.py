@@ -4,10 +4,9 @@ Needs PyTriton's server, which holds Triton's Python backend alone, in an enviro
 
     pip install nvidia-pytriton 'tritonclient[grpc,http]' openvino && pip install .
 
-So the model that tiles and blends runs for real, as does the way to the parts' models and back. OpenVINO's backend
-is not there: every part stands in as a Python model that runs the repository's own model.xml. Checked besides:
-Triton's protobuf reads every config.pbtxt as it was written. Told: how many codes of the pictures differ from the
-same chain's without Triton, and what a request takes.
+So every model of the repository runs for real, as it was written. OpenVINO's and TensorRT's backends are not
+there: of a repository for those, Triton's protobuf reads every config.pbtxt, no more. Told: how many codes of the
+pictures differ from the same chain's without Triton, and what a request takes.
 """
 
 from __future__ import annotations
@@ -36,29 +35,6 @@ from PIL import Image
 PORT = 8017
 # pictures: larger than the tile, smaller, odd
 SIDES = ((75, 112), (200, 180), (24, 32), (97, 65))
-STAND_IN = """
-import json
-import openvino as ov
-import triton_python_backend_utils as utils
-from pathlib import Path
-
-class TritonPythonModel:
-    def initialize(self, args):
-        config = json.loads(args["model_config"])
-        self.output = config["output"][0]["name"]
-        hint = "bf16" if "HINT_BF16" in config["parameters"] else "f32"
-        options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-        path = Path(args["model_repository"], args["model_version"], "model.xml")
-        self.model = ov.Core().compile_model(str(path), "CPU", options)
-
-    def execute(self, requests):
-        answers = []
-        for request in requests:
-            inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            found = self.model(inputs)[0]
-            answers.append(utils.InferenceResponse(output_tensors=[utils.Tensor(self.output, found)]))
-        return answers
-"""
 
 
 def main() -> int:
@@ -72,11 +48,11 @@ def main() -> int:
     words = argparse.ArgumentParser()
     add_repository(words)
     size = "x".join(map(str, arguments.size))
-    run_repository(words.parse_args([str(arguments.engines), "-o", str(models), "--size", size]))
-    check_configs(models)
+    for parts in ("openvino", "python"):
+        place = str(models if parts == "python" else models.with_name("for-openvino"))
+        run_repository(words.parse_args([str(arguments.engines), "-o", place, "--size", size, "--parts", parts]))
+        check_configs(Path(place))
     bundle = EngineBundle.load(arguments.engines)
-    for part in bundle.parts:
-        stand_in(models / f"upscaler-{part.name}")
     chain = replace(open_engines(bundle), limits=(arguments.size, arguments.size), batch=1)
     pictures = [smooth(sides, seed) for seed, sides in enumerate(SIDES)]
     with server(models, arguments.folder / "log") as infer:
@@ -108,13 +84,6 @@ def check_configs(models: Path) -> None:
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         shapes = {tensor.name: list(tensor.dims) for tensor in (*config.input, *config.output)}
         print(f"{config.name}: {config.backend}, {shapes}")
-
-
-def stand_in(model: Path) -> None:
-    config = (model / "config.pbtxt").read_text()
-    config = config.replace('backend: "openvino"', 'backend: "python"').replace('"model.xml"', '"model.py"')
-    (model / "config.pbtxt").write_text(config)
-    (model / "1" / "model.py").write_text(STAND_IN)
 
 
 def smooth(sides: tuple[int, int], seed: int) -> Image.Image:

@@ -187,6 +187,13 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         help="OpenVINO: output pixels that all is computed in: larger pictures are tiled, smaller ones filled up; "
         "the engines' own or 512x512 where not given",
     )
+    parser.add_argument(
+        "--parts",
+        choices=("python", "openvino"),
+        default="python",
+        help="OpenVINO: what of Triton runs the parts: its Python backend with our settings, or its OpenVINO "
+        "backend, which computes in bfloat16 where the CPU has it",
+    )
     parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; by itself the one that suits the model")
     parser.add_argument(
         "--overlap", type=whole(0), help="overlap of tiles in output pixels; by itself as in infer"

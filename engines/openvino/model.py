@@ -87,6 +87,14 @@ def compile_static(
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 
 
+def compile_saved(path: Path, threads: int, bfloat16: bool) -> Any:
+    """An ov.CompiledModel of a model in OpenVINO's own format, as `compile_static` would make it."""
+    try:
+        return ov.Core().compile_model(str(path), "CPU", _options(threads, bfloat16))
+    except RuntimeError as error:
+        raise failure(f"{path}: OpenVINO cannot load it", error) from error
+
+
 def import_compiled(content: np.ndarray, threads: int, bfloat16: bool) -> Any | None:
     """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it.
 

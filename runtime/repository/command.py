@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from passionsr_trt.engines.bundle.wiring import NAME, PartInfo, Size, reference_
 from passionsr_trt.runtime.chain import Limits
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.repository.configs import PICTURE_IN, PICTURE_OUT, ModelConfig, part_ports
-from passionsr_trt.runtime.repository.served import MODEL, SETTINGS
+from passionsr_trt.runtime.repository.served import MODEL, PART, SETTINGS
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,12 @@ def plan(bundle: EngineBundle, arguments: argparse.Namespace) -> Served:
         )
     if isinstance(bundle.target, OpenVINOTarget):
         return openvino_plan(bundle, bundle.target, arguments)
-    for option, value in (("--size", arguments.size), ("--threads", arguments.threads)):
-        if value:
+    for option, value in (
+        ("--size", arguments.size),
+        ("--threads", arguments.threads),
+        ("--parts", arguments.parts),
+    ):
+        if value and value != "python":
             raise UsageError(
                 f"{option} is for OpenVINO's engines", "", "TensorRT's have theirs from build-engines"
             )
@@ -155,6 +160,8 @@ def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argpa
         with nullcontext(path) if limit is None else limited_copy(path, limit) as graph:
             model = read_fixed(ov.Core(), graph, part.shapes(size))
         ov.save_model(model, str(version / "model.xml"), compress_to_fp16=False)
+        if arguments.parts == "python":
+            (version / "model.py").write_text(PART, encoding="utf-8")
 
     def parameters(part: PartInfo) -> dict[str, str]:
         found = {"PERFORMANCE_HINT": "LATENCY"}
@@ -164,4 +171,11 @@ def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argpa
             found["HINT_BF16"] = "YES"
         return found
 
-    return Served("openvino", "CPU", "model.xml", size, (size, size), 1, False, parameters, write)
+    if arguments.parts == "openvino" and not all(runs_in_bfloat16(part, target) for part in bundle.parts):
+        print(
+            "OpenVINO's backend computes in bfloat16 on CPUs that have it (AVX512-BF16, AMX) and has no switch "
+            "for that: pictures differ from infer's there; with --parts python they do not",
+            file=sys.stderr,
+        )
+    file = "model.xml" if arguments.parts == "openvino" else "model.py"
+    return Served(arguments.parts, "CPU", file, size, (size, size), 1, False, parameters, write)

@@ -6,6 +6,7 @@ The model's file is a few lines (MODEL); what it needs of Triton is handed in as
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -35,6 +36,23 @@ from passionsr_trt.runtime.repository.served import ServedModel
 class TritonPythonModel:
     def initialize(self, args):
         self.served = ServedModel(Path(args["model_repository"], args["model_version"]), utils)
+
+    def execute(self, requests):
+        return [self.served.answer(request) for request in requests]
+'''
+
+PART = '''"""One part under OpenVINO, by our own runtime; written by `passionsr-trt repository`."""
+
+from pathlib import Path
+
+import triton_python_backend_utils as utils
+from passionsr_trt.runtime.repository.served import ServedPart
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        folder = Path(args["model_repository"], args["model_version"])
+        self.served = ServedPart(folder, args["model_config"], utils)
 
     def execute(self, requests):
         return [self.served.answer(request) for request in requests]
@@ -76,6 +94,31 @@ class TritonExecutor:
         if response.has_error():
             raise UserError(f"{name}: {response.error().message()}")
         return np.array(utils.get_output_tensor_by_name(response, part.output.name).as_numpy())
+
+
+class ServedPart:
+    """A part's model where Triton's Python backend runs it: OpenVINO with `infer`'s own settings.
+
+    folder: the model's version, with its model.xml; config: Triton's, as JSON.
+    """
+
+    def __init__(self, folder: Path, config: str, utils: Any) -> None:
+        from passionsr_trt.engines.openvino.model import compile_saved
+
+        found = json.loads(config)
+        words = {key: value["string_value"] for key, value in found.get("parameters", {}).items()}
+        self.utils, self.output = utils, found["output"][0]["name"]
+        threads = int(words.get("INFERENCE_NUM_THREADS", "0"))
+        self.compiled = compile_saved(folder / "model.xml", threads, words.get("HINT_BF16") == "YES")
+
+    def answer(self, request: Any) -> Any:
+        utils = self.utils
+        inputs = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        try:
+            result = self.compiled(inputs)[0]
+        except RuntimeError as error:
+            return utils.InferenceResponse(error=utils.TritonError(reason_of(error)))
+        return utils.InferenceResponse(output_tensors=[utils.Tensor(self.output, result)])
 
 
 class ServedModel:
