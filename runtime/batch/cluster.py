@@ -137,7 +137,6 @@ def cluster(pool: Pool) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
-    from ray.data import DataContext
 
     ended = signal.getsignal(signal.SIGTERM)
     own = {} if pool.address else local_cluster(pool)
@@ -153,9 +152,6 @@ def cluster(pool: Pool) -> Iterator[None]:
     try:
         with suppress(ValueError):  # Ray took it for itself; only the main thread may have it back
             signal.signal(signal.SIGTERM, ended)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        context = DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
         yield
     finally:
         ray.shutdown()
@@ -172,35 +168,66 @@ def local_cluster(pool: Pool) -> dict[str, Any]:
     return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECTS}
 
 
-def begin_counting() -> Any:
-    """The `Starts` of this job; it ends with the job."""
+def rounds(settings: Settings, pool: Pool) -> Any:
+    """A function from rows to tables of outcomes, for one round after another.
+
+    Ray Data does not run in a client (ray://): there an actor on the cluster runs it and hands on its tables.
+    """
     import ray
 
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Starts).remote()
+    if pool.address is None or not pool.address.startswith("ray://"):
+        return Rounds(settings, pool).outcomes
+    there: Any = ray.remote(num_cpus=0)(Rounds).remote(settings, pool)
+
+    def outcomes(rows: list[dict[str, Any]]) -> Iterator[dict[str, list[Any]]]:
+        ray.get(there.begin.remote(rows))
+        while (table := ray.get(there.next.remote())) is not None:
+            yield table
+
+    return outcomes
 
 
-def outcomes(
-    rows: list[dict[str, Any]], settings: Settings, pool: Pool, starts: Any
-) -> Iterator[dict[str, list[Any]]]:
-    """One round: every row once through the pool, in tables of what became of them as each group is finished.
+class Rounds:
+    """Rounds of one job, one after another."""
 
-    A block is a group: what a worker is handed, and what another does again where it dies. Ray Data hands out
-    no more than two blocks a worker, and takes no more results than are asked for.
-    """
-    import pyarrow
-    import ray.data
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        import ray
+        from ray.data import DataContext
 
-    blocks = [
-        pyarrow.Table.from_pylist(rows[start : start + pool.group]) for start in range(0, len(rows), pool.group)
-    ]
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        PoolWorker,
-        batch_size=pool.group,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(blocks)), max_tasks_in_flight_per_actor=2),
-        fn_constructor_kwargs={"settings": settings, "starts": starts},
-        num_cpus=pool.threads,
-        num_gpus=pool.gpus or None,
-    )
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield table.to_pydict()  # type: ignore[union-attr]
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context = DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        self.settings, self.pool = settings, pool
+        self.starts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Starts).remote()
+        self.under_way: Iterator[dict[str, list[Any]]] = iter(())
+
+    def begin(self, rows: list[dict[str, Any]]) -> None:
+        """From afar: a generator does not travel."""
+        self.under_way = self.outcomes(rows)
+
+    def next(self) -> dict[str, list[Any]] | None:
+        return next(self.under_way, None)
+
+    def outcomes(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, list[Any]]]:
+        """One round: every row once through the pool, in tables of what became of them as each group is finished.
+
+        A block is a group: what a worker is handed, and what another does again where it dies. Ray Data hands out
+        no more than two blocks a worker, and takes no more results than are asked for.
+        """
+        import pyarrow
+        import ray.data
+
+        group, pool = self.pool.group, self.pool
+        blocks = [pyarrow.Table.from_pylist(rows[start : start + group]) for start in range(0, len(rows), group)]
+        size = min(pool.workers, len(blocks))
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            PoolWorker,
+            batch_size=group,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            fn_constructor_kwargs={"settings": self.settings, "starts": self.starts},
+            num_cpus=pool.threads,
+            num_gpus=pool.gpus or None,
+        )
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield table.to_pydict()  # type: ignore[union-attr]

@@ -16,7 +16,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.bundle.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
-from passionsr_trt.runtime.batch.cluster import Pool, begin_counting, cluster, outcomes, quiet
+from passionsr_trt.runtime.batch.cluster import Pool, cluster, quiet, rounds
 from passionsr_trt.runtime.batch.ledger import MOST_FILES, Ledger, configuration
 from passionsr_trt.runtime.batch.places import OWN, Place, absolute
 from passionsr_trt.runtime.batch.plan import FAILED, Failures, Plan, make_plan
@@ -113,9 +113,9 @@ def work(
         tqdm(total=plan.pending, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
         cluster(pool),
     ):
-        starts, begun = begin_counting(), time.monotonic()
+        outcomes, begun = rounds(settings, pool), time.monotonic()
         for rows in plan.rounds():
-            for table in results(rows, settings, pool, starts):
+            for table in told(outcomes(rows)):
                 for source, status, reason, usage in zip(
                     *(table[name] for name in ("source", "status", "reason", "usage")), strict=True
                 ):
@@ -137,18 +137,15 @@ def work(
         raise UserError(f"Ray gave no word of {lost} images", "expected one of each", "run the same again")
 
 
-def results(
-    rows: list[dict[str, Any]], settings: Settings, pool: Pool, starts: Any
-) -> Iterator[dict[str, list[Any]]]:
-    """Tables of outcomes; UserError where Ray itself fails."""
+def told(tables: Iterator[dict[str, list[Any]]]) -> Iterator[dict[str, list[Any]]]:
+    """The same tables; UserError where Ray itself fails."""
     from ray.exceptions import RayError
 
     try:
-        yield from outcomes(rows, settings, pool, starts)
+        yield from tables
     except RayError as error:
-        raise UserError(
-            f"Ray gave up ({reason_of(error)})", "expected workers to run", "the same again goes on"
-        ) from error
+        reason = f"Ray gave up ({reason_of(error)})"
+        raise UserError(reason, "expected workers to run", "the same again goes on") from error
 
 
 def sweep_all(output: Place, folders: set[str], patient: bool) -> None:

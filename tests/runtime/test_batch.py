@@ -158,13 +158,13 @@ def test_a_killed_worker_is_replaced(cluster: tuple[str, int], source: Path, sma
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_job_that_was_ended_goes_on(
     how: signal.Signals,
-    address: str,
+    cluster: tuple[str, int],
     source: Path,
     small: Built,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "out"
+    output, address = tmp_path / "out", cluster[0]
     job = begun(words(source, output, small.engines_fp32, address))
     until_some(output, job)
     job.send_signal(how)
