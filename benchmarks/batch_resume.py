@@ -1,7 +1,7 @@
 """python benchmarks/batch_resume.py ENGINES FOLDER: what `batch` takes to find that all is done.
 
 One picture is upscaled; then as many hard links to it and to its output are made as --pictures says, in folders of
-1,000, with a line each in the ledger. The same command again has nothing to do: told are its seconds and its memory.
+1,000, with a line each in the ledger. The same command again has nothing to do: told are its seconds and memory.
 """
 
 from __future__ import annotations

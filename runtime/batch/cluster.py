@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from passionsr_trt.runtime.batch.inputs import Item
 from passionsr_trt.runtime.batch.places import Stamp
 from passionsr_trt.runtime.batch.worker import Outcome, Settings, Worker
 
+Told = tuple[list[Outcome], str]  # of a group, and its file of the ledger
 OBJECTS = 80 << 20  # bytes, the least that Ray takes: only names travel, never pictures
 
 
@@ -86,25 +88,23 @@ class RemoteStarts:
 
 
 class PoolWorker:
-    """What Ray Data makes an actor of: tables of pictures in, tables of outcomes out."""
+    """What Ray Data makes an actor of: a group of pictures in, what became of them out."""
 
     def __init__(self, settings: Settings, starts: Any) -> None:
         self.worker, self.starts = Worker(settings), RemoteStarts(starts)
 
     def __call__(self, table: Any) -> Any:
-        rows = table.to_pylist()
+        """Rows and outcomes travel as JSON: a file's name need not be UTF-8, which Arrow's text is."""
+        rows = [json.loads(row) for row in table["row"].to_pylist()]
         items = [Item(row["source"], row["key"], Stamp(row["size"], row["mark"])) for row in rows]
-        outcomes, file = self.worker.run(items, [row["note"] for row in rows], self.starts)
-        return as_table(outcomes, file)
+        outcomes, file = self.worker.run(items, [row["note"].encode() for row in rows], self.starts)
+        return as_table([json.dumps([astuple(outcome) for outcome in outcomes])], [file])
 
 
-def as_table(outcomes: Sequence[Outcome], file: str) -> Any:
+def as_table(rows: Sequence[str], files: Sequence[str] | None = None) -> Any:
     import pyarrow
 
-    names = ("source", "status", "reason", "usage")
-    columns = zip(*(astuple(outcome) for outcome in outcomes), strict=True)
-    table = dict(zip(names, map(list, columns), strict=True))
-    return pyarrow.table({**table, "file": [file] * len(outcomes)})
+    return pyarrow.table({"row": list(rows), **({} if files is None else {"file": list(files)})})
 
 
 @contextmanager
@@ -169,9 +169,9 @@ def local_cluster(pool: Pool) -> dict[str, Any]:
 
 
 def rounds(settings: Settings, pool: Pool) -> Any:
-    """A function from rows to tables of outcomes, for one round after another.
+    """A function from rows to outcomes, for one round after another.
 
-    Ray Data does not run in a client (ray://): there an actor on the cluster runs it and hands on its tables.
+    Ray Data does not run in a client (ray://): there an actor on the cluster runs it and hands on what comes.
     """
     import ray
 
@@ -179,10 +179,10 @@ def rounds(settings: Settings, pool: Pool) -> Any:
         return Rounds(settings, pool).outcomes
     there: Any = ray.remote(num_cpus=0)(Rounds).remote(settings, pool)
 
-    def outcomes(rows: list[dict[str, Any]]) -> Iterator[dict[str, list[Any]]]:
+    def outcomes(rows: list[str]) -> Iterator[Told]:
         ray.get(there.begin.remote(rows))
-        while (table := ray.get(there.next.remote())) is not None:
-            yield table
+        while (told := ray.get(there.next.remote())) is not None:
+            yield told
 
     return outcomes
 
@@ -199,26 +199,25 @@ class Rounds:
         context.enable_progress_bars = context.print_on_execution_start = False
         self.settings, self.pool = settings, pool
         self.starts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Starts).remote()
-        self.under_way: Iterator[dict[str, list[Any]]] = iter(())
+        self.under_way: Iterator[Told] = iter(())
 
-    def begin(self, rows: list[dict[str, Any]]) -> None:
+    def begin(self, rows: list[str]) -> None:
         """From afar: a generator does not travel."""
         self.under_way = self.outcomes(rows)
 
-    def next(self) -> dict[str, list[Any]] | None:
+    def next(self) -> Told | None:
         return next(self.under_way, None)
 
-    def outcomes(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, list[Any]]]:
-        """One round: every row once through the pool, in tables of what became of them as each group is finished.
+    def outcomes(self, rows: list[str]) -> Iterator[Told]:
+        """One round: every row once through the pool; what became of a group as soon as it is finished.
 
         A block is a group: what a worker is handed, and what another does again where it dies. Ray Data hands out
         no more than two blocks a worker, and takes no more results than are asked for.
         """
-        import pyarrow
         import ray.data
 
         group, pool = self.pool.group, self.pool
-        blocks = [pyarrow.Table.from_pylist(rows[start : start + group]) for start in range(0, len(rows), group)]
+        blocks = [as_table(rows[start : start + group]) for start in range(0, len(rows), group)]
         size = min(pool.workers, len(blocks))
         dataset = ray.data.from_arrow(blocks).map_batches(
             PoolWorker,
@@ -230,4 +229,6 @@ class Rounds:
             num_gpus=pool.gpus or None,
         )
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield table.to_pydict()  # type: ignore[union-attr]
+            found: Any = table
+            for row, file in zip(found["row"].to_pylist(), found["file"].to_pylist(), strict=True):
+                yield [Outcome(*values) for values in json.loads(row)], file

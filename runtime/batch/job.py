@@ -16,7 +16,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.bundle.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
-from passionsr_trt.runtime.batch.cluster import Pool, cluster, quiet, rounds
+from passionsr_trt.runtime.batch.cluster import Pool, Told, cluster, quiet, rounds
 from passionsr_trt.runtime.batch.ledger import MOST_FILES, Ledger, configuration
 from passionsr_trt.runtime.batch.places import OWN, Place, absolute
 from passionsr_trt.runtime.batch.plan import FAILED, Failures, Plan, make_plan
@@ -36,8 +36,9 @@ def run_batch(arguments: argparse.Namespace) -> int:
     failed = Failures(output)
     with one_job(output), temporary_folder() as scratch:
         ledger = Ledger(output)
-        ledger.sweep()
-        plan = make_plan(arguments, settings.config, ledger, scratch / "pending.jsonl", failed)
+        with reached(output):
+            ledger.sweep()
+            plan = make_plan(arguments, settings.config, ledger, scratch / "pending.jsonl", failed)
         counts: Counter[str] = Counter()
         try:
             if plan.pending:
@@ -102,6 +103,18 @@ def one_job(output: Place) -> Iterator[None]:
         raise UserError(reason, "expected folders that can be read and written") from None
 
 
+@contextmanager
+def reached(output: Place) -> Iterator[None]:
+    """UserError for whatever a store's own package raises: no credentials, no network."""
+    try:
+        yield
+    except (UserError, OSError, ModuleNotFoundError):  # told in one line already
+        raise
+    except Exception as error:
+        reason = f"{output.url} or an input cannot be reached ({reason_of(error)})"
+        raise UserError(reason, "expected stores that answer") from error
+
+
 def work(
     plan: Plan, settings: Settings, pool: Pool, ledger: Ledger, failed: Failures, counts: Counter[str]
 ) -> None:
@@ -115,21 +128,18 @@ def work(
     ):
         outcomes, begun = rounds(settings, pool), time.monotonic()
         for rows in plan.rounds():
-            for table in told(outcomes(rows)):
-                for source, status, reason, usage in zip(
-                    *(table[name] for name in ("source", "status", "reason", "usage")), strict=True
-                ):
-                    if status == "fatal":
-                        raise (UsageError if usage else UserError)(reason)
-                    counts[status] += 1
-                    if status == "failed":
-                        failed.add(source, reason, terminal)
-                gathered += {file for file in table["file"] if file}
+            for found, file in told(outcomes(rows)):
+                for outcome in found:
+                    if outcome.status == "fatal":
+                        raise (UsageError if outcome.usage else UserError)(outcome.reason)
+                    counts[outcome.status] += 1
+                    if outcome.status == "failed":
+                        failed.add(outcome.source, outcome.reason, terminal)
+                gathered += [file] if file else []
                 minutes = (time.monotonic() - begun) / 60
-                progress.set_postfix_str(
-                    f"{sum(counts.values()) / minutes:.0f} pictures/min, {failed.count} failed", False
-                )
-                progress.update(len(table["source"]))
+                speed = f"{sum(counts.values()) / minutes:.0f} pictures/min"
+                progress.set_postfix_str(f"{speed}, {failed.count} failed", False)
+                progress.update(len(found))
             if len(gathered) >= MOST_FILES:
                 ledger.gather(gathered)
                 gathered.clear()
@@ -137,12 +147,12 @@ def work(
         raise UserError(f"Ray gave no word of {lost} images", "expected one of each", "run the same again")
 
 
-def told(tables: Iterator[dict[str, list[Any]]]) -> Iterator[dict[str, list[Any]]]:
-    """The same tables; UserError where Ray itself fails."""
+def told(groups: Iterator[Told]) -> Iterator[Told]:
+    """The same groups; UserError where Ray itself fails."""
     from ray.exceptions import RayError
 
     try:
-        yield from tables
+        yield from groups
     except RayError as error:
         reason = f"Ray gave up ({reason_of(error)})"
         raise UserError(reason, "expected workers to run", "the same again goes on") from error

@@ -87,7 +87,7 @@ class Ledger:
         return [f"{OWN}/{name}" for name in sorted(names)]
 
     def read(self) -> dict[str, bytes]:
-        """Output's key → its latest line, kept as it stands: a million take about 0.4 GB."""
+        """Output's key → its latest line, kept as it stands, which takes least."""
         return {done.key: line for line, done in self._lines(self.files())}
 
     def write(self, finished: Iterable[Done]) -> str:

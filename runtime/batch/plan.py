@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from passionsr_trt.engines.bundle.errors import printable
 from passionsr_trt.engines.bundle.temporaries import sweep
@@ -33,10 +33,11 @@ class Plan:
     refused: int = 0
     folders: set[str] = field(default_factory=set)
 
-    def rounds(self) -> Iterator[list[dict[str, Any]]]:
+    def rounds(self) -> Iterator[list[str]]:
+        """Rows as JSON, so many as Ray is to know of at once."""
         with self.file.open(encoding="utf-8") as lines:
-            while some := [json.loads(line) for line in islice(lines, ROUND)]:
-                yield [{**row, "note": row["note"].encode()} for row in some]
+            while some := list(islice(lines, ROUND)):
+                yield some
 
 
 class Failures:
@@ -50,7 +51,8 @@ class Failures:
 
     def add(self, source: str, reason: str, terminal: TextIO | None = None) -> None:
         self.count += 1
-        line = json.dumps({"source": source, "reason": reason}, ensure_ascii=False).encode() + b"\n"
+        text = json.dumps({"source": source, "reason": reason}, ensure_ascii=False)
+        line = text.encode("utf-8", "backslashreplace") + b"\n"  # a name need not be UTF-8
         if self.output.local is not None:
             with self.output.path(FAILED).open("ab") as file:
                 file.write(line)

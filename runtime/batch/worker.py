@@ -111,7 +111,11 @@ class Worker:
             except EngineError as error:
                 fatal = str(error)
                 break
-        file = self.ledger.write(finished) if finished else ""
+        file = ""
+        try:
+            file = self.ledger.write(finished) if finished else ""
+        except Exception as error:  # every store has its own
+            fatal = fatal or f"{self.output.url}: what is done cannot be noted ({reason_of(error)})"
         starts.forget([item.key for item in waiting])
         return [Outcome("", "fatal", fatal)] if fatal else outcomes, file
 

@@ -109,9 +109,11 @@ def test_everything_once_and_failures_apart(
     output = tmp_path / "out"
     for number in range(3):
         (source / f"broken{number}.png").write_bytes(b"\x89PNG")
+    odd = os.fsdecode(os.fsencode(source / "0") + b"/\xff\n.png")  # a name that is not UTF-8
+    shutil.copy(source / "0" / "00.png", odd)
     assert main(words(source, output, small.engines_int8, address)) == 1
     captured = capfd.readouterr()
-    assert "48 images written" in captured.out and "Traceback" not in captured.err and "raylet" not in captured.out
+    assert "49 images written" in captured.out and "Traceback" not in captured.err and "raylet" not in captured.out
     failed = [json.loads(line) for line in (output / "failed.jsonl").read_text().splitlines()]
     assert sorted(Path(line["source"]).name for line in failed) == ["broken0.png", "broken1.png", "broken2.png"]
     assert all("\n" not in line["reason"] and "broken" in line["reason"] for line in failed)
@@ -127,6 +129,8 @@ def test_everything_once_and_failures_apart(
     assert (output / "0" / "10.png").read_bytes() == (tmp_path / "one" / "10.png").read_bytes()
     for path in source.glob("broken*"):
         path.unlink()
+    Path(odd).unlink()
+    next((output / "0").glob("*\n*")).unlink()
     all_there(source, output)
 
     assert main(words(source, output, small.engines_int8, "nowhere:1")) == 0, "nothing to do needs no cluster"
