@@ -168,6 +168,13 @@ def local_cluster(pool: Pool) -> dict[str, Any]:
     return {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECTS}
 
 
+def machines() -> int:
+    """Of the cluster that was joined, at least one."""
+    import ray
+
+    return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
+
+
 def rounds(settings: Settings, pool: Pool) -> Any:
     """A function from rows to outcomes, for one round after another.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -16,9 +19,10 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.bundle.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
-from passionsr_trt.runtime.batch.cluster import Pool, Told, cluster, quiet, rounds
+from passionsr_trt.runtime.batch.cluster import Pool, Told, cluster, machines, quiet, rounds
+from passionsr_trt.runtime.batch.inputs import check_apart
 from passionsr_trt.runtime.batch.ledger import MOST_FILES, Ledger, configuration
-from passionsr_trt.runtime.batch.places import OWN, Place, absolute
+from passionsr_trt.runtime.batch.places import OWN, Place, absolute, is_local, local_path
 from passionsr_trt.runtime.batch.plan import FAILED, Failures, Plan, make_plan
 from passionsr_trt.runtime.batch.worker import Settings
 from passionsr_trt.runtime.infer import picture_options
@@ -32,6 +36,9 @@ def run_batch(arguments: argparse.Namespace) -> int:
     on_gpu = arguments.provider not in (None, "cpu") or getattr(bundle, "backend", "").startswith("tensorrt")
     pool = plan_pool(arguments, on_gpu)
     output = Place(absolute(arguments.output))
+    for url in map(absolute, arguments.inputs):  # before anything is made in OUT
+        if is_local(url) and Path(local_path(url)).is_dir():
+            check_apart(url, output.url)
     settings = settings_of(arguments, configuration(bundle, decisive(arguments)), pool, output)
     failed = Failures(output)
     with one_job(output), temporary_folder() as scratch:
@@ -126,6 +133,8 @@ def work(
         tqdm(total=plan.pending, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
         cluster(pool),
     ):
+        if not pool.gpus:
+            settings = replace(settings, neighbours=math.ceil(pool.workers / machines()))
         outcomes, begun = rounds(settings, pool), time.monotonic()
         for rows in plan.rounds():
             for found, file in told(outcomes(rows)):

@@ -212,6 +212,8 @@ def test_one_line_where_nothing_can_run(
 ) -> None:
     assert main(words(source, tmp_path / "out", small.engines_int8, address, "--tile", "100")) == 2
     assert "--tile 100; expected a multiple of 64" in capfd.readouterr().err
+    assert main(words(source, source, small.engines_int8, address)) == 2
+    assert sorted(path.name for path in source.iterdir()) == ["0", "1"], "nothing of ours among the inputs"
     engines = tmp_path / "engines"
     shutil.copytree(small.engines_int8, engines)
     os.truncate(next(engines.glob("*.onnx")), 100)
