@@ -195,7 +195,9 @@ def rounds(settings: Settings, pool: Pool) -> Any:
 
 
 class Rounds:
-    """Rounds of one job, one after another."""
+    """Rounds of one job, one after another, by actors of the class `worker`."""
+
+    worker = PoolWorker
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
         import ray
@@ -227,7 +229,7 @@ class Rounds:
         blocks = [as_table(rows[start : start + group]) for start in range(0, len(rows), group)]
         size = min(pool.workers, len(blocks))
         dataset = ray.data.from_arrow(blocks).map_batches(
-            PoolWorker,
+            self.worker,
             batch_size=group,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),

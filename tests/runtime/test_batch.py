@@ -15,9 +15,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from passionsr_trt.runtime.batch.cluster import PoolWorker, Rounds
+from passionsr_trt.runtime.batch.inputs import Item
+from passionsr_trt.runtime.batch.worker import Settings
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -156,6 +160,44 @@ def test_a_killed_worker_is_replaced(cluster: tuple[str, int], source: Path, sma
     workers(cluster)[0].kill()
     out, err = job.communicate(timeout=120)
     assert job.returncode == 0 and "48 images written" in out, err
+    all_there(source, output)
+
+
+class Deadly(PoolWorker):
+    """A worker whose process dies whenever it comes to one picture, as of a fault in a driver or of memory."""
+
+    def __init__(self, settings: Settings, starts: Any) -> None:
+        super().__init__(settings, starts)
+        upscale = self.worker.upscale
+
+        def deadly(group: list[Item]) -> Any:
+            if any(item.key.endswith("/05.png") for item in group):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return upscale(group)
+
+        self.worker.upscale = deadly  # type: ignore[method-assign]
+
+
+def test_a_picture_that_kills_every_worker_fails_alone(
+    address: str, source: Path, small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import cloudpickle
+
+    for path in sorted(source.rglob("*.png"))[:40]:
+        path.unlink(missing_ok=path.name != "05.png")
+    shutil.copy(next(source.rglob("*.png")), source / "1" / "05.png")
+    monkeypatch.setattr(Rounds, "worker", Deadly)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    output = tmp_path / "out"
+    try:
+        assert main(words(source, output, small.engines_int8, address, "--tries", "2")) == 1
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    (failed,) = (json.loads(line) for line in (output / "failed.jsonl").read_text().splitlines())
+    assert (
+        failed["source"].endswith("05.png") and "the process that worked on it died, 2 times" in failed["reason"]
+    )
+    (source / "1" / "05.png").unlink()
     all_there(source, output)
 
 
