@@ -121,7 +121,8 @@ def kills(arguments: argparse.Namespace) -> int:
     watch.start()
     told = (arguments.folder / "log").open("ab")
     command = batch(arguments, "--workers", "2", "--threads", "1")
-    job, hits = None, {"job": 0, "worker": 0}
+    job: subprocess.Popen[bytes] | None = None
+    hits = {"job": 0, "worker": 0}
     for number in range(arguments.kills):
         if job is None or job.poll() is not None:
             job = subprocess.Popen(command, stdout=told, stderr=told)
@@ -141,12 +142,10 @@ def kills(arguments: argparse.Namespace) -> int:
         )
         if who == "job":
             job.wait()
-    last = subprocess.run(command, check=False, capture_output=True, text=True) if job is None else job
-    status = last.returncode if isinstance(last, subprocess.CompletedProcess) else last.wait()
-    if status < 0:
-        final = subprocess.Popen(command, stdout=told, stderr=told)
-        watch.job = final.pid
-        status = final.wait()
+    if job is None or job.wait() < 0:
+        job = subprocess.Popen(command, stdout=told, stderr=told)
+        watch.job = job.pid
+    status = job.wait()
     watch.stopped.set()
     watch.join()
     watch.look()
