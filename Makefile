@@ -33,7 +33,7 @@ $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
 	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q torch==2.14.1 torchvision==0.29.1
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,serve,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,serve,batch,dev]'
 	@echo '$(PYTHON)' > $@
 
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))

@@ -6,7 +6,7 @@ set -eu
 
 case "${1:-}" in
     "" | -h | --help) exec passionsr-trt build-engines --help ;;
-    import-model | import-calibration | calibrate | export | build-engines | predict | infer | sensitivity | compare | benchmark | serve | doctor | --version)
+    import-model | import-calibration | calibrate | export | build-engines | predict | infer | batch | sensitivity | compare | benchmark | serve | repository | doctor | --version)
         exec passionsr-trt "$@" ;;
 esac
 

@@ -1,4 +1,4 @@
-"""The runtime's subcommands: infer, compare, benchmark, serve, doctor. Heavy imports wait until one is run."""
+"""The runtime's subcommands, from infer to doctor. Heavy imports wait until one is run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,27 @@ from passionsr_trt.engines.bundle.arguments import (
     mebibytes,
     megapixels,
     parse_size,
+    positive,
     some_path,
     whole,
 )
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
-from passionsr_trt.runtime.infer import add_infer
+from passionsr_trt.runtime.infer import add_infer, add_picture_options
 
 if TYPE_CHECKING:
     from passionsr_trt.engines.bundle.bundles import EngineBundle
 
-__all__ = ["add_benchmark", "add_build_engines", "add_compare", "add_doctor", "add_infer", "add_serve"]
+__all__ = [
+    "add_batch",
+    "add_benchmark",
+    "add_build_engines",
+    "add_compare",
+    "add_doctor",
+    "add_infer",
+    "add_repository",
+    "add_serve",
+]
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +155,103 @@ def _run_serve(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.serving.app import run_serve
 
     return run_serve(arguments)
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs", nargs="*", metavar="IN", help="pictures and folders, sub-folders too: paths or URLs of fsspec's"
+    )
+    parser.add_argument("output", metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's")
+    parser.add_argument(
+        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
+    )
+    parser.add_argument(
+        "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
+    )
+    add_picture_options(parser)
+    parser.add_argument(
+        "--workers",
+        type=whole(1, MOST_THREADS),
+        help="processes, each with its own engines in memory; by itself one a GPU, else one every 4 cores",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        help="CPU threads of a worker; by itself this machine's cores shared out, 4 on another's cluster",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=positive,
+        help="GPUs of a worker, 0.5: two share one; by itself 1 for engines that need one, else none",
+    )
+    parser.add_argument(
+        "--group",
+        type=whole(1, 1024),
+        default=8,
+        metavar="N",
+        help="pictures that a worker is handed at once, all done again where it dies; more is less to write",
+    )
+    parser.add_argument(
+        "--tries",
+        type=whole(1, 100),
+        default=3,
+        help="workers that may die at a picture before it counts as failed",
+    )
+    parser.add_argument(
+        "--address",
+        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; by itself one of this machine alone is started",
+    )
+    parser.set_defaults(run=_run_batch)
+
+
+def _run_batch(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.batch.job import run_batch
+
+    return run_batch(arguments)
+
+
+def add_repository(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engines", type=Path, help="folder made by build-engines, of TensorRT or OpenVINO")
+    parser.add_argument("-o", "--output", type=some_path, required=True, help="Triton's model repository")
+    parser.add_argument(
+        "--name", default="upscaler", help="of the model that takes pictures; each part is NAME-PART beside it"
+    )
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="OpenVINO: output pixels that all is computed in: larger pictures are tiled, smaller ones filled up; "
+        "the engines' own or 512x512 where not given",
+    )
+    parser.add_argument(
+        "--parts",
+        choices=("python", "openvino"),
+        default="python",
+        help="OpenVINO: what of Triton runs the parts: its Python backend with our settings, or its OpenVINO "
+        "backend, which computes in bfloat16 where the CPU has it",
+    )
+    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; by itself the one that suits the model")
+    parser.add_argument(
+        "--overlap", type=whole(0), help="overlap of tiles in output pixels; by itself as in infer"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
+    parser.add_argument(
+        "--instances", type=whole(1, 64), default=1, help="of each model; each takes memory of its own"
+    )
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="OpenVINO: CPU threads, 0: all")
+    parser.add_argument(
+        "--weight-code-limit",
+        type=int,
+        choices=(63, 127),
+        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; by itself what this CPU needs",
+    )
+    parser.set_defaults(run=_run_repository)
+
+
+def _run_repository(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.repository.command import run_repository
+
+    return run_repository(arguments)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -41,6 +41,14 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder, or file for one image")
     parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
+    add_picture_options(parser)
+    parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
+    parser.set_defaults(run=run_infer)
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """What `infer` and `batch` have in common: how pictures are made, and by what."""
     parser.add_argument(
         "--align", choices=ALIGNMENTS, help="colour fix towards the input; by itself the one that suits the model"
     )
@@ -71,8 +79,6 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
-    parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
-    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
         "--provider",
         choices=tuple(PROVIDERS),
@@ -92,7 +98,12 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-cuda-graph", action="store_true", help="GPU: launch kernels one by one; slower, for finding faults"
     )
-    parser.set_defaults(run=run_infer)
+
+
+def picture_options(arguments: argparse.Namespace) -> Options:
+    return Options(
+        arguments.align, arguments.tile, arguments.overlap, arguments.seed, arguments.memory, arguments.batch
+    )
 
 
 def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path, Path]:
@@ -115,9 +126,7 @@ def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path
 
 
 def run_infer(arguments: argparse.Namespace) -> int:
-    options = Options(
-        arguments.align, arguments.tile, arguments.overlap, arguments.seed, arguments.memory, arguments.batch
-    )
+    options = picture_options(arguments)
     pairs = plan_outputs(list_images(arguments.images), arguments)
     for source, target in pairs.items():
         if os.path.realpath(source) == os.path.realpath(target):
@@ -142,7 +151,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
     with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
         check_options(options, chain)
         chain = rescaled(chain, arguments.scale)
-        for error in upscale_all(chain, by_size(pairs, chain), options, progress):
+        for _source, error in upscale_all(chain, by_size(pairs, chain), options, progress):
             progress.update()
             if error is not None:
                 failed += 1
@@ -175,12 +184,12 @@ def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
 
 def upscale_all(
     chain: Chain, pairs: dict[Path, Path], options: Options, progress: tqdm[Any]
-) -> Iterator[Exception | None]:
-    """From files to files; gives for each image what went wrong with it, or None.
+) -> Iterator[tuple[Path, Exception | None]]:
+    """From files to files; gives for each image what went wrong with it, or None, as each is finished.
 
     While the chain works on one image, the next is read and the one before is written.
     """
-    saving: deque[Future[None]] = deque()
+    saving: deque[tuple[Path, Future[None]]] = deque()
     read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
 
     def images() -> Iterator[Image.Image | Exception]:
@@ -193,10 +202,10 @@ def upscale_all(
         for result in super_resolve_all(chain, images(), options):
             source, picture = read.popleft()
             if isinstance(picture, Exception):
-                yield picture
+                yield source, picture
                 continue
             if isinstance(result, Exception):
-                yield result
+                yield source, result
                 continue
             for note in picture.notes:
                 tqdm.write(printable(f"{source}: {note}"), file=sys.stderr)
@@ -204,11 +213,12 @@ def upscale_all(
                 tqdm.write(printable(f"{source}: done in {result.tiles}"), file=sys.stderr)
             seconds = sum(result.seconds.values())
             progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
-            saving.append(writer.submit(save_image, result.image, pairs[source], picture))
+            saving.append((source, writer.submit(save_image, result.image, pairs[source], picture)))
             if len(saving) > 1:
-                yield attempt(saving.popleft().result)
-        for work in saving:
-            yield attempt(work.result)
+                written, work = saving.popleft()
+                yield written, attempt(work.result)
+        for written, work in saving:
+            yield written, attempt(work.result)
 
 
 def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:

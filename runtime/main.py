@@ -27,6 +27,11 @@ COMMANDS = {
     "build-engines": ("passionsr_trt.runtime.cli", "add_build_engines", "ONNX bundle → engines"),
     "predict": ("passionsr_trt.engines.cli", "add_predict", "engines' kernels → predicted time on other GPUs"),
     "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
+    "batch": (
+        "passionsr_trt.runtime.cli",
+        "add_batch",
+        "very many images + engines, on Ray, to be killed and resumed",
+    ),
     "sensitivity": (
         "passionsr_trt.export.sensitivity_cli",
         "add_sensitivity",
@@ -35,6 +40,7 @@ COMMANDS = {
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
     "serve": ("passionsr_trt.runtime.cli", "add_serve", "a local page to drop pictures on"),
+    "repository": ("passionsr_trt.runtime.cli", "add_repository", "engines → Triton's model repository"),
     "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),
 }
 
@@ -140,6 +146,9 @@ EXTRAS = {
     "matplotlib": "compare",
     "jinja2": "compare",
     "gradio": "serve",
+    "ray": "batch",
+    "pyarrow": "batch",
+    "fsspec": "batch",
 }
 
 

@@ -74,7 +74,7 @@ def compile_static(
             return compile_static(copy, shapes, threads, bfloat16, properties=properties)
     core = ov.Core()
     try:
-        model = _read_fixed(core, path, shapes)
+        model = read_fixed(core, path, shapes)
         options = {**_options(threads, bfloat16), **properties}
         try:
             return core.compile_model(model, "CPU", options)
@@ -84,6 +84,14 @@ def compile_static(
         # a CPU that has bfloat16, held to an older instruction set
         return core.compile_model(model, "CPU", {**options, **_options(threads, False)})
     except (RuntimeError, ValueError) as error:
+        raise failure(f"{path}: OpenVINO cannot load it", error) from error
+
+
+def compile_saved(path: Path, threads: int, bfloat16: bool) -> Any:
+    """An ov.CompiledModel of a model in OpenVINO's own format, as `compile_static` would make it."""
+    try:
+        return ov.Core().compile_model(str(path), "CPU", _options(threads, bfloat16))
+    except RuntimeError as error:
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 
 
@@ -115,7 +123,7 @@ def failure(what: str, error: Exception) -> UserError:
     return UserError(f"{what} ({reason})")
 
 
-def _read_fixed(core: Any, path: Path, shapes: Shapes) -> Any:
+def read_fixed(core: Any, path: Path, shapes: Shapes) -> Any:
     """The ov.Model of the graph with the inputs' shapes set."""
     model = onnx.load(str(path), load_external_data=False)
     _fix_shapes(model, path.name, shapes)

@@ -181,7 +181,7 @@ def test_the_next_picture_goes_up_meanwhile(chain: Chain, device: SimulatedDevic
     pairs = {tmp_path / f"{n}.png": tmp_path / f"{n}x.png" for n in range(20)}
     for image, path in zip(images, pairs, strict=True):
         image.save(path)
-    assert list(upscale_all(chain, pairs, Options(), Mock())) == [None] * 20
+    assert list(upscale_all(chain, pairs, Options(), Mock())) == [(path, None) for path in pairs]
     for right, path in zip(super_resolve_all(HOST, images, Options()), pairs.values(), strict=True):
         assert not isinstance(right, Exception) and right.image.tobytes() == Image.open(path).tobytes()
     jobs = [entry.kind for entry in device.log if entry.when != "ran" and entry.kind in ("upload", "synchronize")]

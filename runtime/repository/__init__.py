@@ -1,0 +1,1 @@
+"""repository: engines as a Triton model repository, and what runs inside Triton's Python model."""

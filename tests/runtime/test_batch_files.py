@@ -1,0 +1,201 @@
+"""batch without Ray: what is to be done, under which names, and what counts as done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
+
+pytest.importorskip("fsspec", reason="needs fsspec (extra [batch])")
+from passionsr_trt.runtime.batch.cluster import Starts
+from passionsr_trt.runtime.batch.inputs import Item, Refused, pictures, safe_key
+from passionsr_trt.runtime.batch.ledger import Done, Ledger, parse, verdict
+from passionsr_trt.runtime.batch.places import OWN, Place, Stamp
+from passionsr_trt.runtime.batch.worker import Outcome, Settings, Worker
+from passionsr_trt.runtime.planning import Options
+
+from tests.conftest import Built
+
+LINE = Done("a.png", "c", 5, "then", "1" * 64, 9, "later", "2" * 64)
+
+
+def put(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def keys(inputs: list[str], output: Path, lists: list[Path] | None = None) -> list[str]:
+    return [item.key for item in pictures(inputs, lists or [], str(output), ".png") if isinstance(item, Item)]
+
+
+def test_folders_keep_their_structure_and_names_never_meet(tmp_path: Path) -> None:
+    source = put(
+        tmp_path / "in", "a.png", "a.jpg", "A.PNG", "sub/a.png", "sub/deep/b.webp", ".hidden/c.png", "n.txt"
+    )
+    expected = ["A.PNG.png", "a.jpg.png", "a.png", "sub/a.png", "sub/deep/b.webp.png"]
+    assert keys([str(source)], tmp_path / "out") == expected
+    assert keys([f"file://{source}"], tmp_path / "out") == expected
+    assert keys([str(source)], source / "sub") == expected[:3], "the output folder is no input"
+    put(source, "a.jpg.png")
+    refused = [item for item in pictures([str(source)], [], "out", ".png") if isinstance(item, Refused)]
+    assert [Path(item.source).name for item in refused] == ["a.jpg"] and "would become a.jpg.png" in refused[
+        0
+    ].reason
+
+
+def test_several_inputs_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = put(tmp_path / "one", "a.png"), put(tmp_path / "two", "a.png", "b.png")
+    monkeypatch.chdir(tmp_path)
+    assert keys([str(one), "two", "one/a.png"], tmp_path / "out") == [
+        "one/a.png",
+        "two/a.png",
+        "two/b.png",
+        "a.png",
+    ]
+    put(tmp_path / "other/one", "a.png")
+    with pytest.raises(UsageError, match="would both go to one/"):
+        keys([str(one), "other/one"], tmp_path / "out")
+    (tmp_path / "list").write_text(f"one/a.png\n\n./one/a.png\n{two}/b.png\n../{tmp_path.name}/two/a.png\n")
+    inside = [str(two / name).lstrip("/") for name in ("b.png", "a.png")]
+    assert keys([], tmp_path / "out", [tmp_path / "list"]) == ["one/a.png", *inside]
+    with pytest.raises(UserError, match="cannot be read"):
+        keys([], tmp_path / "out", [tmp_path / "none"])
+
+
+def test_inputs_and_outputs_do_not_overlap(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "sub/a.png")
+    for output in (source, tmp_path):
+        with pytest.raises(UsageError, match="lies in the output folder"):
+            keys([str(source)], output)
+    assert keys([str(source)], tmp_path / "in2") == ["sub/a.png"], "a name that begins alike is another folder"
+    with pytest.raises(UserError, match="holds no image"):
+        keys([str(put(tmp_path / "none", "n.txt"))], tmp_path / "out")
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "b\\c", "C:", OWN, "failed.jsonl", "x\0"]), min_size=1))
+def test_a_key_stays_in_its_folder(parts: list[str]) -> None:
+    key = "/".join(parts)
+    if safe_key(key):
+        assert not {"..", ".", "", "x\0", "b\\c"} & set(parts) and parts[0] not in ("C:", OWN, "failed.jsonl")
+    else:
+        assert set(parts) - {"a"}
+
+
+def test_links_do_not_lead_out_of_the_output(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="links lead out"):
+        Place(str(tmp_path / "out")).path("sub/a.png")
+
+
+def test_every_store_is_a_place() -> None:
+    place = Place("memory://batch-test/out")
+    place.write("sub/a.png", b"12345")
+    assert place.read("sub/a.png") == b"12345" and place.stamps("sub")["a.png"].size == 5
+    assert place.stamp("sub/b.png") is None and place.stamps("none") == {}
+    assert keys(["memory://batch-test/out"], Path("elsewhere")) == ["sub/a.png"], "nothing unfinished is listed"
+    assert place.stamps(f"{OWN}/unfinished") == {}
+    place.remove("sub/a.png")
+    assert place.stamp("sub/a.png") is None
+
+
+@pytest.mark.parametrize("url", ["memory://batch-ledger", "local"])
+def test_the_ledger_keeps_the_latest_line(url: str, tmp_path: Path) -> None:
+    ledger = Ledger(Place(url if "://" in url else str(tmp_path)))
+    other = Done("b.png", *list(vars(LINE).values())[1:])
+    ledger.write([LINE, other])
+    ledger.write([Done("a.png", "new", *list(vars(LINE).values())[2:])])
+    ledger.place.write(f"{OWN}/done-9.jsonl", b'["a.png"\n[]\n\xff\n' + other.line()[:-9])
+    assert len(ledger.files()) == 3
+    ledger.gather(ledger.files())
+    (file,) = ledger.files()
+    read = {key: parse(line) for key, line in ledger.read().items()}
+    assert {key: done and done.config for key, done in read.items()} == {"a.png": "new", "b.png": "c"}
+    assert ledger.place.read(file).count(b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "source", "output", "expected"),
+    [
+        ("c", Stamp(5, "then"), Stamp(9, "later"), "done"),
+        ("c", Stamp(5, "now"), Stamp(9, "later"), "look"),
+        ("c", Stamp(5, "then"), Stamp(9, "now"), "look"),
+        ("c", Stamp(-1, ""), Stamp(9, "later"), "look"),
+        ("c", Stamp(6, "now"), Stamp(9, "later"), "todo"),
+        ("c", Stamp(5, "then"), Stamp(8, "later"), "todo"),
+        ("c", Stamp(5, "then"), None, "todo"),
+        ("other", Stamp(5, "then"), Stamp(9, "later"), "todo"),
+    ],
+)
+def test_what_is_done(config: str, source: Stamp, output: Stamp | None, expected: str) -> None:
+    assert verdict(LINE, config, source, output) == expected
+    assert verdict(None, config, source, output) == "todo"
+
+
+class Here:
+    """`Starts` without an actor."""
+
+    def __init__(self) -> None:
+        self.own = Starts()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
+
+
+class Death(BaseException):
+    pass
+
+
+def worker(engines: Path, output: Path, tries: int = 3) -> Worker:
+    settings = Settings(str(engines), None, str(output), Options(), None, "c", 1, 0, True, 1, tries)
+    return Worker(settings)
+
+
+def test_a_picture_that_kills_its_worker_fails_and_loses_no_other(tmp_path: Path, small: Built) -> None:
+    """The first death hits a whole group; from then on its pictures are done one by one."""
+    items = [Item(f"/{name}.png", f"{name}.png", Stamp(1, "1")) for name in "abcd"]
+    starts, groups, deaths = Here(), [], 0
+    found: list[Outcome] = []
+    while not found:
+        one = worker(small.engines_fp32, tmp_path)
+
+        def upscale(group: list[Item]) -> Any:
+            groups.append("".join(item.key[0] for item in group))
+            if "b" in groups[-1]:
+                raise Death
+            return [(item, Done(item.key, "c", 1, "1", "", 1, "1", "")) for item in group]
+
+        one.upscale = upscale  # type: ignore[method-assign]
+        try:
+            found, _file = one.run(items, [b""] * 4, starts)
+        except Death:
+            deaths += 1
+    assert groups == ["abcd", "a", "b", "a", "b", "a", "c", "d"]
+    failed = [outcome for outcome in found if outcome.status == "failed"]
+    assert deaths == 3 and [outcome.source for outcome in failed] == ["/b.png"] and "3 times" in failed[0].reason
+    assert [outcome.status for outcome in found].count("done") == 3 and not +starts.own.counts
+
+
+def test_one_file_under_two_names_and_outputs_over_inputs(tmp_path: Path, small: Built, photo: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copy(photo, put(output, "x") / "own.png")
+    sources = [
+        (photo, "one.png"),
+        (photo, "sub/two.png"),
+        (output / "own.png", "own.png"),
+        (tmp_path / "no", "no.png"),
+    ]
+    items = [Item(str(source), key, Stamp(1, "1")) for source, key in sources]
+    outcomes, _file = worker(small.engines_int8, output).run(items, [b""] * 4, Here())
+    assert sorted(outcome.status for outcome in outcomes) == ["done", "done", "failed", "failed"]
+    assert (output / "one.png").read_bytes() == (output / "sub" / "two.png").read_bytes()
+    reasons = " ".join(outcome.reason for outcome in outcomes)
+    assert "would overwrite its own input" in reasons and "no such file" in reasons
+    assert (output / "own.png").read_bytes() == photo.read_bytes()
