@@ -32,6 +32,8 @@ def variant(calibration: Calibration, name: str) -> Calibration:
             del tensors[key]
         elif name == "scales" and key.endswith(".let_shift"):
             tensors[key] = torch.zeros_like(tensors[key])
+        elif name == "scales" and key.endswith(".let_anchor"):
+            del tensors[key]
     return Calibration(calibration.model_digest, calibration.spec, calibration.data_digest, tensors)
 
 

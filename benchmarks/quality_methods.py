@@ -40,7 +40,8 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("no shifts", "ablation", {**ours, "shift": "none"}, bits=(8,)),
         Method("LET at any cost", "ablation", {**ours, "explicit_gain": 0.0}, bits=(8,)),
         Method("nearest rounding", "ablation", {**ours, "rounding": "nearest"}, bits=(8,)),
-        Method("no staging", "ablation", {**ours, "staged": False}, bits=(8,)),
+        Method("staged", "ablation", {**ours, "staged": True}, bits=(8,)),
+        Method("no output biases", "ablation", {**ours, "output_bias": False}, bits=(8,)),
         Method("search alone", "ablation", {**ours, "let_steps": 0, "lbq_steps": 0}, bits=(8,)),
         Method(
             "published rates",

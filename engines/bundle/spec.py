@@ -49,7 +49,9 @@ class QuantSpec:
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     loss: of the `output`, or also of the `features` that blocks give (2DQuant's, with feature_weight; for a whole
     module, a third slower);
-    let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: false learns both at once;
+    let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: LET first, then LBQ, as DQC
+    does, else both at once;
+    output_bias: with the boundaries, learn what is added to a site's bias, which costs an engine nothing;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
     """
 
@@ -73,7 +75,8 @@ class QuantSpec:
     explicit_gain: float = 3.0
     let_steps: int = 32
     lbq_steps: int = 48
-    staged: bool = True
+    staged: bool = False
+    output_bias: bool = True
     granularity: str = "module"
     loss: str = "output"
     feature_weight: float = 1.0

@@ -38,6 +38,7 @@ from passionsr_trt.engines.openvino.half_range import limit_weights, limited_cop
 from passionsr_trt.engines.openvino.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.model import code_limit, compile_static, peak_activations, runs_in_bfloat16
 from passionsr_trt.engines.openvino.phases import phases_apart
+from passionsr_trt.engines.openvino.unsigned import shifts_as_unsigned_codes
 from PIL import Image
 
 PROOF_SIZE = 128
@@ -78,10 +79,13 @@ class OpenVINOBuilder:
         """
         for path in part_files(open_graph(bundle, part)):
             shutil.copyfile(path, folder / path.name)
-        if self.target.weight_code_limit is not None:
-            limit_weights(folder / part.file, self.target.weight_code_limit)
-        in_bfloat16 = runs_in_bfloat16(part, self.target)
         model = onnx.load(str(folder / part.file), load_external_data=False)
+        shifts_as_unsigned_codes(model, folder / part.file)
+        if self.target.weight_code_limit is not None:
+            onnx.save(model, str(folder / part.file))
+            limit_weights(folder / part.file, self.target.weight_code_limit)
+            model = onnx.load(str(folder / part.file), load_external_data=False)
+        in_bfloat16 = runs_in_bfloat16(part, self.target)
         if self.target.convolutions:
             linears_as_convolutions(model, folder / part.file)
         if self.target.phases:

@@ -235,6 +235,9 @@ def search_part(
         assert isinstance(learner, LearnedPort)
         best = search.best(spec)
         search.begin(learner, best)
+        for named in search.sites:
+            assert isinstance(named.site.learner, LearnedWeight)
+            named.site.learner.begin_bias(learner.step(), learner.weight(named.site.weight))
         if search.port.joined and search.is_free(best):
             learner.may_scale = False
 
@@ -254,18 +257,26 @@ def settle_padding(search: PortSearch) -> None:
 def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Tensor]:
     """What the calibration keeps: s, δ, Δ of ports, Δ and turns of weights (all of the transformed tensors)."""
     tensors: dict[str, Tensor] = {}
-    high = spec.activation_codes[1]
     for search in searches:
         learner = search.port.learner
         assert isinstance(learner, LearnedPort)
-        tensors[f"{search.name}.activation_scale"] = (learner.boundary() / high).clone()
-        if bool((learner.s() != 1).any()) or learner.shifted:
+        tensors[f"{search.name}.activation_scale"] = learner.step().clone()
+        anchored = learner.anchor * learner.step()
+        if bool((learner.s() != 1).any()) or learner.shifted or learner.anchor:
             tensors[f"{search.name}.let_scale"] = learner.s().clone()
-            tensors[f"{search.name}.let_shift"] = learner.delta().clone()
+            tensors[f"{search.name}.let_shift"] = learner.delta() + learner.s() * anchored
+        if learner.anchor:
+            tensors[f"{search.name}.let_anchor"] = torch.tensor(
+                learner.anchor, dtype=torch.int32, device=anchored.device
+            )
         for named in search.sites:
             assert isinstance(named.site.learner, LearnedWeight)
-            boundary = named.site.learner.boundary(learner.weight(named.site.weight))
+            weight = learner.weight(named.site.weight)
+            boundary = named.site.learner.boundary(weight)
             tensors[f"{named.name}.weight_scale"] = (boundary / spec.weight_code_max).clone()
+            bias = named.site.learner.output_bias()
+            if bool(bias.any()):
+                tensors[f"{named.name}.output_bias"] = bias
             if named.site.learner.turns is not None:
                 tensors[f"{named.name}.weight_turns"] = pack_turns(named.site.learner.turns)
     return tensors

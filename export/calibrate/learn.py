@@ -4,6 +4,10 @@ LBQ:  Q(x) = Δ·clamp(round(x/Δ), low, high), Δ = u/high.  With the rounding 
       ∂Q/∂u = code/high − x/u inside the boundary and code/high outside it (PassionSR's gradients, symmetric).
 LET:  x̃ = (x − δ)/s,  W̃ = W·s,  B̃ = B + W·δ.
 
+An anchored port is shifted so that x = 0 has the code −a, whatever s and u become: δ = s·a·Δ. Learned, it is what
+that amounts to, codes low + a to high + a of x/s: nothing is shifted, and zero padding stays zero. What rounded
+weights make of the shift goes into the sites' output biases (Calibration.apply).
+
 Everything is learned relative to where it starts: log s, log u, and δ in units of its channel's span, so one
 learning rate fits tensors of every magnitude. While `following`, boundaries are not parameters: they follow
 the transformed range of what the search found worth covering.
@@ -17,14 +21,16 @@ import torch
 from passionsr_trt.export.quantize.quantizer import per_channel, quantize, weight_codes
 from torch import Tensor, nn
 
+BIAS_UNIT = 0.1
+
 
 class _Quantize(torch.autograd.Function):
-    """Q(x) and its gradients. Kept for the backward pass: x itself and the codes as int8, nothing else."""
+    """Q(x) and its gradients. Kept for the backward pass: x itself and the codes, a byte each, nothing else."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
         codes = quantize(x, step, low, high)
-        ctx.save_for_backward(x, step, codes.to(torch.int8))
+        ctx.save_for_backward(x, step, codes.to(torch.int8 if high < 128 else torch.uint8))
         ctx.limits = (low, high)
         return codes.mul_(step)
 
@@ -68,7 +74,7 @@ class LearnedPort(nn.Module):
     ) -> None:
         super().__init__()
         # what is asked at every step is kept where Python asks: on a GPU a tensor's answer is waited for
-        self.following, self.may_scale, self.shifted = True, may_scale, False
+        self.following, self.may_scale, self.shifted, self.anchor = True, may_scale, False, 0
         self.low, self.high = codes
         self.shape = [1, -1, 1, 1] if dims == 4 else [-1]
         for name in ("lows", "highs", "base_shift"):
@@ -79,17 +85,19 @@ class LearnedPort(nn.Module):
         self.shift_spans = nn.Parameter(torch.zeros(channels, device=device))
         self.log_boundary = nn.Parameter(torch.zeros((), device=device))
 
-    def begin(self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor) -> LearnedPort:
-        """lows, highs [C]: the range of each channel that is to be covered; scale [C] > 0; shift [C] or all 0."""
+    def begin(self, lows: Tensor, highs: Tensor, scale: Tensor, shift: Tensor, anchor: int = 0) -> LearnedPort:
+        """lows, highs [C]: the range of each channel that is to be covered; scale [C] > 0; shift [C] or all 0;
+        anchor: a, 0 where the port is not anchored."""
         self.lows, self.highs, self.base_scale, self.base_shift = lows, highs, scale, shift
-        self.shifted = bool(shift.any())
+        self.shifted, self.anchor = bool(shift.any()), anchor
         return self
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.following, self.may_scale, self.shifted], device="cpu")
+        return torch.tensor([self.following, self.may_scale, self.shifted, self.anchor], device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.following, self.may_scale, self.shifted = state.tolist()
+        *flags, self.anchor = state.tolist()
+        self.following, self.may_scale, self.shifted = map(bool, flags)
 
     def s(self) -> Tensor:
         return self.base_scale * torch.exp(self.log_scale)
@@ -105,7 +113,13 @@ class LearnedPort(nn.Module):
             return self.base_boundary * torch.exp(self.log_boundary)
         delta = self.delta()
         reach = torch.maximum(self.highs - delta, delta - self.lows)
+        if self.anchor:
+            reach = self.highs * self.high / (self.high + self.anchor)
         return (reach / self.s()).amax().clamp_min(1e-6)
+
+    def step(self) -> Tensor:
+        """Δ, a scalar."""
+        return self.boundary() / self.high
 
     def freeze_boundary(self) -> None:
         """From now on u is a parameter that starts where it stands."""
@@ -117,7 +131,8 @@ class LearnedPort(nn.Module):
         return x / self.s().reshape(self.shape)
 
     def quantize(self, x: Tensor) -> Tensor:
-        return learned_quantize(x, self.boundary() / self.high, self.low, self.high)
+        codes = (self.low + self.anchor, self.high + self.anchor)
+        return learned_quantize(x, self.step(), *codes)
 
     def weight(self, weight: Tensor) -> Tensor:
         return weight * self.s().reshape([1, -1] + [1] * (weight.dim() - 2))
@@ -131,17 +146,29 @@ class LearnedPort(nn.Module):
 
 
 class LearnedWeight(nn.Module):
-    """u [O] of one site's weight; once that is learned, the turns of its codes (rounding.py)."""
+    """u [O] of one site's weight, and its output bias; once u is learned, the turns of its codes (rounding.py)."""
 
     turns: Tensor | None
     base_boundary: Tensor
+    unit: Tensor
 
     def __init__(self, channels: int, limit: int, device: torch.device | None = None) -> None:
         super().__init__()
         self.limit, self.following = limit, True
         self.log_boundary = nn.Parameter(torch.zeros(channels, device=device))
+        self.bias_units = nn.Parameter(torch.zeros(channels, device=device))
         self.register_buffer("base_boundary", torch.ones(channels, device=device))
+        self.register_buffer("unit", torch.zeros(channels, device=device))
         self.register_buffer("turns", None, persistent=False)
+
+    def begin_bias(self, step: Tensor, weight: Tensor) -> None:
+        """The output bias is learned in units of BIAS_UNIT of what one step Δ of the input is in a row's output,
+        Δ·‖W̃‖₂: an error that all positions share shows more than noise of its size."""
+        self.unit = (BIAS_UNIT * step * weight.flatten(1).norm(dim=1)).detach()
+
+    def output_bias(self) -> Tensor:
+        """[O], to be added to the site's own bias."""
+        return self.bias_units * self.unit
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.following, device="cpu")

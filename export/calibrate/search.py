@@ -1,16 +1,21 @@
 """Where learning starts: for every port alone, the LET and the boundary ratio of least output error.
 
-Candidates: α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1; δ at the centre of each channel's
-range, or none; what u covers, a share of the range on either side of 0 (so a ReLU's 0 stays a code): 2DQuant's
-two-sided search. Of a tensor that is bounded below (after ReLU, GELU, SiLU) only the high side shrinks: its
-one-sided search.
-Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs.
+Candidates:
+- α of s_j = max|x_j|^α / max|W_j|^(1−α) (SmoothQuant), or s = 1;
+- how x is shifted (Shift);
+- what u covers, a share of the range on either side of 0, so that a ReLU's 0 stays a code: 2DQuant's two-sided
+  search. Of what is bounded below (after ReLU, GELU, SiLU) only the high side shrinks: its one-sided search.
+
+Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs, without each output channel's mean error, which an
+output bias takes away for nothing.
 SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
 """
 
 from __future__ import annotations
 
+import enum
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +30,17 @@ from torch import Tensor, nn
 ALPHAS = (None, 0.4, 0.7)
 SHARES = (1.0, 0.85, 0.7, 0.55)
 LEAST = -0.28  # of SiLU, lower than GELU's
-Candidate = tuple[float | None, bool, float]  # α or None for s = 1, shifted, boundary's share of the range
+
+
+class Shift(enum.Enum):
+    """Where a port's zero goes."""
+
+    NONE = "stays"
+    CENTRE = "each channel's range is centred; padding is shifted with it"
+    ANCHOR = "0 has an outer code, for tensors that are bounded below: one bit more (learn.py, anchored)"
+
+
+Candidate = tuple[float | None, Shift, float]  # α or None for s = 1; shift; the boundary's share of the range
 
 
 @dataclass
@@ -56,27 +71,44 @@ class PortSearch:
     def bounded_below(self) -> bool:
         """True after ReLU (0), GELU (−0.17) or SiLU (−0.28), where the high side goes further."""
         assert self.lows is not None and self.highs is not None
-        return float(self.lows.min()) >= LEAST and float(self.highs.max()) > -4 * LEAST
+        low, high = float(self.lows.min()), float(self.highs.max())
+        return low >= LEAST and high > -4 * min(low, 0)
 
     def begin(self, learner: LearnedPort, candidate: Candidate) -> LearnedPort:
         """Start a learner at a candidate."""
-        alpha, shifted, share = candidate
+        alpha, shift, share = candidate
         assert self.lows is not None and self.highs is not None
         lows, highs = self.lows.to(learner.lows.device), self.highs.to(learner.lows.device)
         lows, highs = lows * (1.0 if self.bounded_below else share), highs * share
-        delta = (lows + highs) / 2 if shifted else torch.zeros_like(lows)
+        delta = (lows + highs) / 2 if shift is Shift.CENTRE else torch.zeros_like(lows)
         if alpha is None:
-            return learner.begin(lows, highs, torch.ones_like(delta), delta)
+            scale = torch.ones_like(delta)
+            return learner.begin(lows, highs, scale, delta, self._anchor(learner, shift, scale))
         reach = torch.maximum(highs - delta, delta - lows).clamp_min(1e-5)
         weights = torch.stack([named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites])
         scale = reach**alpha / weights.amax(0).clamp_min(1e-5) ** (1 - alpha)
-        return learner.begin(lows, highs, scale / scale.log().mean().exp(), delta)
+        scale = scale / scale.log().mean().exp()
+        return learner.begin(lows, highs, scale, delta, self._anchor(learner, shift, scale))
+
+    def _anchor(self, learner: LearnedPort, shift: Shift, scale: Tensor) -> int:
+        """a, for which the codes from −a on cover what lies above 0, those below it the rest; 0 for none."""
+        if shift is not Shift.ANCHOR:
+            return 0
+        assert self.lows is not None and self.highs is not None
+        low = min(float((self.lows.to(scale.device) / scale).min()), 0.0)
+        high = float((self.highs.to(scale.device) / scale).max())
+        return math.floor(-learner.low + (learner.high - learner.low) * low / (high - low)) if high > 0 else 0
 
     def candidates(self, spec: QuantSpec) -> list[Candidate]:
         if spec.method == "smoothquant":
-            return [(spec.smooth_alpha if self.may_scale else None, False, 1.0)]
+            return [(spec.smooth_alpha if self.may_scale else None, Shift.NONE, 1.0)]
         alphas = ALPHAS if self.may_scale else (None,)
-        return list(itertools.product(alphas, (False, True) if self.may_shift else (False,), SHARES))
+        shifts = [Shift.NONE]
+        if self.may_shift:
+            shifts.append(Shift.CENTRE)
+            if self.bounded_below and not self.shift_is_free:
+                shifts.append(Shift.ANCHOR)
+        return list(itertools.product(alphas, shifts, SHARES))
 
     def learner(self, spec: QuantSpec) -> LearnedPort:
         """A learner of the port's shape that `begin` has still to start."""
@@ -85,9 +117,10 @@ class PortSearch:
         return LearnedPort(site.in_channels, spec.activation_codes, dims, self.may_scale, site.weight.device)
 
     def try_all(self, x: Tensor, spec: QuantSpec) -> None:
-        """Add every candidate's error on one input (already padded where the port pads)."""
+        """Add every candidate's error on one input."""
         if len(self.candidates(spec)) == 1:
             return
+        x = padded(self.sites[0].site, x)
         expected = [apply(named.site, x, named.site.weight, named.site.bias) for named in self.sites]
         for candidate in self.candidates(spec):
             learner = self.begin(self.learner(spec), candidate)
@@ -97,7 +130,7 @@ class PortSearch:
                 weight = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max, x.device)
                 quantized = weight(learner.weight(named.site.weight))
                 found = apply(named.site, codes, quantized, learner.bias(named.site.weight, named.site.bias))
-                total += float((found - reference).square().sum())
+                total += error_of_spread(found - reference)
             self.errors[candidate] = self.errors.get(candidate, 0.0) + total
 
     def best(self, spec: QuantSpec) -> Candidate:
@@ -114,18 +147,29 @@ class PortSearch:
 
     def is_free(self, candidate: Candidate) -> bool:
         """True where a neighbour absorbs what the candidate does."""
-        alpha, shifted, _share = candidate
-        return (alpha is None or self.scale_is_free) and (not shifted or self.shift_is_free)
+        alpha, shift, _share = candidate
+        return (alpha is None or self.scale_is_free) and (shift is Shift.NONE or self.shift_is_free)
+
+
+def padded(site: Site, x: Tensor) -> Tensor:
+    """A port's tensor with the zeros that its convolutions pad it with: a shift moves them too."""
+    if not isinstance(site, SiteConv):
+        return x
+    top, left, bottom, right = site.pads
+    return nn.functional.pad(x, (left, right, top, bottom))
 
 
 def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The site's operation with another weight and bias."""
+    """The site's operation with another weight and bias, on what is padded already."""
     if isinstance(site, SiteConv):
-        top, left, bottom, right = site.pads
-        if any(site.pads):
-            x = nn.functional.pad(x, (left, right, top, bottom))
         return nn.functional.conv2d(x, weight, bias, site.stride)
     return nn.functional.linear(x, weight, bias)
+
+
+def error_of_spread(error: Tensor) -> float:
+    """Σ (e − its channel's mean)² of a convolution's or a linear's output."""
+    rows = error.transpose(0, 1).flatten(1) if error.dim() == 4 else error.flatten(0, -2).t()
+    return float((rows - rows.mean(1, keepdim=True)).square().sum())
 
 
 @torch.no_grad()

@@ -57,10 +57,13 @@ def stages(spec: QuantSpec) -> list[Stage]:
         found = [port.log_scale for port in ports if port.may_scale]
         return found + [port.shift_spans for port in ports if port.shifted]
 
+    def lbq(module: nn.Module) -> list[nn.Parameter]:
+        return boundaries(module) + (output_biases(module) if spec.output_bias else [])
+
     if not spec.staged:
         both = spec.let_steps + spec.lbq_steps
-        return [Stage("LET+LBQ", both, lambda module: let(module) + boundaries(module), False)]
-    return [Stage("LET", spec.let_steps, let, True), Stage("LBQ", spec.lbq_steps, boundaries, False)]
+        return [Stage("LET+LBQ", both, lambda module: let(module) + lbq(module), False)]
+    return [Stage("LET", spec.let_steps, let, True), Stage("LBQ", spec.lbq_steps, lbq, False)]
 
 
 def learned_ports(module: nn.Module) -> list[LearnedPort]:
@@ -70,6 +73,12 @@ def learned_ports(module: nn.Module) -> list[LearnedPort]:
 def boundaries(module: nn.Module) -> list[nn.Parameter]:
     kinds = (LearnedPort, LearnedWeight)
     return [found.log_boundary for found in module.modules() if isinstance(found, kinds)]
+
+
+def output_biases(module: nn.Module) -> list[nn.Parameter]:
+    """Of sites that have a bias: there it costs nothing."""
+    sites = [found for found in module.modules() if isinstance(found, Site) and found.bias is not None]
+    return [site.learner.bias_units for site in sites if isinstance(site.learner, LearnedWeight)]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.formats import INT8, Codes
 from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.quantizer import unpack_turns
+from passionsr_trt.export.quantize.quantizer import per_channel, unpack_turns, weight_codes
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.sub_pixel import EnlargedConv, SubPixelConv
 from passionsr_trt.export.quantize.transform import fold_port
@@ -70,7 +70,11 @@ class Calibration:
     @classmethod
     def load(cls, folder: Path) -> Calibration:
         manifest = read_manifest(folder, "calibration")
-        stated = {"rounding": "nearest", **manifest["spec"]}  # what earlier versions did, and did not state
+        stated = {
+            "rounding": "nearest",
+            "output_bias": False,
+            **manifest["spec"],
+        }  # what earlier versions did, and did not state
         spec = QuantSpec.from_json(stated, f"{folder} spec")
         tensors = load_file(checked_file(folder, manifest, TENSORS))
         return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
@@ -106,6 +110,7 @@ class Calibration:
             if packed is not None and turns is None:
                 raise UserError(f"calibration: {named.name}.weight_turns does not fit", "expected its own")
             named.site.set_weight_scale(weight_scale, limit, turns, self.codes)
+            named.site.output_bias = self._output_bias(named)
             named.site.port.set_scale(scale, low, high, self.codes)
             applied.append(named)
         for name, operand in part.operands().items():
@@ -114,6 +119,13 @@ class Calibration:
                 operand.set_scale(scale, low, high, self.codes)
         self._fold(part, group_ports(applied), probe)
         return len(applied)
+
+    def _output_bias(self, named: NamedSite) -> Tensor | None:
+        """[O] of a site, None where it has none."""
+        bias = self.tensors.get(f"{named.name}.output_bias")
+        if bias is not None and (bias.shape != named.site.weight.shape[:1] or not torch.all(bias.isfinite())):
+            raise UserError(f"calibration: {named.name}.output_bias does not fit", "expected one number per row")
+        return bias
 
     def _phase_scales(self, named: NamedSite, written: Tensor) -> Tensor:
         """Of a site that was calibrated as the convolution behind an enlargement, scales [O] `written`: what its
@@ -146,6 +158,21 @@ class Calibration:
             fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
             if probe is not None and reference is not None:
                 prove(port_name, reference, part.run(probe))
+        for port_name, sites in groups.items():
+            anchor = self.tensors.get(f"{port_name}.let_anchor")
+            if anchor is not None:
+                self._unbias(sites, anchor)
+
+    def _unbias(self, sites: list[NamedSite], anchor: Tensor) -> None:
+        """What rounded weights make of an anchored port's shift a·Δ goes into its sites' output biases."""
+        for named in sites:
+            site = named.site
+            assert site.weight_scale is not None and site.port.scale is not None
+            rounded = weight_codes(site.weight, site.weight_scale, site.code_limit, site.turns, site.codes)
+            values = rounded * per_channel(site.weight_scale, rounded.dim())
+            moved = (values - site.weight).double().flatten(1).sum(dim=1) * anchor * site.port.scale
+            own = 0.0 if site.output_bias is None else site.output_bias
+            site.output_bias = (own + moved).float()
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -10,6 +10,7 @@ INT8's, which clips.
 | LET's scale s              | s                                                                            |
 | LET's shift δ              | 0: a centred grid is no finer where steps are relative                       |
 | turned weights             | nothing: turns are of whole codes                                            |
+| output biases              | nothing: they make up for INT8's errors                                      |
 """
 
 from __future__ import annotations
@@ -87,5 +88,5 @@ def _moved_by(port: str, tensors: dict[str, Tensor]) -> Tensor:
     """max|δ/s|: how much further from 0 a port's values lie without its shift."""
     scale, shift = tensors.get(f"{port}.let_scale"), tensors.get(f"{port}.let_shift")
     if scale is None or shift is None:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     return (shift / scale).abs().max()

@@ -10,7 +10,7 @@ x before it, because after a shift the padding must still stand for x = 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,6 +29,13 @@ class PortLearner(Protocol):
     def quantize(self, x: Tensor) -> Tensor: ...
     def weight(self, weight: Tensor) -> Tensor: ...
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
+
+
+class WeightLearner(Protocol):
+    """What LEARN mode asks of a site: the quantized weight, and what is added to its bias."""
+
+    def __call__(self, weight: Tensor) -> Tensor: ...
+    def output_bias(self) -> Tensor: ...
 
 
 class Port(Moded):
@@ -91,11 +98,13 @@ class Operand(Port):
 class Site(Moded):
     """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port.
 
-    `weight_scale` [O] is None while the site is float; `turns`, as the weight, are added to its nearest codes.
+    `weight_scale` [O] is None while the site is float; `turns`, as the weight, are added to its nearest codes;
+    `output_bias` [O] is added to the bias of the quantized site.
     """
 
     weight_scale: Tensor | None
     turns: Tensor | None
+    output_bias: Tensor | None
     weight: nn.Parameter
     bias: nn.Parameter | None
     kind = ""
@@ -106,9 +115,9 @@ class Site(Moded):
         self.assign(weight, bias)
         self.port = port if port is not None else Port()
         self.codes, self.code_limit = INT8, INT8.high
-        self.learner: Callable[[Tensor], Tensor] | None = None  # learned weight quantizer, LEARN mode only
+        self.learner: WeightLearner | None = None  # LEARN mode only
         self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
-        for name in ("weight_scale", "turns", "stored", "weight_zeros"):
+        for name in ("weight_scale", "turns", "output_bias", "stored", "weight_zeros"):
             self.register_buffer(name, None)
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -160,14 +169,24 @@ class Site(Moded):
         )
 
     def effective_bias(self) -> Tensor | None:
-        """B, or B + W·δ while LET is being learned."""
+        """B, with the output bias where the site is quantized; B + W·δ while LET is being learned."""
         if self.mode is Mode.LEARN and self.port.learner is not None and self.learner is not None:
-            return self.port.learner.bias(self.weight, self.bias)
-        return self.bias
+            bias = self.port.learner.bias(self.weight, self.bias)
+            return bias if bias is None or self.bias is None else bias + self.learner.output_bias()
+        return self.bias if self.mode in (Mode.FLOAT, Mode.LEARN) else self.quantized_bias()
+
+    def quantized_bias(self) -> Tensor | None:
+        """B with the output bias."""
+        if self.output_bias is None:
+            return self.bias
+        own = self.output_bias.to(self.weight.dtype)
+        return own if self.bias is None else self.bias + own
 
     def prepare_export(self) -> None:
-        """Compute the initializer that QDQ mode emits: codes, or the float weight of a float site."""
-        stored = self.weight.data
+        """Compute the initializers that QDQ mode emits: codes, or the float weight of a float site; the bias."""
+        bias, stored = self.quantized_bias(), self.weight.data
+        self.assign(stored, None if bias is None else bias.detach())
+        self.output_bias = None
         if self.weight_scale is not None:
             stored = weight_codes(stored.float(), self.weight_scale, self.code_limit, self.turns, self.codes)
             self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=self.codes.dtype)

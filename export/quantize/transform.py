@@ -106,7 +106,8 @@ def into_norm(owner: nn.Module, name: str, takes_shift: bool = True) -> Absorber
 
 
 def into_rows(site: Site, takes_shift: bool) -> Absorber:
-    """The first len(s) output channels: W' = W/s, b' = (b − δ)/s. A weight's own quantizer follows its rows."""
+    """The first len(s) output channels: W' = W/s, b' = (b − δ)/s. A weight's own quantizer and its output bias
+    follow its rows."""
 
     def fold(s: Tensor, delta: Tensor) -> None:
         scales, shifts = site.per_row(s), site.per_row(delta)
@@ -121,6 +122,10 @@ def into_rows(site: Site, takes_shift: bool) -> Absorber:
             scale = site.weight_scale.double().clone()
             scale[:rows] /= scales
             site.weight_scale = scale.float()
+        if site.output_bias is not None:
+            moved = site.output_bias.double().clone()
+            moved[:rows] /= scales
+            site.output_bias = moved.float()
 
     return Absorber(fold, takes_shift)
 

@@ -74,11 +74,12 @@ def test_absorbed_ports_carry_no_explicit_operation(small_model: Path) -> None:
     assert block.attn2.to_out[0].port.offset is None
 
 
-def test_a_fold_carries_the_weight_quantizer_of_its_rows_along() -> None:
+def test_a_fold_carries_the_weight_quantizer_and_the_output_bias_of_its_rows_along() -> None:
     """Quantizing before or after rows are scaled gives the same function."""
     torch.manual_seed(0)
     site, x = SiteLinear(torch.randn(5, 7), torch.randn(5)), torch.randn(3, 7)
     site.set_weight_scale(site.weight.abs().amax(1) / 127, 127)
+    site.output_bias = torch.randn(5)
     with in_mode(site, Mode.FAKE):
         before = site(x)
         s, delta = torch.rand(5).double() + 0.5, torch.randn(5).double()
