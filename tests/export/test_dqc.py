@@ -50,7 +50,7 @@ def quantization_error(folder: Path, calibration: Calibration) -> float:
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     model: Model, granularity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, granularity=granularity)
+    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, granularity=granularity, staged=True)
     whole = learn_calibration(model, spec, FILES)
     ran: list[str] = []
     run_stage = dqc.run_stage
