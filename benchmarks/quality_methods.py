@@ -42,7 +42,7 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("nearest rounding", "ablation", {**ours, "rounding": "nearest"}, bits=(8,)),
         Method("staged", "ablation", {**ours, "staged": True}, bits=(8,)),
         Method("no output biases", "ablation", {**ours, "output_bias": False}, bits=(8,)),
-        Method("search alone", "ablation", {**ours, "let_steps": 0, "lbq_steps": 0}, bits=(8,)),
+        Method("search alone", "ablation", {**ours, "method": "search"}, bits=(8,)),
         Method(
             "published rates",
             "ablation",

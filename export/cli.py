@@ -71,8 +71,9 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=METHODS,
-        help="how boundaries are found, in place of the spec's: range takes a minute or two; learned (LBQ, LET, "
-        "DQC) is the closest to the float model and takes several times as long",
+        help="how boundaries are found, in place of the spec's: range takes a minute or two; search (LET and "
+        "boundaries, port by port) a few; learned (LBQ, LET, DQC) is the closest to the float model and takes "
+        "several times as long",
     )
     parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="where calibrations are kept, by content")
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")

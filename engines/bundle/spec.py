@@ -13,7 +13,7 @@ from passionsr_trt.engines.bundle.json_files import read_object
 SCHEMA_VERSION = 1
 MOST = 1_000_000  # steps, candidates, crops: more is a slip
 OBSERVERS = ("minmax", "percentile", "dobi")
-METHODS = ("range", "smoothquant", "learned")
+METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
 LOSSES = ("output", "features")
 # stated where they are used: what was calibrated before keeps its key
@@ -36,16 +36,18 @@ class QuantSpec:
     image networks with windows): to compare with; engines get slower by it.
 
     method: `range` takes boundaries from the observers; `smoothquant` scales channels by SmoothQuant's rule with
-    smooth_alpha and takes full ranges; `learned` runs DQC (export/calibrate/dqc.py).
+    smooth_alpha and takes full ranges; `search` takes LET and boundaries that are best for every port alone
+    (export/calibrate/search.py); `learned` goes on from there and runs DQC (export/calibrate/dqc.py).
     rounding: of weights to codes: `nearest`, or `second_order`, so that errors cancel on the calibration images
     (`range` rounds to the nearest always).
-    Of `learned`:
+    Of `search` and `learned`:
     let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
     (elsewhere an Add, and a Pad in front of a padded convolution);
     explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
     explicit_gain: dB of a site's own output error that such an operation has to win where it parts a kernel in two
     (after norm → SiLU, everywhere in an image network; elsewhere it joins its neighbour); below 8 bits it need not
     win any;
+    Of `learned` alone:
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     loss: of the `output`, or also of the `features` that blocks give (2DQuant's, with feature_weight; for a whole
     module, a third slower);

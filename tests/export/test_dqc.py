@@ -120,6 +120,12 @@ def test_blocks_come_in_the_order_they_run(model: Model) -> None:
     assert second == first + 1
 
 
+def test_the_search_is_where_learning_starts(model: Model) -> None:
+    found = learn_calibration(model, QuantSpec(method="search"), FILES)
+    start = learn_calibration(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0), FILES)
+    assert equal(found, start) and found.key != start.key
+
+
 def test_smoothquant_scales_by_its_rule_and_shifts_nothing(model: Model) -> None:
     spec = QuantSpec(method="smoothquant", smooth_alpha=0.7)
     result = learn_calibration(model, spec, FILES)
