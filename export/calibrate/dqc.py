@@ -266,8 +266,8 @@ def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Te
             tensors[f"{search.name}.let_scale"] = learner.s().clone()
             tensors[f"{search.name}.let_shift"] = learner.delta() + learner.s() * anchored
         if learner.anchor:
-            tensors[f"{search.name}.let_anchor"] = torch.tensor(
-                learner.anchor, dtype=torch.int32, device=anchored.device
+            tensors[f"{search.name}.let_anchor"] = torch.full(
+                (), learner.anchor, dtype=torch.int32, device=anchored.device
             )
         for named in search.sites:
             assert isinstance(named.site.learner, LearnedWeight)
