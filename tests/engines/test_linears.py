@@ -117,7 +117,7 @@ def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
         linears = sum(site.quantized and site.kind == "linear" for site in part.sites)
         assert linears_as_convolutions(model, path) == linears
         onnx.save(model, str(path))
-        coverage = measure(part.sites, *openvino_layers(compile_static(path, part.shapes((128, 128)))))
+        coverage = measure(part, *openvino_layers(compile_static(path, part.shapes((128, 128)))))
         assert not coverage.float_sites and coverage.sites_int8 == coverage.sites_quantized
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.export.calibrate.placement import Placement, Spill, Where
+from passionsr_trt.export.quantize import devices
 from passionsr_trt.export.quantize.devices import chosen_device, working_on
 from passionsr_trt.runtime.main import main
 
@@ -56,7 +57,7 @@ def test_the_command_says_that_a_device_is_not_there(tmp_path: Path, capsys: pyt
 
 def test_a_device_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     settled: list[torch.device] = []
-    monkeypatch.setattr("passionsr_trt.export.quantize.devices._settled", lambda device: settled.append(device))
+    monkeypatch.setattr(devices, "_settled", lambda device: settled.append(device))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == chosen_device("cpu") == HOST
     with pytest.raises(UsageError, match="--device cuda:0: PyTorch finds no CUDA device"):

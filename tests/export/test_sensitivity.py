@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export import sensitivity_cli
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import learn_calibration
 from passionsr_trt.export.calibrate.ranges import calibrate
@@ -68,7 +69,7 @@ def test_a_calibration_without_sites_exports_them_float(small_model: Path) -> No
 def test_the_command_writes_report_plot_and_calibration(
     small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.export.sensitivity_cli.SENSITIVITY_CROP", 64)
+    monkeypatch.setattr(sensitivity_cli, "SENSITIVITY_CROP", 64)
     images, cache, output = str(DEMO / "calib" / "lr"), str(tmp_path / "cache"), tmp_path / "out"
     assert main(["calibrate", str(small_model), "--images", images, "--limit", "1", "--cache", cache]) == 0
     words = ["sensitivity", str(small_model), "--images", images, "--limit", "1", "--cache", cache]
