@@ -18,6 +18,7 @@ FILES = (
     "tests/engines/test_half_range.py",
     "tests/engines/test_openvino_graph.py",
     "tests/engines/test_reference.py",
+    "tests/engines/test_unsigned.py",
     "tests/export/test_to_onnx.py",
     "tests/export/test_explicit.py",
     "tests/export/test_image_networks.py",

@@ -9,6 +9,7 @@ faults seen in OpenVINO 2026.4.1 that both leave no message:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import prod
@@ -110,6 +111,8 @@ def _options(threads: int, bfloat16: bool) -> dict[str, Any]:
     options: dict[str, Any] = dict(COMPILE_OPTIONS)
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
+        # pinned, two processes of a few threads each would share the first cores
+        options["ENABLE_CPU_PINNING"] = threads >= (os.cpu_count() or 1)
     if bfloat16 and has_bfloat16():
         options["INFERENCE_PRECISION_HINT"] = "bf16"
     return options
