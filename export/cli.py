@@ -135,10 +135,7 @@ def calibrated(arguments: argparse.Namespace) -> int:
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the ONNX bundle")
-    parser.add_argument(
-        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
-    )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
+    add_own_calibration(parser)
     parser.add_argument("--float", action="store_true", help="export the float twin, no quantization")
     parser.add_argument(
         "--format",
@@ -240,6 +237,14 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
         return False
     same = (present.model.digest, present.calibration_key, present.precision, present.model.size)
     return same == (digest, key, arguments.precision, arguments.size)
+
+
+def add_own_calibration(parser: argparse.ArgumentParser) -> None:
+    """The options that `own_calibration` reads."""
+    parser.add_argument(
+        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
+    )
+    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
 
 
 def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, decibels, some_path, whole
+from passionsr_trt.engines.bundle.arguments import decibels, some_path, whole
 from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.export.cli import add_device, own_calibration
+from passionsr_trt.export.cli import add_device, add_own_calibration, own_calibration
 
 if TYPE_CHECKING:
     from passionsr_trt.export.calibrate.sensitivity import Probe, Sensitivity
@@ -24,10 +24,7 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=whole(1), default=4, help="use one crop of the first N images; time grows with N"
     )
-    parser.add_argument(
-        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
-    )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
+    add_own_calibration(parser)
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and the plot")
     parser.add_argument(
         "--budget",

@@ -89,7 +89,8 @@ def _anchored(graph: Graph, quantize: onnx.NodeProto) -> Anchored | None:
         return None
     port = Anchored(codes, step, quantize, dequantize, convolutions, above, above.input[1 - constant], clip)
     _find_pad(graph, port)
-    return port if port.pad is not None or not any(_pads(node) != [0, 0, 0, 0] for node in convolutions) else None
+    padded_later = port.pad is None and any(any(_pads(node)) for node in convolutions)
+    return None if padded_later else port
 
 
 def _is_int8_convolution(graph: Graph, node: onnx.NodeProto) -> bool:

@@ -26,7 +26,7 @@ from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.search import PortSearch
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import Site, SiteConv
+from passionsr_trt.export.quantize.sites import Site, SiteConv, zero_padded
 from torch import Tensor
 from tqdm import tqdm
 
@@ -123,8 +123,7 @@ def columns_of(site: Site, x: Tensor, generator: torch.Generator) -> Tensor:
     if not isinstance(site, SiteConv):
         tokens = x.flatten(0, -2)
         return tokens[:: -(-len(tokens) // WINDOW**2)].t()
-    top, left, bottom, right = site.pads
-    x = F.pad(x, (left, right, top, bottom))
+    x = zero_padded(x, site.pads)
     kernel = site.weight.shape[2:]
     for dim in (2, 3):
         taken = (WINDOW - 1) * site.stride + kernel[dim - 2]

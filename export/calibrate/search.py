@@ -24,7 +24,7 @@ import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.quantize.hooks import watching_outputs
-from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv
+from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv, zero_padded
 from torch import Tensor, nn
 
 ALPHAS = (None, 0.4, 0.7)
@@ -78,26 +78,21 @@ class PortSearch:
         """Start a learner at a candidate."""
         alpha, shift, share = candidate
         assert self.lows is not None and self.highs is not None
-        lows, highs = self.lows.to(learner.lows.device), self.highs.to(learner.lows.device)
-        lows, highs = lows * (1.0 if self.bounded_below else share), highs * share
+        least, most = self.lows.to(learner.lows.device), self.highs.to(learner.lows.device)
+        lows, highs = least * (1.0 if self.bounded_below else share), most * share
         delta = (lows + highs) / 2 if shift is Shift.CENTRE else torch.zeros_like(lows)
-        if alpha is None:
-            scale = torch.ones_like(delta)
-            return learner.begin(lows, highs, scale, delta, self._anchor(learner, shift, scale))
-        reach = torch.maximum(highs - delta, delta - lows).clamp_min(1e-5)
-        weights = torch.stack([named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites])
-        scale = reach**alpha / weights.amax(0).clamp_min(1e-5) ** (1 - alpha)
-        scale = scale / scale.log().mean().exp()
-        return learner.begin(lows, highs, scale, delta, self._anchor(learner, shift, scale))
+        scale = torch.ones_like(delta)
+        if alpha is not None:
+            reach = torch.maximum(highs - delta, delta - lows).clamp_min(1e-5)
+            scale = reach**alpha / self._weights().clamp_min(1e-5) ** (1 - alpha)
+            scale = scale / scale.log().mean().exp()
+        anchor = _anchor(learner, least / scale, most / scale) if shift is Shift.ANCHOR else 0
+        return learner.begin(lows, highs, scale, delta, anchor)
 
-    def _anchor(self, learner: LearnedPort, shift: Shift, scale: Tensor) -> int:
-        """a, for which the codes from −a on cover what lies above 0, those below it the rest; 0 for none."""
-        if shift is not Shift.ANCHOR:
-            return 0
-        assert self.lows is not None and self.highs is not None
-        low = min(float((self.lows.to(scale.device) / scale).min()), 0.0)
-        high = float((self.highs.to(scale.device) / scale).max())
-        return math.floor(-learner.low + (learner.high - learner.low) * low / (high - low)) if high > 0 else 0
+    def _weights(self) -> Tensor:
+        """max|W_j| of each input channel over the sites, [C]."""
+        sizes = [named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites]
+        return torch.stack(sizes).amax(0)
 
     def candidates(self, spec: QuantSpec) -> list[Candidate]:
         if spec.method == "smoothquant":
@@ -120,7 +115,9 @@ class PortSearch:
         """Add every candidate's error on one input."""
         if len(self.candidates(spec)) == 1:
             return
-        x = padded(self.sites[0].site, x)
+        site = self.sites[0].site
+        if isinstance(site, SiteConv):  # a shift moves the zeros of the padding too
+            x = zero_padded(x, site.pads)
         expected = [apply(named.site, x, named.site.weight, named.site.bias) for named in self.sites]
         for candidate in self.candidates(spec):
             learner = self.begin(self.learner(spec), candidate)
@@ -151,12 +148,10 @@ class PortSearch:
         return (alpha is None or self.scale_is_free) and (shift is Shift.NONE or self.shift_is_free)
 
 
-def padded(site: Site, x: Tensor) -> Tensor:
-    """A port's tensor with the zeros that its convolutions pad it with: a shift moves them too."""
-    if not isinstance(site, SiteConv):
-        return x
-    top, left, bottom, right = site.pads
-    return nn.functional.pad(x, (left, right, top, bottom))
+def _anchor(learner: LearnedPort, lows: Tensor, highs: Tensor) -> int:
+    """a, for which the codes from −a on cover what of x/s lies above 0, those below it the rest."""
+    low, high = min(float(lows.min()), 0.0), float(highs.max())
+    return math.floor(-learner.low + (learner.high - learner.low) * low / (high - low)) if high > 0 else 0
 
 
 def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

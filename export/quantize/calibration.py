@@ -18,9 +18,10 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.formats import INT8, Codes
+from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.quantizer import per_channel, unpack_turns, weight_codes
+from passionsr_trt.export.quantize.quantizer import unpack_turns
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.sub_pixel import EnlargedConv, SubPixelConv
 from passionsr_trt.export.quantize.transform import fold_port
@@ -168,9 +169,9 @@ class Calibration:
         for named in sites:
             site = named.site
             assert site.weight_scale is not None and site.port.scale is not None
-            rounded = weight_codes(site.weight, site.weight_scale, site.code_limit, site.turns, site.codes)
-            values = rounded * per_channel(site.weight_scale, rounded.dim())
-            moved = (values - site.weight).double().flatten(1).sum(dim=1) * anchor * site.port.scale
+            with in_mode(site, Mode.FAKE):
+                rounded = site.effective_weight()
+            moved = (rounded - site.weight).double().flatten(1).sum(dim=1) * anchor * site.port.scale
             own = 0.0 if site.output_bias is None else site.output_bias
             site.output_bias = (own + moved).float()
 

@@ -64,9 +64,7 @@ class Port(Moded):
 
     def transform(self, x: Tensor) -> Tensor:
         """Zero padding, then x·multiplier + offset, as far as they are set."""
-        if self.pads:
-            top, left, bottom, right = self.pads
-            x = F.pad(x, (left, right, top, bottom))
+        x = zero_padded(x, self.pads) if self.pads else x
         if self.multiplier is not None:
             x = x * self.multiplier.to(x.dtype)
         return x if self.offset is None else x + self.offset.to(x.dtype)
@@ -184,8 +182,8 @@ class Site(Moded):
 
     def prepare_export(self) -> None:
         """Compute the initializers that QDQ mode emits: codes, or the float weight of a float site; the bias."""
-        bias, stored = self.quantized_bias(), self.weight.data
-        self.assign(stored, None if bias is None else bias.detach())
+        stored = self.weight.data
+        self.assign(stored, self.quantized_bias())
         self.output_bias = None
         if self.weight_scale is not None:
             stored = weight_codes(stored.float(), self.weight_scale, self.code_limit, self.turns, self.codes)
@@ -231,8 +229,7 @@ class SiteConv(Site):
         if (top, left) == (bottom, right):
             return F.conv2d(x, weight, self.effective_bias(), self.stride, (top, left))
         if self.mode is not Mode.QDQ:
-            padded = F.pad(x, (left, right, top, bottom))
-            return F.conv2d(padded, weight, self.effective_bias(), self.stride)
+            return F.conv2d(zero_padded(x, self.pads), weight, self.effective_bias(), self.stride)
         kernel = weight.shape[2:]
         height = (x.shape[2] + top + bottom - kernel[0]) // self.stride + 1
         width = (x.shape[3] + left + right - kernel[1]) // self.stride + 1
@@ -260,6 +257,12 @@ class SiteLinear(Site):
         weight = self.stored if self.weight_scale is None else self.effective_weight(transpose=True)
         out = torch.matmul(x, weight)
         return out if self.bias is None else out + self.bias
+
+
+def zero_padded(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """x [B, C, H, W] with zeros around it; pads: (top, left, bottom, right), ONNX order."""
+    top, left, bottom, right = pads
+    return F.pad(x, (left, right, top, bottom))
 
 
 def _data(parameter: Tensor | None) -> Tensor | None:

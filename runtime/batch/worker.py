@@ -66,15 +66,13 @@ class Worker:
         self.ledger = Ledger(self.output)
         self.unusable: Outcome | None = None
         try:
-            self.options, chain = (
-                settings.options,
-                load_engines(
-                    Path(settings.engines),
-                    settings.threads,
-                    settings.provider,
-                    settings.cuda_graph,
-                    settings.cache,
-                ),
+            self.options = settings.options
+            chain = load_engines(
+                Path(settings.engines),
+                settings.threads,
+                settings.provider,
+                settings.cuda_graph,
+                settings.cache,
             )
             check_options(self.options, chain)
             self.chain = rescaled(chain, settings.scale)
@@ -147,10 +145,8 @@ class Worker:
             return None
         try:
             with temporary_folder() as folder:
-                source, target = (
-                    fetched(item.source, folder / "in"),
-                    fetched(self.output.address(item.key), folder / "out"),
-                )
+                source = fetched(item.source, folder / "in")
+                target = fetched(self.output.address(item.key), folder / "out")
                 stamp = self.output.stamp(item.key)
                 if stamp is None or (sha256(source), sha256(target)) != (done.source_sha256, done.sha256):
                     return None
