@@ -36,7 +36,7 @@ from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.loading import open_onnx
 from quality_images import TestSet
-from quality_methods import Method, methods
+from quality_methods import WIDTHS, Method, methods
 from quality_report import write_report
 from tqdm import tqdm
 
@@ -99,10 +99,10 @@ class Workspace:
         }
 
 
-def quantize(method: Method, bits: int, seed: int, work: Workspace, folder: Path) -> dict[str, Path]:
+def quantize(method: Method, width: str, seed: int, work: Workspace, folder: Path) -> dict[str, Path]:
     """Quantize the model by a method; returns the ONNX file of each part."""
     if not method.peer:
-        spec = {**method.spec, "bits_weights": bits, "bits_activations": bits, "seed": seed}
+        spec = {**method.spec, **WIDTHS[width], "seed": seed}
         path = folder / "spec.json"
         path.write_text(json.dumps(spec))
         cache = folder / "calibration"
@@ -141,9 +141,9 @@ def chain_of(files: dict[str, Path], work: Workspace, label: str) -> Chain:
     return Chain(bundle.model, bundle.parts, HostExecutor(engines), label)
 
 
-def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSet) -> None:
+def run_row(method: Method, width: str, seed: int, work: Workspace, tests: TestSet) -> None:
     """Quantize, build, measure, keep."""
-    name = f"{method.name}_{bits}_{seed}".replace(" ", "-").replace(",", "")
+    name = f"{method.name}_{width}_{seed}".replace(" ", "-").replace(",", "")
     target = work.rows / f"{name}.json"
     if target.is_file():
         return
@@ -151,20 +151,20 @@ def run_row(method: Method, bits: int, seed: int, work: Workspace, tests: TestSe
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.perf_counter()
-    files = quantize(method, bits, seed, work, folder)
+    files = quantize(method, width, seed, work, folder)
     seconds = time.perf_counter() - started
     chain = chain_of(files, work, method.name)
     row: dict[str, Any] = {
         "name": method.name,
         "group": method.group,
-        "bits": bits,
+        "width": width,
         "seed": seed,
         "seconds_to_quantize": seconds,
         "bytes": sum(path.stat().st_size for path in files.values()),
         "hashes": {part: sha256(path) for part, path in files.items()},
         "images": tests.measure(chain),
     }
-    if not seed and bits == 8:
+    if not seed and width == "W8A8":
         row["latency"] = latency(chain, chain_of(float_files(work), work, "float"))
     target.with_suffix(".tmp").write_text(json.dumps(row, indent=1))
     target.with_suffix(".tmp").replace(target)
@@ -202,7 +202,7 @@ def main() -> None:
     )
     parser.add_argument("--peers-python")
     parser.add_argument("--metrics", type=Path)
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6])
+    parser.add_argument("--widths", choices=list(WIDTHS), nargs="+", default=list(WIDTHS))
     parser.add_argument("--seeds", type=int, default=3, help="of our method; the others run once")
     parser.add_argument("--only", nargs="+", help="names of methods")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -211,12 +211,12 @@ def main() -> None:
     tests = TestSet(arguments.test, chain_of(float_files(work), work, "float"), arguments.metrics)
     chosen = methods(json.loads(arguments.spec.read_text()) if arguments.spec else {"method": "learned"})
     # every method once before the second seed of any
-    for seed, bits, method in itertools.product(range(arguments.seeds), arguments.bits, chosen):
-        skipped = bits not in method.bits or (method.peer and not arguments.peers_python)
+    for seed, width, method in itertools.product(range(arguments.seeds), arguments.widths, chosen):
+        skipped = width not in method.widths or (method.peer and not arguments.peers_python)
         if skipped or (arguments.only and method.name not in arguments.only) or (seed and not method.seeded):
             continue
-        tqdm.write(f"{method.name}, {bits} bits, seed {seed}")
-        run_row(method, bits, seed, work, tests)
+        tqdm.write(f"{method.name}, {width}, seed {seed}")
+        run_row(method, width, seed, work, tests)
     write_report(arguments.output, conditions((512, 512), THREADS, 5))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from quality_methods import WIDTHS
 
 SMALLER_IS_CLOSER = ("lpips", "dists")
 COLOURS = {
@@ -21,7 +22,7 @@ COLOURS = {
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """One method at one width over its seeds: means over images and seeds, the worst image of any seed."""
-    summary: dict[str, Any] = {key: rows[0][key] for key in ("name", "group", "bits", "bytes")}
+    summary: dict[str, Any] = {key: rows[0][key] for key in ("name", "group", "width", "bytes")}
     summary["seeds"] = len(rows)
     summary["seconds_to_quantize"] = float(np.median([row["seconds_to_quantize"] for row in rows]))
     timed = [row["latency"] for row in rows if "latency" in row]
@@ -41,12 +42,13 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def write_report(folder: Path, conditions: dict[str, Any]) -> None:
     """quality.json, quality.md, quality.png from all rows in FOLDER/rows."""
-    found: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for path in sorted((folder / "rows").glob("*.json")):
         row = json.loads(path.read_text())
-        found[row["bits"], row["name"]].append(row)
+        found[row["width"], row["name"]].append(row)
     summaries = sorted(
-        (summarize(rows) for rows in found.values()), key=lambda row: (-row["bits"], -row["to_float_psnr"])
+        (summarize(rows) for rows in found.values()),
+        key=lambda row: (list(WIDTHS).index(row["width"]), -row["to_float_psnr"]),
     )
     (folder / "quality.json").write_text(
         json.dumps({"conditions": conditions, "rows": summaries}, indent=1) + "\n"
@@ -60,7 +62,7 @@ def write_report(folder: Path, conditions: dict[str, Any]) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: distance to the float output, then to the originals, then what it costs."""
     dists = all("to_float_dists" in row for row in rows)
-    head = ["bits", "method", "PSNR dB (worst)", "SSIM", "LPIPS (worst)"]
+    head = ["width", "method", "PSNR dB (worst)", "SSIM", "LPIPS (worst)"]
     head += ["DISTS"] if dists else []
     head += ["ΔPSNR to truth", "LPIPS to truth"] + (["DISTS to truth"] if dists else [])
     head += ["speed-up", "MB", "s to quantize"]
@@ -69,7 +71,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         change = row["to_truth_lpips"] / row["float_to_truth_lpips"] - 1
         spread = f" ±{row['to_float_psnr_spread'] / 2:.2f}" if row["seeds"] > 1 else ""
         cells = [
-            str(row["bits"]),
+            row["width"],
             f"**{row['name']}**" if row["group"] == "ours" else row["name"],
             f"{row['to_float_psnr']:.2f}{spread} ({row['to_float_psnr_worst']:.2f})",
             f"{row['to_float_ssim']:.4f}",
@@ -92,14 +94,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    widths = sorted({row["bits"] for row in rows}, reverse=True)
-    counts = [sum(row["bits"] == bits for row in rows) for bits in widths]
+    widths = [width for width in WIDTHS if any(row["width"] == width for row in rows)]
+    counts = [sum(row["width"] == width for row in rows) for width in widths]
     figure, grid = pyplot.subplots(
         len(widths), 1, figsize=(8, 0.9 * len(widths) + 0.27 * len(rows)), height_ratios=counts, squeeze=False,
         layout="constrained",
     )  # fmt: skip
-    for axes, bits in zip(grid[:, 0], widths, strict=True):
-        shown = [row for row in rows if row["bits"] == bits]
+    for axes, width in zip(grid[:, 0], widths, strict=True):
+        shown = [row for row in rows if row["width"] == width]
         names = [row["name"] for row in shown]
         values = [row["to_float_psnr"] for row in shown]
         worst = [row["to_float_psnr_worst"] for row in shown]
@@ -113,7 +115,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.margins(y=0.6 / len(shown))
         axes.grid(axis="x", alpha=0.3)
         axes.invert_yaxis()
-        axes.set_title(f"W{bits}A{bits}: PSNR to the float output, dB (dot: mean, tick: worst image)", fontsize=9)
+        axes.set_title(f"{width}: PSNR to the float output, dB (dot: mean, tick: worst image)", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOURS[group]) for group in COLOURS]
