@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,17 +121,32 @@ def calibrated(arguments: argparse.Namespace) -> int:
                 print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
             return 0
         model = load_model(arguments.model)
+        model.forget_reference()
         if spec.method == "range":
             calibration = calibrate(model, spec, files, device)
         else:
             partial = folder.with_name(f"{folder.name}.partial")
-            calibration = learn_calibration(model, spec, files, partial, arguments.low_memory, device)
+            with telling_how_to_go_on(partial):
+                calibration = learn_calibration(model, spec, files, partial, arguments.low_memory, device)
         if not leads:
             return 0
         calibration.save(folder)
     sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
     print(f"{folder}: {sites} sites from {len(files)} images")
     return 0
+
+
+@contextmanager
+def telling_how_to_go_on(partial: Path) -> Iterator[None]:
+    """Where Ctrl-C or SIGTERM end the work, say what is kept of it."""
+    from passionsr_trt.export.calibrate.distributed import rank
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial.is_dir() and not rank():
+            print(f"{partial} keeps what was found so far: the same command goes on from there", file=sys.stderr)
+        raise
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:

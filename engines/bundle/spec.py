@@ -17,7 +17,7 @@ METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
 LOSSES = ("output", "features")
 # stated where they are used: what was calibrated before keeps its key
-LATER = ("attention", "loss", "feature_weight")
+LATER = ("attention", "loss", "feature_weight", "block_share")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class QuantSpec:
     win any;
     Of `learned` alone:
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
+    block_share: which of a part's blocks learn, the costliest; the others keep what the search found;
     loss: of the `output`, or also of the `features` that blocks give (2DQuant's, with feature_weight; for a whole
     module, a third slower);
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: LET first, then LBQ, as DQC
@@ -80,6 +81,7 @@ class QuantSpec:
     staged: bool = False
     output_bias: bool = True
     granularity: str = "module"
+    block_share: float = 1.0
     loss: str = "output"
     feature_weight: float = 1.0
     accumulate: int = 1
@@ -118,6 +120,12 @@ class QuantSpec:
             raise UserError(
                 "spec: loss `features` block by block",
                 "expected granularity `module`: a block's output is its features",
+            )
+        if not 0 < self.block_share <= 1:
+            raise UserError(f"spec: block_share is {self.block_share}", "expected more than 0, at most 1")
+        if self.block_share < 1 and self.granularity != "block":
+            raise UserError(
+                f"spec: block_share {self.block_share} of a whole module", "expected granularity `block` with it"
             )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"spec: seed is {self.seed}", "expected 0 to 2^63 − 1")

@@ -2,7 +2,7 @@
 
 Each part is fed by its already quantized predecessor, or by its float twin (Part.float_inputs). Per part:
 1. search: LET and boundary ratios of every port alone (export/calibrate/search.py);
-2. the stages of export/calibrate/stages.py, on the whole part or block by block;
+2. the stages of export/calibrate/stages.py, on the whole part or block by block (export/calibrate/teaching.py);
 3. which way every weight is rounded (export/calibrate/rounding.py).
 """
 
@@ -15,36 +15,39 @@ from pathlib import Path
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.attempts import add_errors
 from passionsr_trt.export.calibrate.blockwise import (
-    block_pairs,
-    blocks_in_order,
     outermost_blocks,
     return_freed_memory,
 )
 from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.distributed import begin_alike, check_share, in_turn, merge, shared
+from passionsr_trt.export.calibrate.held import holding
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
-from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
-from passionsr_trt.export.calibrate.placement import Bring, resident, waiting_blocks
+from passionsr_trt.export.calibrate.learned import learned_tensors
+from passionsr_trt.export.calibrate.padding import keeping_padding, settle_padding
+from passionsr_trt.export.calibrate.placement import resident, waiting_blocks
 from passionsr_trt.export.calibrate.ranges import activation_scales, observing
-from passionsr_trt.export.calibrate.resume import Progress
+from passionsr_trt.export.calibrate.resume import Progress, State
 from passionsr_trt.export.calibrate.rounding import round_weights
-from passionsr_trt.export.calibrate.search import PortSearch, search_ports
-from passionsr_trt.export.calibrate.shared_search import add_errors, merge_ranges
-from passionsr_trt.export.calibrate.stages import Pairs, learned_ports, recomputing, run_stage, stages
+from passionsr_trt.export.calibrate.search import PortSearch, merge_ranges
+from passionsr_trt.export.calibrate.stages import Pairs, learners_of
+from passionsr_trt.export.calibrate.teaching import Lesson
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.devices import HOST, on_device
+from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model, Part
-from passionsr_trt.export.quantize.quantizer import pack_turns
-from passionsr_trt.export.quantize.sites import Site, SiteConv, group_ports
-from passionsr_trt.export.quantize.transform import claim_padding, may_shift_for_free
-from torch import Tensor, nn
+from passionsr_trt.export.quantize.sites import group_ports
+from passionsr_trt.export.quantize.transform import may_shift_for_free
+from torch import Tensor
 from tqdm import tqdm
 
 CROP = 256
 SEARCH_INPUTS, SEARCH_CROP = 4, 128
+COST_INPUTS = 2  # crops on which the cost of each block is measured
+Inputs = tuple[Tensor, ...]
 
 
 def learn_calibration(
@@ -79,16 +82,17 @@ def learn_calibration(
                 merge(histograms)
             teacher = [part.feed(sample) for sample in floats]
             inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
-            with learning(part, spec, teacher, progress) as (searches, done):
+            with learning(part, spec, teacher, progress) as (searches, state):
                 if spec.method == "learned":
-                    targets = [sample[part.output.name] for sample in floats]
-                    pairs = Pairs(inputs, targets)
-                    learn_part(part, spec, pairs, teacher, progress, done, low_memory, bring)
-                if spec.rounding == "second_order":
-                    round_weights(part, searches, inputs)
-                learned = on_device(learned_tensors(searches, spec), HOST)
-                tensors |= learned | activation_scales(histograms, spec)
-                run_all(part, quantized, "quantized outputs")
+                    pairs = Pairs(inputs, [sample[part.output.name] for sample in floats])
+                    lesson = Lesson(part, spec, pairs, teacher, progress, state, low_memory, bring)
+                    lesson.learn(search_crops(part, teacher)[:COST_INPUTS])
+                with holding(searches):
+                    if spec.rounding == "second_order":
+                        round_weights(part, searches, inputs)
+                    learned = on_device(learned_tensors(searches, spec), HOST)
+                    tensors |= learned | activation_scales(histograms, spec)
+                    run_all(part, quantized, "quantized outputs")
     progress.clear()
     return Calibration(model.digest, spec, data_digest(files), tensors)
 
@@ -101,57 +105,12 @@ def run_all(part: Part, samples: list[dict[str, Tensor]], title: str) -> None:
         sample[part.output.name] = output
 
 
-def learn_part(
-    part: Part,
-    spec: QuantSpec,
-    pairs: Pairs,
-    teacher: list[tuple[Tensor, ...]],
-    progress: Progress,
-    done: int,
-    low_memory: bool,
-    bring: Bring,
-) -> None:
-    """Every stage that is not done yet, of the part or of each block that has something to learn.
-
-    teacher: the float twin's inputs. bring: what gets a block to the device.
-    """
-    learners = learners_of(part.module)
-    plan = stages(spec)
-    by_module, by_features = spec.granularity == "module", spec.loss == "features"
-    blocks = [] if by_module and not (low_memory or by_features) else blocks_in_order(part, teacher[0])
-    if by_module:
-        modules = [block for _name, block in blocks]
-        measure = FeatureLoss(modules, spec.feature_weight) if by_features and modules else output_loss
-        with recomputing(modules if low_memory else []):
-            for index, stage in enumerate(plan):
-                if index >= done:
-                    run_stage(part.module, stage, part.name, pairs, spec, measure)
-                    progress.save(part.name, learners, index + 1)
-        return
-    blocks = [(path, block) for path, block in blocks if learned_ports(block)]
-    for index, (path, block) in enumerate(blocks):
-        if (index + 1) * len(plan) <= done:
-            continue
-        title = f"{part.name}.{path}"
-        sites = [module for module in block.modules() if isinstance(module, Site)] if low_memory else []
-        with block_pairs(part, block, title, pairs.inputs, teacher) as own, recomputing(sites):
-            bring(block)
-            for stage in plan:
-                run_stage(block, stage, title, own, spec)
-        progress.save(part.name, learners, (index + 1) * len(plan))
-
-
-def learners_of(part: nn.Module) -> nn.ModuleList:
-    """Everything that learns, in module order: what is saved and restored."""
-    return nn.ModuleList(module for module in part.modules() if isinstance(module, (LearnedPort, LearnedWeight)))
-
-
 @contextmanager
 def learning(
-    part: Part, spec: QuantSpec, teacher: list[tuple[Tensor, ...]], progress: Progress
-) -> Iterator[tuple[list[PortSearch], int]]:
+    part: Part, spec: QuantSpec, teacher: list[Inputs], progress: Progress
+) -> Iterator[tuple[list[PortSearch], State]]:
     """Searched or restored learners on every quantized port and site of a part, in LEARN mode; all gone
-    afterwards. Gives the searches and the number of stages already done."""
+    afterwards. Gives the searches and what was learned already."""
     searches = port_searches(part, spec)
     with keeping_padding(searches):
         try:
@@ -161,15 +120,16 @@ def learning(
                     weight = named.site.weight
                     named.site.learner = LearnedWeight(weight.shape[0], spec.weight_code_max, weight.device)
             learners = learners_of(part.module)
-            done = progress.restore(part.name, learners)
-            if done is None:
+            state = progress.restore(part.name, learners)
+            if state is None:
                 search_part(part, spec, searches, teacher)
             for search in searches:
                 settle_padding(search)
-            if done is None:
-                progress.save(part.name, learners, 0)
+            if state is None:
+                state = State()
+                progress.save(part.name, learners, state)
             with part.mode(Mode.LEARN):
-                yield searches, done or 0
+                yield searches, state
         finally:
             for search in searches:
                 search.port.learner = None
@@ -198,38 +158,22 @@ def port_searches(part: Part, spec: QuantSpec) -> list[PortSearch]:
     return searches
 
 
-@contextmanager
-def keeping_padding(searches: list[PortSearch]) -> Iterator[None]:
-    """Paddings that moved from sites into their ports while the context lasted go back."""
-    before = [(getattr(search.sites[0].site, "pads", ()), search.port.pads) for search in searches]
-    try:
-        yield
-    finally:
-        for search, (site_pads, port_pads) in zip(searches, before, strict=True):
-            search.port.pads = port_pads
-            for named in search.sites:
-                if isinstance(named.site, SiteConv):
-                    named.site.pads = site_pads
+def search_crops(part: Part, teacher: list[Inputs]) -> list[Inputs]:
+    """The small crops of the float twin's inputs on which candidates are tried."""
+    side = crop_side([part], SEARCH_CROP)
+    return [
+        tuple(window(x, info.stride, (0, 0), side) for x, info in zip(inputs, part.inputs, strict=True))
+        for inputs in teacher[:SEARCH_INPUTS]
+    ]
 
 
-def search_part(
-    part: Part, spec: QuantSpec, searches: list[PortSearch], teacher: list[tuple[Tensor, ...]]
-) -> None:
+def search_part(part: Part, spec: QuantSpec, searches: list[PortSearch], teacher: list[Inputs]) -> None:
     """Give every port's learner the start that its search finds."""
-
-    def observe() -> None:
+    with torch.no_grad(), watching_outputs((search.port, search.observe) for search in searches):
         for inputs in tqdm(shared(teacher), desc=f"{part.name}: ranges"):
             part.module(*inputs)
-        merge_ranges(searches, teacher[0][0].device)
-
-    def attempt() -> None:
-        def errors_of(inputs: tuple[Tensor, ...]) -> None:
-            tensors = zip(inputs, part.inputs, strict=True)
-            part.module(*(window(x, info.stride, (0, 0), crop_side([part], SEARCH_CROP)) for x, info in tensors))
-
-        add_errors(searches, spec, teacher[:SEARCH_INPUTS], errors_of, f"{part.name}: search")
-
-    search_ports(searches, observe, attempt, spec)
+    merge_ranges(searches, teacher[0][0].device)
+    add_errors(part, searches, spec, search_crops(part, teacher))
     for search in searches:
         learner = search.port.learner
         assert isinstance(learner, LearnedPort)
@@ -240,43 +184,3 @@ def search_part(
             named.site.learner.begin_bias(learner.step(), learner.weight(named.site.weight))
         if search.port.joined and search.is_free(best):
             learner.may_scale = False
-
-
-def settle_padding(search: PortSearch) -> None:
-    """In front of a shift the port pads, and the padded zeros are part of its range."""
-    learner = search.port.learner
-    assert isinstance(learner, LearnedPort)
-    if learner.shifted:
-        for named in search.sites:
-            claim_padding(named.site)
-        if search.port.pads:
-            learner.lows, learner.highs = learner.lows.clamp_max(0), learner.highs.clamp_min(0)
-
-
-@torch.no_grad()
-def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Tensor]:
-    """What the calibration keeps: s, δ, Δ of ports, Δ and turns of weights (all of the transformed tensors)."""
-    tensors: dict[str, Tensor] = {}
-    for search in searches:
-        learner = search.port.learner
-        assert isinstance(learner, LearnedPort)
-        tensors[f"{search.name}.activation_scale"] = learner.step().clone()
-        anchored = learner.anchor * learner.step()
-        if bool((learner.s() != 1).any()) or learner.shifted or learner.anchor:
-            tensors[f"{search.name}.let_scale"] = learner.s().clone()
-            tensors[f"{search.name}.let_shift"] = learner.delta() + learner.s() * anchored
-        if learner.anchor:
-            tensors[f"{search.name}.let_anchor"] = torch.full(
-                (), learner.anchor, dtype=torch.int32, device=anchored.device
-            )
-        for named in search.sites:
-            assert isinstance(named.site.learner, LearnedWeight)
-            weight = learner.weight(named.site.weight)
-            boundary = named.site.learner.boundary(weight)
-            tensors[f"{named.name}.weight_scale"] = (boundary / spec.weight_code_max).clone()
-            bias = named.site.learner.output_bias()
-            if bool(bias.any()):
-                tensors[f"{named.name}.output_bias"] = bias
-            if named.site.learner.turns is not None:
-                tensors[f"{named.name}.weight_turns"] = pack_turns(named.site.learner.turns)
-    return tensors

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from passionsr_trt.export.quantize.quantizer import per_channel, quantize, weight_codes
+from passionsr_trt.export.quantize.sites import Held
 from torch import Tensor, nn
 
 BIAS_UNIT = 0.1
@@ -51,8 +52,16 @@ class _Quantize(torch.autograd.Function):
 
 def learned_quantize(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """Q(x) with gradients for x and for Δ = `step`, which broadcasts against x."""
+    if not torch.is_grad_enabled():
+        return quantize(x, step, low, high).mul_(step)
     result: Tensor = _Quantize.apply(x, step, low, high)
     return result
+
+
+def reach(weight: Tensor) -> Tensor:
+    """max|W| of every row [O], more than 0."""
+    rows = weight.flatten(1)
+    return torch.maximum(rows.amax(dim=1), -rows.amin(dim=1)).clamp_min(1e-8)
 
 
 class LearnedPort(nn.Module):
@@ -134,8 +143,10 @@ class LearnedPort(nn.Module):
         codes = (self.low + self.anchor, self.high + self.anchor)
         return learned_quantize(x, self.step(), *codes)
 
-    def weight(self, weight: Tensor) -> Tensor:
-        return weight * self.s().reshape([1, -1] + [1] * (weight.dim() - 2))
+    def weight(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        """W̃; `out`: where it is to stand, without gradients."""
+        s = self.s().reshape([1, -1] + [1] * (weight.dim() - 2))
+        return weight * s if out is None else torch.mul(weight, s, out=out)
 
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         if not self.shifted:
@@ -146,15 +157,17 @@ class LearnedPort(nn.Module):
 
 
 class LearnedWeight(nn.Module):
-    """u [O] of one site's weight, and its output bias; once u is learned, the turns of its codes (rounding.py)."""
+    """u [O] of one site's weight, and its output bias; once u is learned, the turns of its codes (rounding.py).
+    held: stands for it where nothing changes any more (held.py)."""
 
+    held: Held | None
     turns: Tensor | None
     base_boundary: Tensor
     unit: Tensor
 
     def __init__(self, channels: int, limit: int, device: torch.device | None = None) -> None:
         super().__init__()
-        self.limit, self.following = limit, True
+        self.limit, self.following, self.held = limit, True, None
         self.log_boundary = nn.Parameter(torch.zeros(channels, device=device))
         self.bias_units = nn.Parameter(torch.zeros(channels, device=device))
         self.register_buffer("base_boundary", torch.ones(channels, device=device))

@@ -22,6 +22,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.calibrate.distributed import exchanged, shared, size
+from passionsr_trt.export.calibrate.held import HeldWeight
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.search import PortSearch
 from passionsr_trt.export.quantize.hooks import watching_outputs
@@ -62,6 +63,8 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
             given = exchanged(tuple(learner.turns for learner in learned_weights(search)), owner % size())
             for learner, found in zip(learned_weights(search), given, strict=True):
                 learner.turns = found
+                if isinstance(learner.held, HeldWeight):
+                    learner.held.turn(found)
 
 
 def learned_weights(search: PortSearch) -> list[LearnedWeight]:
@@ -171,15 +174,16 @@ def round_columns(exact: Tensor, nearest: Tensor, factor: Factor, limit: int) ->
     order, upper = factor.order, factor.upper
     if upper is None:
         return nearest
-    left = exact[:, order].clone()
-    low, high = (nearest[:, order] - 1).clamp_min(-limit), (nearest[:, order] + 1).clamp_max(limit)
+    # a column lies in one piece, its rows side by side
+    left, centre = (codes.t()[order].contiguous() for codes in (exact, nearest))
+    low, high = (centre - 1).clamp_min_(-limit), (centre + 1).clamp_max_(limit)
     codes = torch.empty_like(left)
-    for start in range(0, left.shape[1], PANEL):
-        end = min(start + PANEL, left.shape[1])
-        errors = torch.empty_like(left[:, start:end])
+    for start in range(0, len(left), PANEL):
+        end = min(start + PANEL, len(left))
+        errors = torch.empty_like(left[start:end])
         for k in range(start, end):
-            codes[:, k] = torch.minimum(torch.maximum(left[:, k].round(), low[:, k]), high[:, k])
-            errors[:, k - start] = (left[:, k] - codes[:, k]) / upper[k, k]
-            left[:, k:end] -= errors[:, k - start, None] * upper[k, k:end]
-        left[:, end:] -= errors @ upper[start:end, end:]
-    return codes[:, torch.argsort(order)]
+            torch.round(left[k], out=codes[k]).clamp_(low[k], high[k])
+            torch.sub(left[k], codes[k], out=errors[k - start]).div_(upper[k, k])
+            left[k + 1 : end] -= errors[k - start] * upper[k, k + 1 : end, None]
+        left[end:] -= upper[start:end, end:].t() @ errors
+    return codes[torch.argsort(order)].t()

@@ -6,8 +6,8 @@ Candidates:
 - what u covers, a share of the range on either side of 0, so that a ReLU's 0 stays a code: 2DQuant's two-sided
   search. Of what is bounded below (after ReLU, GELU, SiLU) only the high side shrinks: its one-sided search.
 
-Error: ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs, without each output channel's mean error, which an
-output bias takes away for nothing.
+Error (export/calibrate/attempts.py): ‖W·x − Q(W̃)·Q(x̃)‖² over the port's sites, on real inputs, without each output
+channel's mean error, which an output bias takes away for nothing.
 SmoothQuant itself is the one candidate (smooth_alpha, no shift, full range).
 """
 
@@ -16,16 +16,15 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
-from passionsr_trt.export.quantize.hooks import watching_outputs
-from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv, zero_padded
-from torch import Tensor, nn
+from passionsr_trt.export.calibrate.distributed import extremes, size
+from passionsr_trt.export.calibrate.learn import LearnedPort
+from passionsr_trt.export.quantize.sites import NamedSite, Port, SiteConv
+from torch import Tensor
 
 ALPHAS = (None, 0.4, 0.7)
 SHARES = (1.0, 0.85, 0.7, 0.55)
@@ -56,6 +55,7 @@ class PortSearch:
     lows: Tensor | None = None
     highs: Tensor | None = None
     errors: dict[Candidate, float] = field(default_factory=dict)
+    sizes: Tensor | None = None  # max|W_j|, once it was asked for
 
     @property
     def port(self) -> Port:
@@ -84,15 +84,19 @@ class PortSearch:
         scale = torch.ones_like(delta)
         if alpha is not None:
             reach = torch.maximum(highs - delta, delta - lows).clamp_min(1e-5)
-            scale = reach**alpha / self._weights().clamp_min(1e-5) ** (1 - alpha)
+            scale = reach**alpha / self._weights(learner.lows.device).clamp_min(1e-5) ** (1 - alpha)
             scale = scale / scale.log().mean().exp()
         anchor = _anchor(learner, least / scale, most / scale) if shift is Shift.ANCHOR else 0
         return learner.begin(lows, highs, scale, delta, anchor)
 
-    def _weights(self) -> Tensor:
+    def _weights(self, device: torch.device) -> Tensor:
         """max|W_j| of each input channel over the sites, [C]."""
-        sizes = [named.site.weight.transpose(0, 1).flatten(1).abs().amax(1) for named in self.sites]
-        return torch.stack(sizes).amax(0)
+        if self.sizes is None:
+            rest = [[axis for axis in range(named.site.weight.dim()) if axis != 1] for named in self.sites]
+            weights = [named.site.weight for named in self.sites]
+            found = [torch.maximum(w.amax(axes), -w.amin(axes)) for w, axes in zip(weights, rest, strict=True)]
+            self.sizes = torch.stack(found).amax(0)
+        return self.sizes.to(device)
 
     def candidates(self, spec: QuantSpec) -> list[Candidate]:
         if spec.method == "smoothquant":
@@ -105,30 +109,12 @@ class PortSearch:
                 shifts.append(Shift.ANCHOR)
         return list(itertools.product(alphas, shifts, SHARES))
 
-    def learner(self, spec: QuantSpec) -> LearnedPort:
-        """A learner of the port's shape that `begin` has still to start."""
+    def learner(self, spec: QuantSpec, device: torch.device | None = None) -> LearnedPort:
+        """A learner of the port's shape that `begin` has still to start; where the weight is unless said."""
         dims = 4 if isinstance(self.sites[0].site, SiteConv) else 3
         site = self.sites[0].site
-        return LearnedPort(site.in_channels, spec.activation_codes, dims, self.may_scale, site.weight.device)
-
-    def try_all(self, x: Tensor, spec: QuantSpec) -> None:
-        """Add every candidate's error on one input."""
-        if len(self.candidates(spec)) == 1:
-            return
-        site = self.sites[0].site
-        if isinstance(site, SiteConv):  # a shift moves the zeros of the padding too
-            x = zero_padded(x, site.pads)
-        expected = [apply(named.site, x, named.site.weight, named.site.bias) for named in self.sites]
-        for candidate in self.candidates(spec):
-            learner = self.begin(self.learner(spec), candidate)
-            codes = learner.quantize(learner.transform(x))
-            total = 0.0
-            for named, reference in zip(self.sites, expected, strict=True):
-                weight = LearnedWeight(named.site.weight.shape[0], spec.weight_code_max, x.device)
-                quantized = weight(learner.weight(named.site.weight))
-                found = apply(named.site, codes, quantized, learner.bias(named.site.weight, named.site.bias))
-                total += error_of_spread(found - reference)
-            self.errors[candidate] = self.errors.get(candidate, 0.0) + total
+        where = site.weight.device if device is None else device
+        return LearnedPort(site.in_channels, spec.activation_codes, dims, self.may_scale, where)
 
     def best(self, spec: QuantSpec) -> Candidate:
         """The candidate of least error; one that leaves an operation in the graph has to earn it."""
@@ -154,25 +140,10 @@ def _anchor(learner: LearnedPort, lows: Tensor, highs: Tensor) -> int:
     return math.floor(-learner.low + (learner.high - learner.low) * low / (high - low)) if high > 0 else 0
 
 
-def apply(site: Site, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The site's operation with another weight and bias, on what is padded already."""
-    if isinstance(site, SiteConv):
-        return nn.functional.conv2d(x, weight, bias, site.stride)
-    return nn.functional.linear(x, weight, bias)
-
-
-def error_of_spread(error: Tensor) -> float:
-    """Σ (e − its channel's mean)² of a convolution's or a linear's output."""
-    rows = error.transpose(0, 1).flatten(1) if error.dim() == 4 else error.flatten(0, -2).t()
-    return float((rows - rows.mean(1, keepdim=True)).square().sum())
-
-
-@torch.no_grad()
-def search_ports(
-    searches: list[PortSearch], observe: Callable[[], None], attempt: Callable[[], None], spec: QuantSpec
-) -> None:
-    """Two passes of the float part: `observe` runs it for ranges, `attempt` on less data for the errors."""
-    with watching_outputs((search.port, search.observe) for search in searches):
-        observe()
-    with watching_outputs((search.port, partial(search.try_all, spec=spec)) for search in searches):
-        attempt()
+def merge_ranges(searches: Iterable[PortSearch], device: torch.device) -> None:
+    """Ranges over every process's crops. A process that had none knows no range yet."""
+    for search in searches if size() > 1 else ():
+        none = torch.full((search.sites[0].site.in_channels,), float("inf"), device=device)
+        lows = none if search.lows is None else search.lows
+        highs = -none if search.highs is None else search.highs
+        search.lows, search.highs = extremes(lows, highs)

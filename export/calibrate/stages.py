@@ -70,6 +70,11 @@ def learned_ports(module: nn.Module) -> list[LearnedPort]:
     return [found for found in module.modules() if isinstance(found, LearnedPort)]
 
 
+def learners_of(part: nn.Module) -> nn.ModuleList:
+    """Everything that learns, in module order: what is saved and restored."""
+    return nn.ModuleList(module for module in part.modules() if isinstance(module, (LearnedPort, LearnedWeight)))
+
+
 def boundaries(module: nn.Module) -> list[nn.Parameter]:
     kinds = (LearnedPort, LearnedWeight)
     return [found.log_boundary for found in module.modules() if isinstance(found, kinds)]

@@ -19,6 +19,11 @@ def quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = I
     return codes.nearest(torch.clamp(x / scale, low, high))
 
 
+def quantize_(x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    """Whole codes of `x` in its own place."""
+    return x.div_(scale).clamp_(low, high).round_()
+
+
 def fake_quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8) -> Tensor:
     """Q(x) = Δ · nearest(clamp(x/Δ, low, high)), same shape and dtype as `x`."""
     return quantize(x, scale, low, high, codes) * scale

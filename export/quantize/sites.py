@@ -31,9 +31,19 @@ class PortLearner(Protocol):
     def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
 
 
+class Held(Protocol):
+    """What stands for a site's learners where nothing changes any more."""
+
+    bias: Tensor | None
+
+    def weight(self) -> Tensor: ...
+
+
 class WeightLearner(Protocol):
     """What LEARN mode asks of a site: the quantized weight, and what is added to its bias."""
 
+    @property
+    def held(self) -> Held | None: ...
     def __call__(self, weight: Tensor) -> Tensor: ...
     def output_bias(self) -> Tensor: ...
 
@@ -148,6 +158,8 @@ class Site(Moded):
         """The weight the operation multiplies with, in the current mode; [K, N] when `transpose`."""
         weight: Tensor = self.weight
         if self.mode is Mode.LEARN and self.learner is not None and self.port.learner is not None:
+            if self.learner.held is not None:
+                return self.learner.held.weight()
             return self.learner(self.port.learner.weight(weight))
         if self.weight_scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
             return weight.t() if transpose else weight
@@ -169,6 +181,8 @@ class Site(Moded):
     def effective_bias(self) -> Tensor | None:
         """B, with the output bias where the site is quantized; B + W·δ while LET is being learned."""
         if self.mode is Mode.LEARN and self.port.learner is not None and self.learner is not None:
+            if self.learner.held is not None:
+                return self.learner.held.bias
             bias = self.port.learner.bias(self.weight, self.bias)
             return bias if bias is None or self.bias is None else bias + self.learner.output_bias()
         return self.bias if self.mode in (Mode.FLOAT, Mode.LEARN) else self.quantized_bias()

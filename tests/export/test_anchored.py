@@ -6,10 +6,12 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import TensorInfo
-from passionsr_trt.export.calibrate.dqc import learned_tensors
+from passionsr_trt.export.calibrate.attempts import add_errors
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
-from passionsr_trt.export.calibrate.search import PortSearch, Shift, search_ports
+from passionsr_trt.export.calibrate.learned import learned_tensors
+from passionsr_trt.export.calibrate.search import PortSearch, Shift
 from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import SiteConv
@@ -26,7 +28,9 @@ def part_of(*layers: nn.Module) -> Part:
 def searched(part: Part, x: Tensor, spec: QuantSpec = SPEC) -> PortSearch:
     (named,) = part.sites()
     search = PortSearch(named.port_name, [named], may_scale=True, may_shift=True, shift_is_free=False)
-    search_ports([search], lambda: part.module(x), lambda: part.module(x), spec)
+    with torch.no_grad(), watching_outputs([(search.port, search.observe)]):
+        part.module(x)
+    add_errors(part, [search], spec, [(x,)])
     return search
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate import dqc
+from passionsr_trt.export.calibrate import dqc, teaching
 from passionsr_trt.export.calibrate.blockwise import blocks_in_order
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
-from passionsr_trt.export.calibrate.stages import Pairs, Stage
+from passionsr_trt.export.calibrate.resume import Progress
+from passionsr_trt.export.calibrate.stages import Pairs, Stage, learned_ports, run_stage
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.modes import Mode
@@ -53,7 +54,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, granularity=granularity, staged=True)
     whole = learn_calibration(model, spec, FILES)
     ran: list[str] = []
-    run_stage = dqc.run_stage
+    run_stage = teaching.run_stage
 
     def interrupted(module: torch.nn.Module, stage: Stage, title: str, *rest: object) -> None:
         if title.startswith("vae_decoder") and stage.name == "LBQ" and len(ran) > 5:
@@ -61,13 +62,13 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
         ran.append(f"{title} {stage.name}")
         run_stage(module, stage, title, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dqc, "run_stage", interrupted)
+    monkeypatch.setattr(teaching, "run_stage", interrupted)
     ran += [""] * 5 if granularity == "module" else []
     partial = tmp_path / "partial"
     with pytest.raises(KeyboardInterrupt):
         learn_calibration(model, spec, FILES, partial)
     assert sorted(path.stem for path in partial.iterdir()) == ["unet", "vae_decoder", "vae_encoder"]
-    monkeypatch.setattr(dqc, "run_stage", lambda *args: (ran.append("again"), run_stage(*args)))
+    monkeypatch.setattr(teaching, "run_stage", lambda *args: (ran.append("again"), run_stage(*args)))
     before = len(ran)
     assert equal(whole, learn_calibration(model, spec, FILES, partial))
     assert 0 < len(ran) - before < before
@@ -98,15 +99,15 @@ def test_accumulated_gradients_are_the_mean_of_their_crops(model: Model) -> None
     gradients = []
     for accumulate in (1, 2):
         spec = QuantSpec(method="learned", let_steps=0, lbq_steps=1, accumulate=accumulate)
-        with dqc.learning(part, spec, [(x,)], dqc.Progress(None)):
+        with dqc.learning(part, spec, [(x,)], Progress(None)):
             seen: list[torch.Tensor] = []
 
             def parameters(module: torch.nn.Module, seen: list[torch.Tensor] = seen) -> list[torch.nn.Parameter]:
-                found = dqc.learned_ports(module)[0].log_boundary
+                found = learned_ports(module)[0].log_boundary
                 found.register_hook(lambda gradient: seen.append(gradient.clone()))
                 return [found]
 
-            dqc.run_stage(part.module, Stage("LBQ", 1, parameters, False), "t", Pairs([(x,)], [target]), spec)
+            run_stage(part.module, Stage("LBQ", 1, parameters, False), "t", Pairs([(x,)], [target]), spec)
             gradients.append(sum(seen))
             assert len(seen) == accumulate
     torch.testing.assert_close(*gradients)

@@ -21,7 +21,7 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
 
 def test_what_came_later_is_stated_where_it_is_used() -> None:
     """So that calibrations of before keep their keys."""
-    assert not {"attention", "loss", "feature_weight"} & QuantSpec().to_json().keys()
+    assert not {"attention", "loss", "feature_weight", "block_share"} & QuantSpec().to_json().keys()
     assert QuantSpec(loss="features").to_json()["loss"] == "features"
 
 
@@ -40,6 +40,8 @@ def test_what_came_later_is_stated_where_it_is_used() -> None:
         ({"loss": "edges"}, "expected one of output, features"),
         ({"loss": "features", "granularity": "block"}, "a block's output is its features"),
         ({"feature_weight": -1}, "feature_weight is -1"),
+        ({"block_share": 0}, "block_share is 0; expected more than 0, at most 1"),
+        ({"block_share": 0.2}, "block_share 0.2 of a whole module; expected granularity `block` with it"),
         ([], "not a JSON object"),
     ],
 )
