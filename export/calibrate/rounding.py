@@ -22,6 +22,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.calibrate.distributed import exchanged, shared, size
+from passionsr_trt.export.calibrate.heap import return_what_is_free
 from passionsr_trt.export.calibrate.held import HeldWeight
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.search import PortSearch
@@ -47,6 +48,7 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
     device = inputs[0][0].device
     for chosen in batches(searches):
         own = shared(chosen)
+        return_what_is_free()
         moments = second_moments(part, own, inputs)
         for search in tqdm(own, desc=f"{part.name}: rounding", unit="port"):
             port = search.port.learner
