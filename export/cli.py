@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from passionsr_trt.export.quantize.calibration import Calibration
 
 
+CACHE_HELP = "where calibrations are kept, by content; the same command goes on with one that was interrupted"
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
@@ -77,7 +80,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         "boundaries, port by port) a few; learned (LBQ, LET, DQC) is the closest to the float model and takes "
         "several times as long",
     )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="where calibrations are kept, by content")
+    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help=CACHE_HELP)
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.add_argument(
         "--low-memory",

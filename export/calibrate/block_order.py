@@ -134,8 +134,12 @@ class Schedule:
         """It begins to learn."""
         self.learning = time.monotonic()
 
+    def end_steps(self) -> None:
+        """It has learned."""
+        self.learning = time.monotonic() - self.learning
+
     def end(self, path: str) -> None:
-        """It has learned: say what that took, and what is to come."""
+        """What it learned is kept: say what that took, and what is to come."""
         now = time.monotonic()
         self.left.remove(path)
         self.spent += now - self.begun
@@ -144,7 +148,7 @@ class Schedule:
         if not rank():
             tqdm.write(
                 f"{self.part}: block {self.count - len(self.left)} of {self.count}, {path}: "
-                f"{(now - self.learning) / max(self.steps, 1):.2f} s a step, {now - self.begun:.0f} s in all; "
+                f"{self.learning / max(self.steps, 1):.2f} s a step, {now - self.begun:.0f} s in all; "
                 f"about {duration(rest)} left of {duration(self.spent + rest)} for {self.part}",
                 file=sys.stderr,
             )

@@ -6,8 +6,6 @@ block's: its inputs and targets are kept on disk (placement.py: on a GPU, where 
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,19 +22,7 @@ from passionsr_trt.export.quantize.sites import Site
 from torch import Tensor, nn
 from tqdm import tqdm
 
-MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 Inputs = tuple[Tensor, ...]
-
-
-def return_freed_memory() -> None:
-    """From now on large tensors go back to the system when they are freed (glibc; elsewhere nothing happens).
-
-    glibc keeps them by default, in pieces that the next size does not fit: half the peak of a block-wise run.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(MMAP_THRESHOLD, 1 << 20)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 | what                                | shared by | against one process with the same spec                      |
 | ----------------------------------- | --------- | ----------------------------------------------------------- |
 | histograms of ranges                | images    | extremes equal; counts but for values on the edge of a bin  |
-| ranges and errors of the search     | crops     | equal: errors are added in the order of the crops           |
+| ranges of the search                | crops     | equal                                                       |
+| errors of the search                | ports     | equal                                                       |
+| what each block costs               | crops     | equal: errors are added in the order of the crops           |
 | outputs, blocks' inputs and targets | crops     | equal: computed by one, given to all                        |
 | the gradients of a step             | its crops | two processes with one crop each: equal; more: to rounding  |
 | second-order rounding               | ports     | equal                                                       |

@@ -18,10 +18,10 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.attempts import add_errors
 from passionsr_trt.export.calibrate.blockwise import (
     outermost_blocks,
-    return_freed_memory,
 )
 from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.distributed import begin_alike, check_share, in_turn, merge, shared
+from passionsr_trt.export.calibrate.heap import return_freed_memory, return_what_is_free
 from passionsr_trt.export.calibrate.held import holding
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.learned import learned_tensors
@@ -93,6 +93,7 @@ def learn_calibration(
                     learned = on_device(learned_tensors(searches, spec), HOST)
                     tensors |= learned | activation_scales(histograms, spec)
                     run_all(part, quantized, "quantized outputs")
+        return_what_is_free()
     progress.clear()
     return Calibration(model.digest, spec, data_digest(files), tensors)
 

@@ -35,7 +35,8 @@ class HeldWeight(nn.Module):
 
     def turn(self, turns: Tensor) -> None:
         """Add the turns of codes that were rounded otherwise."""
-        self.codes.add_(turns).clamp_(-self.limit, self.limit)
+        wider = self.codes.to(torch.int16).add_(turns)  # 127 and a turn of 1 are no int8
+        self.codes.copy_(wider.clamp_(-self.limit, self.limit))
 
     def weight(self) -> Tensor:
         """Δ·codes, until the next one is asked for."""

@@ -22,6 +22,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.calibrate.distributed import exchanged, shared, size
+from passionsr_trt.export.calibrate.heap import return_what_is_free
 from passionsr_trt.export.calibrate.held import HeldWeight
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.search import PortSearch
@@ -34,7 +35,7 @@ from tqdm import tqdm
 COLUMNS = 2304
 WINDOW = 64  # output positions a side; 64² tokens of a linear
 DAMPING = 0.01  # λ, of the mean of H's diagonal
-BUDGET = 2 << 30  # bytes of H at a time: a large part is run several times
+BUDGET = 1 << 30  # bytes of H at a time: a large part is run several times
 PANEL = 128  # columns whose errors reach the others together
 
 Moments = list[Tensor]  # of each group of columns of one port, [k, k]
@@ -47,6 +48,7 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
     device = inputs[0][0].device
     for chosen in batches(searches):
         own = shared(chosen)
+        return_what_is_free()
         moments = second_moments(part, own, inputs)
         for search in tqdm(own, desc=f"{part.name}: rounding", unit="port"):
             port = search.port.learner
@@ -55,10 +57,10 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
             for named in search.sites:
                 learner = named.site.learner
                 assert isinstance(learner, LearnedWeight)
-                weight = port.weight(named.site.weight)
-                step = (learner.boundary(weight) / learner.limit).reshape(-1, 1)
-                exact = (weight.flatten(1) / step).to(device)
-                learner.turns = turns(exact, factors, learner.limit).reshape(weight.shape).to(weight.device)
+                exact = port.weight(named.site.weight).flatten(1)
+                step = (learner.boundary(exact) / learner.limit).reshape(-1, 1)
+                found = turns(exact.div_(step).to(device), factors, learner.limit)
+                learner.turns = found.reshape(named.site.weight.shape).to(exact.device)
         for owner, search in enumerate(chosen):
             given = exchanged(tuple(learner.turns for learner in learned_weights(search)), owner % size())
             for learner, found in zip(learned_weights(search), given, strict=True):
@@ -160,13 +162,14 @@ class Factor:
 
 def turns(exact: Tensor, factors: Sequence[Factor], limit: int) -> Tensor:
     """−1, 0 or 1 for each nearest code of `exact` [O, K], weights in codes; int8 [O, K]."""
-    nearest = exact.round().clamp(-limit, limit)
-    groups, start = [], 0
+    found = torch.empty(exact.shape, dtype=torch.int8, device=exact.device)
+    start = 0
     for factor in factors:
         own = slice(start, start + len(factor.order))
-        groups.append(round_columns(exact[:, own], nearest[:, own], factor, limit) - nearest[:, own])
+        nearest = exact[:, own].round().clamp_(-limit, limit)
+        found[:, own] = round_columns(exact[:, own], nearest, factor, limit) - nearest
         start = own.stop
-    return torch.cat(groups, dim=1).to(torch.int8)
+    return found
 
 
 def round_columns(exact: Tensor, nearest: Tensor, factor: Factor, limit: int) -> Tensor:

@@ -75,6 +75,7 @@ class Lesson:
         for path in left:
             self._block(path, blocks[path], schedule)
             self._done(path)
+            schedule.end(path)
 
     def _block(self, path: str, block: nn.Module, schedule: Schedule) -> None:
         """All stages of one block."""
@@ -86,7 +87,7 @@ class Lesson:
             schedule.begin_steps()
             for stage in stages(self.spec):
                 run_stage(block, stage, title, own, self.spec)
-        schedule.end(path)
+            schedule.end_steps()
 
     def _done(self, name: str) -> None:
         self.state.done.append(name)

@@ -70,6 +70,7 @@ def test_what_is_left_is_foreseen_by_what_was_done(capsys: pytest.CaptureFixture
     schedule.begin_steps()
     schedule.begun -= 44
     schedule.learning -= 40
+    schedule.end_steps()
     schedule.end("a")  # 4·10 + 4·(0 + 1); b is expected to take 4·10 + 4·(1 + 2)
     expected = "part: block 2 of 3, a: 4.00 s a step, 44 s in all; about 52 s left of 2 min for part"
     assert capsys.readouterr().err.strip() == expected
@@ -93,7 +94,8 @@ def test_a_share_learns_the_costliest_and_leaves_the_others_as_searched(
     (part,) = model.parts
     count = len([path for path, block in dqc.outermost_blocks(part).items()])
     assert 0 < len(learned) < count / 2
-    changed = {key for key, value in found.tensors.items() if not torch.equal(value, start.tensors[key])}
+    kept = {key for key, value in start.tensors.items() if torch.equal(value, found.tensors[key])}
+    changed = found.tensors.keys() - kept
     assert changed and all(any(key.startswith(f"{title}.") for title in learned) for key in changed)
 
 
@@ -108,11 +110,12 @@ def only(cache: Path) -> Calibration:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there without a word")
-def test_a_run_that_is_ended_says_how_to_go_on_and_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = networks.write_small("SwinIR", tmp_path / "model.safetensors")
+def test_a_run_that_is_ended_says_how_to_go_on_and_does(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({**BLOCK, "let_steps": 3}))
-    words = [sys.executable, "-m", "passionsr_trt.runtime.main", *calibrate(model, tmp_path / "cache", spec)]
+    words = [sys.executable, "-m", "passionsr_trt.runtime.main", *calibrate(small_model, tmp_path / "cache", spec)]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=variables) as process:
         assert process.stderr is not None
@@ -136,10 +139,10 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(tmp_path: Path, monkeypa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the first run had
     try:
-        assert main(calibrate(model, tmp_path / "cache", spec)) == 0
+        assert main(calibrate(small_model, tmp_path / "cache", spec)) == 0
         again = len(learned)
-        assert main(calibrate(model, tmp_path / "whole", spec)) == 0
+        assert main(calibrate(small_model, tmp_path / "whole", spec)) == 0
     finally:
         torch.set_num_threads(threads)
-    assert again <= (len(learned) - again) - 2, "two blocks were done"
+    assert 0 < again <= (len(learned) - again) - 2, "two blocks were done"
     assert only(tmp_path / "cache").digest == only(tmp_path / "whole").digest
