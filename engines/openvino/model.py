@@ -118,7 +118,7 @@ def _options(threads: int, bfloat16: bool, streams: int = 1) -> dict[str, Any]:
     if bfloat16 and has_bfloat16():
         options["INFERENCE_PRECISION_HINT"] = "bf16"
     if streams > 1:
-        # pinned, streams of different models meet on one core: slower than one stream (benchmarks/streams.py)
+        # pinned, two streams did a folder slower than one (docs/speed.md), why is not known
         options.update(NUM_STREAMS=streams, ENABLE_CPU_PINNING=False)
     return options
 
