@@ -5,35 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, some_path, whole
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
-from passionsr_trt.runtime.chain import PROVIDERS, Chain, rescaled
-from passionsr_trt.runtime.images import (
-    SUFFIXES,
-    WRITABLE,
-    Picture,
-    check_output,
-    header_size,
-    list_images,
-    opened,
-    read_picture,
-    save_image,
-)
+from passionsr_trt.runtime.chain import PROVIDERS, rescaled
+from passionsr_trt.runtime.files import by_size, upscale_all
+from passionsr_trt.runtime.images import SUFFIXES, WRITABLE, check_output, list_images, opened
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import HelpFormatter, run
-from passionsr_trt.runtime.planning import Options, check_options, plan_tiles
-from passionsr_trt.runtime.upscaler import attempt, super_resolve_all
-from PIL import Image
+from passionsr_trt.runtime.planning import Options, check_options
 from tqdm import tqdm
 
 
@@ -44,6 +28,14 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     add_picture_options(parser)
     parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
+    parser.add_argument(
+        "--streams",
+        type=whole(1, MOST_THREADS),
+        default=1,
+        metavar="N",
+        help="OpenVINO: pictures at once, or tiles of a large one, each by its share of the threads: more "
+        "pictures a minute, the first one later, and N times the memory for activations",
+    )
     parser.set_defaults(run=run_infer)
 
 
@@ -146,12 +138,14 @@ def run_infer(arguments: argparse.Namespace) -> int:
         arguments.provider,
         cuda_graph=not arguments.no_cuda_graph,
         cache=0 if arguments.no_cache else arguments.cache_size,
+        streams=arguments.streams,
     )
     failed = 0
     with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
         check_options(options, chain)
         chain = rescaled(chain, arguments.scale)
-        for _source, error in upscale_all(chain, by_size(pairs, chain), options, progress):
+        files = upscale_all(chain, by_size(pairs, chain), options, progress, arguments.streams)
+        for _source, error in files:
             progress.update()
             if error is not None:
                 failed += 1
@@ -169,79 +163,6 @@ def is_whole(target: Path) -> bool:
     except Exception:  # whatever is wrong with it
         return False
     return True
-
-
-def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
-    """The same pictures with those of one padded size together, in order of first appearance: engines are compiled
-    for a size once. What cannot be read keeps its place among its like, and fails when its turn comes.
-    """
-    groups: dict[tuple[int, ...], dict[Path, Path]] = {}
-    for source, target in pairs.items():
-        padded = tuple(-(-side * chain.model.upscale // chain.multiple) for side in header_size(source))
-        groups.setdefault(padded, {})[source] = target
-    return {source: target for group in groups.values() for source, target in group.items()}
-
-
-def upscale_all(
-    chain: Chain, pairs: dict[Path, Path], options: Options, progress: tqdm[Any]
-) -> Iterator[tuple[Path, Exception | None]]:
-    """From files to files; gives for each image what went wrong with it, or None, as each is finished.
-
-    While the chain works on one image, the next is read and the one before is written.
-    """
-    saving: deque[tuple[Path, Future[None]]] = deque()
-    read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
-
-    def images() -> Iterator[Image.Image | Exception]:
-        for source, reading in read_ahead(reader, pairs, partial(read_fitting, chain, options)):
-            picture = attempt(reading.result)
-            read.append((source, picture))
-            yield picture if isinstance(picture, Exception) else picture.rgb
-
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        for result in super_resolve_all(chain, images(), options):
-            source, picture = read.popleft()
-            if isinstance(picture, Exception):
-                yield source, picture
-                continue
-            if isinstance(result, Exception):
-                yield source, result
-                continue
-            for note in picture.notes:
-                tqdm.write(printable(f"{source}: {note}"), file=sys.stderr)
-            if result.tiles and options.tile is None:
-                tqdm.write(printable(f"{source}: done in {result.tiles}"), file=sys.stderr)
-            seconds = sum(result.seconds.values())
-            progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
-            saving.append((source, writer.submit(save_image, result.image, pairs[source], picture)))
-            if len(saving) > 1:
-                written, work = saving.popleft()
-                yield written, attempt(work.result)
-        for written, work in saving:
-            yield written, attempt(work.result)
-
-
-def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:
-    """A picture; its size in the header says whether it fits into memory, before anything of it is decoded."""
-    height, width = header_size(source)
-    if height:
-        sides = (side * chain.model.upscale for side in (height, width))
-        padded = [-(-side // chain.multiple) * chain.multiple for side in sides]
-        least = (0, 0) if chain.limits is None else chain.limits[0]
-        plan_tiles((max(padded[0], least[0]), max(padded[1], least[1])), chain, options)
-    return read_picture(source)
-
-
-def read_ahead(
-    reader: Executor, sources: Iterable[Path], read: Callable[[Path], Picture]
-) -> Iterator[tuple[Path, Future[Picture]]]:
-    """Each image while the one after it is being read."""
-    waiting: deque[tuple[Path, Future[Picture]]] = deque()
-    for source in sources:
-        waiting.append((source, reader.submit(read, source)))
-        if len(waiting) > 1:
-            yield waiting.popleft()
-    yield from waiting
 
 
 def main() -> int:

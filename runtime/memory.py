@@ -23,25 +23,28 @@ PICTURE = 60.0  # bytes a pixel: source and result in float32, the one being rea
 @dataclass(frozen=True)
 class HostMemory:
     """Bytes: of all engines' weights, of each part's activations at 512×512, which OpenVINO keeps apart; free:
-    what there was for the whole process before anything was loaded.
+    what there was for the whole process before anything was loaded. streams: pictures or tiles at once; they share
+    the weights, and another picture waits.
     """
 
     weights: int
     activations: dict[str, int]
     free: int
+    streams: int = 1
 
     @classmethod
-    def of(cls, bundle: EngineBundle) -> HostMemory | None:
+    def of(cls, bundle: EngineBundle, streams: int = 1) -> HostMemory | None:
         """None where the build did not note the activations."""
         activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
         if not all(activations.values()):
             return None
         listed = (entry for part in bundle.parts for entry in bundle.listed(part).values())
-        return cls(sum(entry["size"] for entry in listed), activations, free_memory())
+        return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams)
 
     def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
         """Peak bytes from output pixels: the picture's, and what each part's engine gets at once."""
-        total = BASE + WEIGHTS * self.weights + PICTURE * picture
+        pictures = 1 if self.streams == 1 else self.streams + 1
+        total = BASE + WEIGHTS * self.weights + PICTURE * picture * pictures
         for name, activations in self.activations.items():
-            total += activations * at_once[name] / REFERENCE_SIZE**2
+            total += self.streams * activations * at_once[name] / REFERENCE_SIZE**2
         return round(total)

@@ -64,26 +64,27 @@ def compile_static(
     bfloat16: bool = False,
     limit: int | None = None,
     properties: Mapping[str, Any] = MappingProxyType({}),
+    streams: int = 1,
 ) -> Any:
     """An ov.CompiledModel of the graph in `path` for one shape of each input, by its name.
 
     bfloat16: what is not INT8 may run in it, where the CPU has it. limit: weight codes are brought within ±limit
-    first. properties: more of OpenVINO's.
+    first. properties: more of OpenVINO's. streams: runs at once, each with its share of the threads.
     """
     if limit is not None:
         with limited_copy(path, limit) as copy:
-            return compile_static(copy, shapes, threads, bfloat16, properties=properties)
+            return compile_static(copy, shapes, threads, bfloat16, properties=properties, streams=streams)
     core = ov.Core()
     try:
         model = read_fixed(core, path, shapes)
-        options = {**_options(threads, bfloat16), **properties}
+        options = {**_options(threads, bfloat16, streams), **properties}
         try:
             return core.compile_model(model, "CPU", options)
         except RuntimeError:
             if options["INFERENCE_PRECISION_HINT"] == "f32":
                 raise
         # a CPU that has bfloat16, held to an older instruction set
-        return core.compile_model(model, "CPU", {**options, **_options(threads, False)})
+        return core.compile_model(model, "CPU", {**options, **_options(threads, False, streams)})
     except (RuntimeError, ValueError) as error:
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 
@@ -96,18 +97,19 @@ def compile_saved(path: Path, threads: int, bfloat16: bool) -> Any:
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 
 
-def import_compiled(content: np.ndarray, threads: int, bfloat16: bool) -> Any | None:
+def import_compiled(content: np.ndarray, threads: int, bfloat16: bool, streams: int = 1) -> Any | None:
     """The ov.CompiledModel that `export_model` gave as `content`, None where OpenVINO does not take it.
 
     `content` is not copied and has to live as long as the model; it is writable, if only in memory.
     """
     for kind in (bfloat16, False):  # as in `compile_static`
         with suppress(RuntimeError):
-            return ov.Core().import_model(ov.Tensor(content, shared_memory=True), "CPU", _options(threads, kind))
+            options = _options(threads, kind, streams)
+            return ov.Core().import_model(ov.Tensor(content, shared_memory=True), "CPU", options)
     return None
 
 
-def _options(threads: int, bfloat16: bool) -> dict[str, Any]:
+def _options(threads: int, bfloat16: bool, streams: int = 1) -> dict[str, Any]:
     options: dict[str, Any] = dict(COMPILE_OPTIONS)
     if threads:
         options["INFERENCE_NUM_THREADS"] = threads
@@ -115,6 +117,9 @@ def _options(threads: int, bfloat16: bool) -> dict[str, Any]:
         options["ENABLE_CPU_PINNING"] = threads >= (os.cpu_count() or 1)
     if bfloat16 and has_bfloat16():
         options["INFERENCE_PRECISION_HINT"] = "bf16"
+    if streams > 1:
+        # pinned, two streams did a folder slower than one (docs/speed.md), why is not known
+        options.update(NUM_STREAMS=streams, ENABLE_CPU_PINNING=False)
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
 
@@ -26,19 +26,31 @@ class Engine(Protocol):
 
 
 class HostExecutor:
-    """A job is done when `submit` returns. Parts of a job are made ready together, as many at once as cores.
+    """A job is done when `submit` returns. With several streams each has a thread that works on it then,
+    and one more job waits, so that no stream does while a result is taken.
 
-    engines: in the order in which they are made ready. checks: what has to be done before anything runs, once.
+    Parts of a job are made ready together, as many at once as cores.
+
+    engines: in the order in which they are made ready; with several streams each runs on as many threads at once.
+    checks: what has to be done before anything runs, once.
     """
 
-    depth = 1
     ragged = False  # another shape is another model to compile and to keep
 
-    def __init__(self, engines: Mapping[str, Engine], checks: Sequence[Callable[[], object]] = ()) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], checks: Sequence[Callable[[], object]] = (), streams: int = 1
+    ) -> None:
         self.engines, self.checks = dict(engines), checks
+        self.depth = 1 if streams == 1 else streams + 1
+        self._streams = ThreadPoolExecutor(streams) if streams > 1 else None
 
-    def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Done:
+    def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Done | Future[Done]:
         self.prepare(parts, inputs)
+        if self._streams is None:
+            return self._done(parts, inputs, keep)
+        return self._streams.submit(self._done, parts, inputs, keep)
+
+    def _done(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Done:
         tensors, seconds = dict(inputs), {}
         for part in parts:
             feed = part.feed(tensors)
@@ -47,8 +59,8 @@ class HostExecutor:
             seconds[part.name] = time.perf_counter() - start
         return Done({name: tensors[name] for name in keep}, seconds)
 
-    def collect(self, ticket: Done) -> Done:
-        return ticket
+    def collect(self, ticket: Done | Future[Done]) -> Done:
+        return ticket if isinstance(ticket, Done) else ticket.result()
 
     def prepare(self, parts: Sequence[PartInfo], inputs: Arrays) -> None:
         """Every part for the shapes that it will see."""
@@ -63,6 +75,8 @@ class HostExecutor:
         self.checks = ()
 
     def close(self) -> None:
+        if self._streams is not None:
+            self._streams.shutdown(cancel_futures=True)
         self.engines.clear()
 
 

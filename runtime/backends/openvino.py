@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import EngineError, UserError
+from passionsr_trt.engines.bundle.errors import EngineError, UsageError, UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import PartInfo
@@ -38,12 +39,32 @@ Key = tuple[tuple[str, tuple[int, ...]], ...]
 class OpenVINOOptions:
     """threads: 0 for all. bfloat16: what is not INT8 may run in it. built_limit: the range that the build brought
     weight codes into, None for the spec's. cache: where compiled models are kept, None: nowhere.
+    streams: runs at once, each with its share of the threads.
     """
 
     threads: int = 0
     bfloat16: bool = False
     built_limit: int | None = None
     cache: CompiledCache | None = None
+    streams: int = 1
+
+
+class Compiled:
+    """A compiled model, and requests of it for as many runs at once as it has streams."""
+
+    def __init__(self, model: Any, content: np.ndarray | None, streams: int) -> None:
+        """content: what has to live as long as the model does."""
+        self._model, self._content = model, content
+        self._idle = [model.create_infer_request() for _ in range(streams)]
+
+    def infer(self, inputs: Arrays) -> np.ndarray:
+        """The output as an array of its own; of more threads at once than streams the last ones fail."""
+        request = self._idle.pop()
+        try:
+            request.infer({name: np.ascontiguousarray(x) for name, x in inputs.items()})
+            return np.array(request.get_output_tensor(0).data)
+        finally:
+            self._idle.append(request)
 
 
 class CheckedFile:
@@ -65,7 +86,8 @@ class CheckedFile:
 
 
 class OpenVINOEngine:
-    """One part on the CPU; new shapes cost a compilation first. Different engines may be prepared at once.
+    """One part on the CPU; new shapes cost a compilation first. Different engines may be prepared at once; one may
+    run on as many threads at once as it has streams, while another thread prepares it for the next shape.
 
     file: checks the part's files and gives the graph's. It is asked before they are read; a compiled model of the
     cache has a check of its own.
@@ -84,25 +106,39 @@ class OpenVINOEngine:
     ) -> None:
         self.file, self._options, self._digest = file, options or OpenVINOOptions(), digest
         self.code_limit = code_limit(spec, self._options.built_limit)
-        self._requests: OrderedDict[Key, Any] = OrderedDict()
+        self._kept: OrderedDict[Key, Compiled] = OrderedDict()
+        self._changing = threading.Lock()  # of what is kept
 
     def compile(self, shapes: Shapes, **more: Any) -> Any:
         """The compiled model for some shapes; `more`: OpenVINO properties."""
         own = self._options
         return compile_static(
-            self.file(), shapes, own.threads, own.bfloat16, limit=self.code_limit, properties=more
+            self.file(),
+            shapes,
+            own.threads,
+            own.bfloat16,
+            limit=self.code_limit,
+            properties=more,
+            streams=own.streams,
         )
 
     def prepare(self, shapes: Shapes) -> None:
         """Have the compiled model of these shapes at hand: among the last few, from the cache, or compiled now."""
+        self._compiled(shapes)
+
+    def _compiled(self, shapes: Shapes) -> Compiled:
         key = tuple(sorted(shapes.items()))
-        request = self._requests.pop(key, None)
-        if request is None:
-            while len(self._requests) >= KEPT_SHAPES:
-                self._requests.popitem(last=False)
-            model, content = self._model(shapes)
-            request = (model.create_infer_request(), content)
-        self._requests[key] = request
+        with self._changing:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+            while len(self._kept) >= KEPT_SHAPES:
+                self._kept.popitem(last=False)
+        found = Compiled(*self._model(shapes), self._options.streams)
+        with self._changing:
+            self._kept[key] = found
+        return found
 
     def _model(self, shapes: Shapes) -> tuple[Any, np.ndarray | None]:
         """The compiled model, and what has to live as long as it does."""
@@ -110,12 +146,15 @@ class OpenVINOEngine:
         if cache is None:
             with self._compiling:
                 return self.compile(shapes), None
+        several = {"streams": own.streams} if own.streams > 1 else {}
         key = model_key(
-            self._digest, shapes, threads=own.threads, bfloat16=own.bfloat16, code_limit=self.code_limit
+            self._digest, shapes, threads=own.threads, bfloat16=own.bfloat16, code_limit=self.code_limit, **several
         )
         kept = cache.load(key)
-        if kept is not None and (model := import_compiled(kept, own.threads, own.bfloat16)) is not None:
-            return model, kept
+        if kept is not None:
+            model = import_compiled(kept, own.threads, own.bfloat16, own.streams)
+            if model is not None:
+                return model, kept
         sizes = ", ".join("×".join(map(str, shape)) for shape in shapes.values())
         with (
             self._compiling,
@@ -129,23 +168,25 @@ class OpenVINOEngine:
     def run(self, inputs: Arrays) -> np.ndarray:
         """The output as an array of its own; UserError where OpenVINO fails, of memory above all."""
         shapes = {name: x.shape for name, x in inputs.items()}
-        self.prepare(shapes)
-        request, _content = self._requests[tuple(sorted(shapes.items()))]
+        compiled = self._compiled(shapes)
         try:
-            request.infer({name: np.ascontiguousarray(x) for name, x in inputs.items()})
+            return compiled.infer(inputs)
         except RuntimeError as error:
             raise failure(f"{self.file()}: OpenVINO cannot run it on {shapes}", error) from error
-        return np.array(request.get_output_tensor(0).data)
 
 
-def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
+def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0, streams: int = 1) -> Chain:
     """The chain of a bundle's engines. Their files are checked before anything runs, beside the first preparation,
     of which the largest part's comes first.
 
-    cache: bytes that compiled models may take on disk, 0: none.
+    cache: bytes that compiled models may take on disk, 0: none. streams: pictures or tiles at once, each with its
+    share of the threads; UsageError for more of them than threads.
 
     A line on stderr where this CPU needs other weight codes than the engines were built with.
     """
+    most = threads or os.cpu_count() or 1
+    if streams > most:
+        raise UsageError(f"--streams {streams}", f"expected at most {most}, a thread each")
     target = bundle.target
     assert isinstance(target, OpenVINOTarget)
     engines = {}
@@ -156,6 +197,7 @@ def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
             bfloat16=runs_in_bfloat16(part, target),
             built_limit=target.weight_code_limit,
             cache=CompiledCache(cache) if cache else None,
+            streams=streams,
         )
         file = CheckedFile(bundle, part)
         engines[part.name] = OpenVINOEngine(file, bundle.spec, options, bundle.digest(part))
@@ -166,6 +208,6 @@ def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0) -> Chain:
             f"±{limit}: `build-engines` here says what that costs",
             file=sys.stderr,
         )
-    memory, label = HostMemory.of(bundle), f"OpenVINO {bundle.label}"
-    executor = HostExecutor(engines, [engine.file for engine in engines.values()])
+    memory, label = HostMemory.of(bundle, streams), f"OpenVINO {bundle.label}"
+    executor = HostExecutor(engines, [engine.file for engine in engines.values()], streams)
     return Chain(bundle.model, bundle.parts, executor, label, memory=memory, **fixed(bundle))

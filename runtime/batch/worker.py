@@ -1,6 +1,6 @@
 """One worker: a chain of its own, loaded and checked once; some pictures at a time, from files to files.
 
-How pictures are read, made and written is `infer`'s (runtime/infer.py). Here is what it takes to do so for files
+How pictures are read, made and written is `infer`'s (runtime/files.py). Here is what it takes to do so for files
 that lie elsewhere, and to note what is done.
 """
 
@@ -20,7 +20,7 @@ from passionsr_trt.runtime.batch.inputs import Item
 from passionsr_trt.runtime.batch.ledger import Done, Ledger, parse
 from passionsr_trt.runtime.batch.places import Place, Stamp, is_local, local_path, open_store, stamp_of_local
 from passionsr_trt.runtime.chain import rescaled
-from passionsr_trt.runtime.infer import by_size, upscale_all
+from passionsr_trt.runtime.files import by_size, upscale_all
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.planning import Options, check_options
 from tqdm import tqdm

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UserError, printable
 from passionsr_trt.runtime.chain import Chain, rescaled
+from passionsr_trt.runtime.files import read_fitting
 from passionsr_trt.runtime.images import MAX_PIXELS, Picture, header_size, opened, save_image
-from passionsr_trt.runtime.infer import read_fitting
 from passionsr_trt.runtime.planning import Options, check_options
 from passionsr_trt.runtime.serving.engines import Stand
 from passionsr_trt.runtime.serving.sessions import Ticket

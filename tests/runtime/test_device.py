@@ -24,7 +24,7 @@ from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
 from passionsr_trt.runtime.backends.tensorrt.plan import Plan, Slot
 from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.infer import upscale_all
+from passionsr_trt.runtime.files import upscale_all
 from passionsr_trt.runtime.planning import need
 from passionsr_trt.runtime.tiling import Tiles, run_tiled
 from passionsr_trt.runtime.upscaler import Options, super_resolve_all

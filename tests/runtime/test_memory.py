@@ -29,12 +29,14 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
+from passionsr_trt.runtime.upscaler import super_resolve_all
 from PIL import Image
-side, tile, batch = map(int, sys.argv[2:])
-chain = load_engines(Path(sys.argv[1]), 2)
+side, tile, batch, streams = map(int, sys.argv[2:])
+chain = load_engines(Path(sys.argv[1]), 2, streams=streams)
 options = Options(tile=tile, batch=batch)
-super_resolve(chain, Image.fromarray(np.zeros((side // 4, side // 4, 3), np.uint8)), options)
+images = [Image.fromarray(np.zeros((side // 4, side // 4, 3), np.uint8))] * (2 * streams - 1)
+for result in super_resolve_all(chain, images, options):
+    assert not isinstance(result, Exception)
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024)
 """
@@ -49,12 +51,14 @@ def chain(demo: Built) -> Chain:
 def test_the_prediction_is_what_a_process_takes(demo: Built, chain: Chain) -> None:
     assert chain.memory is not None
     peaks, predicted = [], []
-    for side, tile, batch in ((256, 0, 1), (768, 0, 1), (768, 384, 4)):  # 9 tiles: 3 at once
-        command = [sys.executable, "-c", PEAK, str(demo.engines_int8), *map(str, (side, tile, batch))]
+    for side, tile, batch, streams in ((256, 0, 1, 1), (768, 0, 1, 1), (768, 384, 4, 1), (768, 0, 1, 2)):
+        command = [sys.executable, "-c", PEAK, str(demo.engines_int8), *map(str, (side, tile, batch, streams))]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         tiles = Tiles({part.name: (tile, tile) for part in chain.parts}, 64, batch) if tile else None
-        predicted.append(need((side, side), chain, tiles))
-    assert tiles is not None and tiles.at_once((side, side), "unet") == 3 * 384**2
+        predicted.append(need((side, side), load_engines(demo.engines_int8, 2, streams=streams), tiles))
+    tiles = Tiles({part.name: (384, 384) for part in chain.parts}, 64, 4)
+    assert tiles.at_once((768, 768), "unet") == 3 * 384**2, "9 tiles: 3 at once"
+    assert peaks[1] < peaks[3] < predicted[3], "two streams: on the safe side"
     for index in (1, 2):
         assert predicted[index] == pytest.approx(peaks[index], rel=0.2)
         assert predicted[index] - predicted[0] == pytest.approx(peaks[index] - peaks[0], rel=0.2)
