@@ -60,7 +60,7 @@ def quantize_peer(name: str, work: Workspace) -> Path:
     folder = work.root / name
     if not (folder / "network.onnx").is_file():
         folder.mkdir(exist_ok=True)
-        quantize(Method(name, "tool", peer=name), 8, 0, work, folder)
+        quantize(Method(name, "tool", peer=name), "W8A8", 0, work, folder)
     return folder
 
 
