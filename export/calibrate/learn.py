@@ -18,8 +18,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from passionsr_trt.export.quantize.learners import Held
 from passionsr_trt.export.quantize.quantizer import per_channel, quantize, weight_codes
-from passionsr_trt.export.quantize.sites import Held
 from torch import Tensor, nn
 
 BIAS_UNIT = 0.1

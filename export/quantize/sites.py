@@ -12,40 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.quantize.formats import INT8, Codes
+from passionsr_trt.export.quantize.learners import PortLearner, WeightLearner
 from passionsr_trt.export.quantize.modes import Mode, Moded
 from passionsr_trt.export.quantize.quantizer import fake_quantize, per_channel, weight_codes
 from torch import Tensor, nn
-
-
-class PortLearner(Protocol):
-    """What LEARN mode asks of a port: LET's s and δ per channel, and the quantizer of the transformed x."""
-
-    def transform(self, x: Tensor) -> Tensor: ...
-    def quantize(self, x: Tensor) -> Tensor: ...
-    def weight(self, weight: Tensor) -> Tensor: ...
-    def bias(self, weight: Tensor, bias: Tensor | None) -> Tensor | None: ...
-
-
-class Held(Protocol):
-    """What stands for a site's learners where nothing changes any more."""
-
-    bias: Tensor | None
-
-    def weight(self) -> Tensor: ...
-
-
-class WeightLearner(Protocol):
-    """What LEARN mode asks of a site: the quantized weight, and what is added to its bias."""
-
-    @property
-    def held(self) -> Held | None: ...
-    def __call__(self, weight: Tensor) -> Tensor: ...
-    def output_bias(self) -> Tensor: ...
 
 
 class Port(Moded):
