@@ -13,10 +13,11 @@ from functools import partial
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.blockwise import Inputs
 from passionsr_trt.export.calibrate.distributed import exchanged, shared, size
 from passionsr_trt.export.calibrate.learn import LearnedPort, reach
 from passionsr_trt.export.calibrate.scratch import Scratch
-from passionsr_trt.export.calibrate.search import Candidate, PortSearch
+from passionsr_trt.export.calibrate.search import Candidate, PortSearch, within
 from passionsr_trt.export.quantize.devices import HOST
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.part import Part
@@ -28,8 +29,6 @@ from tqdm import tqdm
 RECORDED = 512 << 20  # bytes of inputs that wait for their turn
 STACKED = 128 << 20  # bytes of inputs that meet a weight together
 
-Inputs = tuple[Tensor, ...]
-
 
 @torch.no_grad()
 def add_errors(part: Part, searches: Sequence[PortSearch], spec: QuantSpec, crops: Sequence[Inputs]) -> None:
@@ -37,7 +36,8 @@ def add_errors(part: Part, searches: Sequence[PortSearch], spec: QuantSpec, crop
     tried = [search for search in searches if len(search.candidates(spec)) > 1]
     own, scratch = shared(tried), Scratch()
     with tqdm(total=len(tried), desc=f"{part.name}: search", unit="port") as progress:
-        for chosen in batches(part, own, crops):
+        sizes = recorded_sizes(part, own, crops)
+        for chosen in within(RECORDED, own, lambda search: sizes[search.name]):
             for search, inputs in recorded(part, chosen, crops):
                 search.errors = errors_of(search, inputs, spec, scratch)
                 progress.update(size())
@@ -50,8 +50,8 @@ def add_errors(part: Part, searches: Sequence[PortSearch], spec: QuantSpec, crop
             search.errors = {candidate: next(errors) for candidate in search.candidates(spec)}
 
 
-def batches(part: Part, searches: Sequence[PortSearch], crops: Sequence[Inputs]) -> Iterator[list[PortSearch]]:
-    """Ports of which what all crops give fits RECORDED together, by what the first crop gives."""
+def recorded_sizes(part: Part, searches: Sequence[PortSearch], crops: Sequence[Inputs]) -> dict[str, int]:
+    """Bytes of what all crops give each port, by what the first crop gives."""
     sizes: dict[str, int] = {}
 
     def note(search: PortSearch, x: Tensor) -> None:
@@ -60,16 +60,7 @@ def batches(part: Part, searches: Sequence[PortSearch], crops: Sequence[Inputs])
     with watching_outputs((search.port, partial(note, search)) for search in searches):
         if searches:
             part.module(*crops[0])
-    chosen: list[PortSearch] = []
-    room = RECORDED
-    for search in searches:
-        if chosen and sizes[search.name] > room:
-            yield chosen
-            chosen, room = [], RECORDED
-        chosen.append(search)
-        room -= sizes[search.name]
-    if chosen:
-        yield chosen
+    return sizes
 
 
 def recorded(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.blockwise import Inputs
 from passionsr_trt.export.calibrate.distributed import in_turn, rank, size
 from passionsr_trt.export.quantize.devices import HOST
 from passionsr_trt.export.quantize.modes import Mode, in_mode
@@ -27,8 +28,6 @@ from tqdm import tqdm
 
 FIRST = 0.2
 STEP_PASSES = 4  # a step of learning, in forward passes: what the first projection rests on
-
-Inputs = tuple[Tensor, ...]
 
 
 @torch.no_grad()

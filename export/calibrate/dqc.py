@@ -16,9 +16,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.attempts import add_errors
-from passionsr_trt.export.calibrate.blockwise import (
-    outermost_blocks,
-)
+from passionsr_trt.export.calibrate.blockwise import Inputs, outermost_blocks
 from passionsr_trt.export.calibrate.data import crop_side, crops, data_digest, load_sources, window
 from passionsr_trt.export.calibrate.distributed import begin_alike, check_share, in_turn, merge, shared
 from passionsr_trt.export.calibrate.heap import return_freed_memory, return_what_is_free
@@ -47,7 +45,6 @@ from tqdm import tqdm
 CROP = 256
 SEARCH_INPUTS, SEARCH_CROP = 4, 128
 COST_INPUTS = 2  # crops on which the cost of each block is measured
-Inputs = tuple[Tensor, ...]
 
 
 def learn_calibration(

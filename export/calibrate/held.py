@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight, reach
+from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
 from passionsr_trt.export.calibrate.scratch import Scratch
 from passionsr_trt.export.calibrate.search import PortSearch
 from passionsr_trt.export.quantize.quantizer import per_channel, quantize_
@@ -27,8 +27,7 @@ class HeldWeight(nn.Module):
         self.register_buffer("bias", site.effective_bias())
         (room,) = scratch.take([site.weight.shape], site.weight.device)
         port.weight(site.weight, out=room)
-        boundary = reach(room) if learner.following else learner.boundary(room)
-        self.register_buffer("step", per_channel(boundary / self.limit, room.dim()))
+        self.register_buffer("step", per_channel(learner.boundary(room) / self.limit, room.dim()))
         self.register_buffer("codes", quantize_(room, self.step, -self.limit, self.limit).to(torch.int8))
         if learner.turns is not None:
             self.turn(learner.turns)

@@ -191,7 +191,7 @@ class LearnedWeight(nn.Module):
 
     def boundary(self, weight: Tensor) -> Tensor:
         if self.following:
-            return weight.flatten(1).abs().amax(dim=1).clamp_min(1e-8)
+            return reach(weight)
         return self.base_boundary * torch.exp(self.log_boundary)
 
     def freeze_boundary(self, weight: Tensor) -> None:

@@ -15,7 +15,7 @@ block-diagonal, COLUMNS at a time.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +25,7 @@ from passionsr_trt.export.calibrate.distributed import exchanged, shared, size
 from passionsr_trt.export.calibrate.heap import return_what_is_free
 from passionsr_trt.export.calibrate.held import HeldWeight
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
-from passionsr_trt.export.calibrate.search import PortSearch
+from passionsr_trt.export.calibrate.search import PortSearch, within
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import Site, SiteConv, zero_padded
@@ -46,7 +46,7 @@ def round_weights(part: Part, searches: Sequence[PortSearch], inputs: Sequence[t
     """Give every learned weight of a part its turns. The part is in LEARN mode; `inputs` are those that it gets
     from the quantized parts before it."""
     device = inputs[0][0].device
-    for chosen in batches(searches):
+    for chosen in within(BUDGET, searches, moments_size):
         own = shared(chosen)
         return_what_is_free()
         moments = second_moments(part, own, inputs)
@@ -73,19 +73,9 @@ def learned_weights(search: PortSearch) -> list[LearnedWeight]:
     return [named.site.learner for named in search.sites if isinstance(named.site.learner, LearnedWeight)]
 
 
-def batches(searches: Sequence[PortSearch]) -> Iterator[list[PortSearch]]:
-    """Ports whose moments fit BUDGET together."""
-    chosen: list[PortSearch] = []
-    room = BUDGET
-    for search in searches:
-        size = sum(4 * (end - start) ** 2 for start, end in column_groups(search.sites[0].site))
-        if chosen and size > room:
-            yield chosen
-            chosen, room = [], BUDGET
-        chosen.append(search)
-        room -= size
-    if chosen:
-        yield chosen
+def moments_size(search: PortSearch) -> int:
+    """Bytes of a port's H."""
+    return sum(4 * (end - start) ** 2 for start, end in column_groups(search.sites[0].site))
 
 
 def column_groups(site: Site) -> list[tuple[int, int]]:

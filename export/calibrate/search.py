@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -138,6 +138,23 @@ def _anchor(learner: LearnedPort, lows: Tensor, highs: Tensor) -> int:
     """a, for which the codes from −a on cover what of x/s lies above 0, those below it the rest."""
     low, high = min(float(lows.min()), 0.0), float(highs.max())
     return math.floor(-learner.low + (learner.high - learner.low) * low / (high - low)) if high > 0 else 0
+
+
+def within(
+    budget: int, searches: Sequence[PortSearch], size_of: Callable[[PortSearch], int]
+) -> Iterator[list[PortSearch]]:
+    """Neighbours whose sizes, in bytes, fit the budget together; one that alone does not fit comes alone."""
+    chosen: list[PortSearch] = []
+    room = budget
+    for search in searches:
+        size = size_of(search)
+        if chosen and size > room:
+            yield chosen
+            chosen, room = [], budget
+        chosen.append(search)
+        room -= size
+    if chosen:
+        yield chosen
 
 
 def merge_ranges(searches: Iterable[PortSearch], device: torch.device) -> None:

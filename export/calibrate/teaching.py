@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.block_order import Schedule, block_costs, learning_order, passages
-from passionsr_trt.export.calibrate.blockwise import block_pairs, blocks_in_order
+from passionsr_trt.export.calibrate.blockwise import Inputs, block_pairs, blocks_in_order
 from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
 from passionsr_trt.export.calibrate.placement import Bring
 from passionsr_trt.export.calibrate.resume import Progress, State
@@ -21,9 +21,7 @@ from passionsr_trt.export.calibrate.stages import (
 )
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import Site
-from torch import Tensor, nn
-
-Inputs = tuple[Tensor, ...]
+from torch import nn
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate import dqc, teaching
 from passionsr_trt.export.calibrate.block_order import FIRST, Passage, Schedule, block_costs, learning_order
-from passionsr_trt.export.calibrate.blockwise import blocks_in_order
+from passionsr_trt.export.calibrate.blockwise import blocks_in_order, outermost_blocks
 from passionsr_trt.export.calibrate.learn import LearnedWeight
 from passionsr_trt.export.calibrate.resume import Progress
 from passionsr_trt.export.calibrate.stages import Stage, learned_ports
@@ -31,6 +31,20 @@ from tests.export import networks
 
 IMAGES = DEMO / "calib" / "lr"
 BLOCK = {"method": "learned", "granularity": "block", "let_steps": 1, "lbq_steps": 1, "rounding": "nearest"}
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The title of every stage that runs in this process."""
+    titles: list[str] = []
+    run_stage = teaching.run_stage
+
+    def noted(module: torch.nn.Module, stage: Stage, title: str, *rest: Any) -> None:
+        titles.append(title)
+        run_stage(module, stage, title, *rest)
+
+    monkeypatch.setattr(teaching, "run_stage", noted)
+    return titles
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 1))
@@ -77,22 +91,14 @@ def test_what_is_left_is_foreseen_by_what_was_done(capsys: pytest.CaptureFixture
 
 
 def test_a_share_learns_the_costliest_and_leaves_the_others_as_searched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learned: list[str]
 ) -> None:
     model = load_model(networks.write_small("SwinIR", tmp_path / "model.safetensors"))
-    learned: list[str] = []
-    run_stage = teaching.run_stage
-
-    def noted(module: torch.nn.Module, stage: Stage, title: str, *rest: Any) -> None:
-        learned.append(title)
-        run_stage(module, stage, title, *rest)
-
-    monkeypatch.setattr(teaching, "run_stage", noted)
     files = sorted(IMAGES.iterdir())[:1]
     found = dqc.learn_calibration(model, QuantSpec(**BLOCK, block_share=0.3), files)  # type: ignore[arg-type]
     start = dqc.learn_calibration(model, QuantSpec(**{**BLOCK, "method": "search"}), files)  # type: ignore[arg-type]
     (part,) = model.parts
-    count = len([path for path, block in dqc.outermost_blocks(part).items()])
+    count = len(outermost_blocks(part))
     assert 0 < len(learned) < count / 2
     kept = {key for key, value in start.tensors.items() if torch.equal(value, found.tensors[key])}
     changed = found.tensors.keys() - kept
@@ -111,7 +117,7 @@ def only(cache: Path) -> Calibration:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there without a word")
 def test_a_run_that_is_ended_says_how_to_go_on_and_does(
-    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_model: Path, tmp_path: Path, learned: list[str]
 ) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({**BLOCK, "let_steps": 3}))
@@ -128,14 +134,6 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(
         said += process.stderr.read()
     assert process.returncode == 130 and "the same command goes on from there" in said, said
     assert "Traceback" not in said and not list((tmp_path / "cache").glob("*/manifest.json"))
-    learned: list[str] = []
-    run_stage = teaching.run_stage
-
-    def noted(module: torch.nn.Module, stage: Stage, title: str, *rest: Any) -> None:
-        learned.append(title)
-        run_stage(module, stage, title, *rest)
-
-    monkeypatch.setattr(teaching, "run_stage", noted)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the first run had
     try:
