@@ -2,6 +2,8 @@
 
     peak = BASE + WEIGHTS · weights + Σ activations at 512² · pixels at once / 512² + PICTURE · picture pixels
 
+With several streams each has activations of its own and takes STREAM beside them, and one picture more is held.
+
 Activations are read from the compiled engines (engines/openvino/model.py) and grow with the tile's area, since
 attention is fused. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
 """
@@ -17,6 +19,7 @@ from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
 
 BASE = 250e6  # Python, OpenVINO, its compiler's leavings
 WEIGHTS = 1.1  # OpenVINO's own copies, in its layouts
+STREAM = 250e6  # each stream after the first: 120 to 190 MB were measured, from 256² to 1024²
 PICTURE = 60.0  # bytes a pixel: source and result in float32, the one being read, the one being written
 
 
@@ -44,7 +47,7 @@ class HostMemory:
     def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
         """Peak bytes from output pixels: the picture's, and what each part's engine gets at once."""
         pictures = 1 if self.streams == 1 else self.streams + 1
-        total = BASE + WEIGHTS * self.weights + PICTURE * picture * pictures
+        total = BASE + WEIGHTS * self.weights + PICTURE * picture * pictures + STREAM * (self.streams - 1)
         for name, activations in self.activations.items():
             total += self.streams * activations * at_once[name] / REFERENCE_SIZE**2
         return round(total)

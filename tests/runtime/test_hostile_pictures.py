@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime import infer as infer_module
+from passionsr_trt.runtime import files
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine
 from passionsr_trt.runtime.images import read_picture, save_image
 from passionsr_trt.runtime.main import main
@@ -103,7 +103,7 @@ def test_memory_is_decided_from_the_header(
     small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("1", (7000, 7000)).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(infer_module, "read_picture", lambda _path: pytest.fail("was decoded"))
+    monkeypatch.setattr(files, "read_picture", lambda _path: pytest.fail("was decoded"))
     assert infer(small, tmp_path / "out", tmp_path / "bomb.png", "--memory", "0.5") == 1
     assert "GiB at least; 0.50 GiB may be taken" in capsys.readouterr().err
 
