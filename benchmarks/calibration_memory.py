@@ -42,7 +42,13 @@ def main() -> None:
             ("block, --low-memory", "block", ["--low-memory"]),
         ):
             spec = Path(folder) / "spec.json"
-            steps = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "granularity": granularity}
+            steps = {
+                "method": "learned",
+                "let_steps": 2,
+                "lbq_steps": 2,
+                "settle_steps": 2,
+                "granularity": granularity,
+            }
             spec.write_text(json.dumps(steps))
             words = ["calibrate", arguments.model, "--images", arguments.images, "--limit", arguments.limit]
             words += ["--spec", spec, "--cache", Path(folder) / name, *extra]

@@ -117,12 +117,14 @@ def report(model: Model, spec: QuantSpec, pictures: int, counting: Counting) -> 
     print(f"{pictures} crops of {side}×{side}: {crops / 2**30:.2f} GiB kept")
     ways: dict[str, tuple[int, list[tuple[Counts, int]]]] = {}
     learned = (spec.let_steps + spec.lbq_steps) * spec.accumulate
+    settling = spec.settle_steps * spec.accumulate
     for part in model.parts:
+        whole = learned + (settling if part is model.parts[-1] else 0)
         found = of_part(part, model, spec, counting)
         common = [(found["pass"], 2 * pictures), (found["search"], 1), (found["quantized pass"], 2 * pictures)]
         plans = {
-            "a part at a time": ("step", [(found["step"], learned)]),
-            "--low-memory": ("step, low memory", [(found["step, low memory"], learned)]),
+            "a part at a time": ("step", [(found["step"], whole)]),
+            "--low-memory": ("step, low memory", [(found["step, low memory"], whole)]),
             "block by block": (
                 "block step", [(found["block step"], learned), (found["block passes"], pictures)],
             ),

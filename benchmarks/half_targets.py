@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="to judge by")
     parser.add_argument("--limit", type=int, default=4, help="of each")
     arguments = parser.parse_args()
-    spec = QuantSpec(method="learned", let_steps=8, lbq_steps=12, rounding="nearest")
+    spec = QuantSpec(method="learned", let_steps=8, lbq_steps=12, settle_steps=20, rounding="nearest")
     files, photos = (calibration_files(folder, arguments.limit) for folder in (arguments.images, arguments.photos))
     model = load_model(arguments.model)
     samples = crops([load_sources(path, model) for path in photos], model, 0, dqc.CROP)

@@ -52,6 +52,7 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("nearest rounding", "ablation", {**ours, "rounding": "nearest"}, widths=FULL),
         Method("staged", "ablation", {**ours, "staged": True}, widths=FULL),
         Method("no output biases", "ablation", {**ours, "output_bias": False}, widths=FULL),
+        Method("codes not settled", "ablation", {**ours, "settle_steps": 0}, widths=FULL),
         Method("search alone", "ablation", {**ours, "method": "search"}, widths=FULL),
         Method("published rates", "ablation", {**ours, **PUBLISHED}, widths=FULL),
     ]

@@ -55,6 +55,8 @@ class QuantSpec:
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: LET first, then LBQ, as DQC
     does, else both at once;
     output_bias: with the boundaries, learn what is added to a site's bias, which costs an engine nothing;
+    settle_steps: Adam steps in which, once weights are rounded, the rows of the last part's (their gains) and its
+    output biases make up for the errors of the chain; not block by block;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
     """
 
@@ -80,6 +82,7 @@ class QuantSpec:
     lbq_steps: int = 48
     staged: bool = False
     output_bias: bool = True
+    settle_steps: int = 200
     granularity: str = "module"
     block_share: float = 1.0
     loss: str = "output"
@@ -106,7 +109,8 @@ class QuantSpec:
                 raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
-        least_values = {"dobi_candidates": 1, "min_channels": 0, "let_steps": 0, "lbq_steps": 0, "accumulate": 1}
+        from_zero = ("min_channels", "let_steps", "lbq_steps", "settle_steps")
+        least_values = {"dobi_candidates": 1, "accumulate": 1, **dict.fromkeys(from_zero, 0)}
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")

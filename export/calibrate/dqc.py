@@ -3,7 +3,8 @@
 Each part is fed by its already quantized predecessor, or by its float twin (Part.float_inputs). Per part:
 1. search: LET and boundary ratios of every port alone (export/calibrate/search.py);
 2. the stages of export/calibrate/stages.py, on the whole part or block by block (export/calibrate/teaching.py);
-3. which way every weight is rounded (export/calibrate/rounding.py).
+3. which way every weight is rounded (export/calibrate/rounding.py);
+4. of the last part, what its rows make up for (export/calibrate/settling.py).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from passionsr_trt.export.calibrate.ranges import activation_scales, observing
 from passionsr_trt.export.calibrate.resume import Progress, State
 from passionsr_trt.export.calibrate.rounding import round_weights
 from passionsr_trt.export.calibrate.search import PortSearch, merge_ranges
+from passionsr_trt.export.calibrate.settling import settles
 from passionsr_trt.export.calibrate.stages import Pairs, learners_of
 from passionsr_trt.export.calibrate.teaching import Lesson
 from passionsr_trt.export.quantize.calibration import Calibration
@@ -79,17 +81,20 @@ def learn_calibration(
                 merge(histograms)
             teacher = [part.feed(sample) for sample in floats]
             inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
+            pairs = Pairs(inputs, [sample[part.output.name] for sample in floats])
             with learning(part, spec, teacher, progress) as (searches, state):
+                lesson = Lesson(part, spec, pairs, teacher, progress, state, low_memory, bring)
                 if spec.method == "learned":
-                    pairs = Pairs(inputs, [sample[part.output.name] for sample in floats])
-                    lesson = Lesson(part, spec, pairs, teacher, progress, state, low_memory, bring)
                     lesson.learn(search_crops(part, teacher)[:COST_INPUTS])
                 with holding(searches):
                     if spec.rounding == "second_order":
                         round_weights(part, searches, inputs)
-                    learned = on_device(learned_tensors(searches, spec), HOST)
-                    tensors |= learned | activation_scales(histograms, spec)
-                    run_all(part, quantized, "quantized outputs")
+                    if part is not model.parts[-1]:
+                        run_all(part, quantized, "quantized outputs")
+                if part is model.parts[-1] and settles(spec):
+                    lesson.settle(searches)
+                learned = on_device(learned_tensors(searches, spec), HOST)
+                tensors |= learned | activation_scales(histograms, spec)
         return_what_is_free()
     progress.clear()
     return Calibration(model.digest, spec, data_digest(files), tensors)

@@ -11,6 +11,9 @@ weights make of the shift goes into the sites' output biases (Calibration.apply)
 Everything is learned relative to where it starts: log s, log u, and δ in units of its channel's span, so one
 learning rate fits tensors of every magnitude. While `following`, boundaries are not parameters: they follow
 the transformed range of what the search found worth covering.
+
+Once codes are settled (settling.py) each row learns a gain: Ŵ = e^g·Δ·codes, g in units of GAIN_UNIT, for one step
+moves all of a row's weights alike.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from passionsr_trt.export.quantize.quantizer import per_channel, quantize, weigh
 from torch import Tensor, nn
 
 BIAS_UNIT = 0.1
+GAIN_UNIT = 0.02
 
 
 class _Quantize(torch.autograd.Function):
@@ -157,11 +161,12 @@ class LearnedPort(nn.Module):
 
 
 class LearnedWeight(nn.Module):
-    """u [O] of one site's weight, and its output bias; once u is learned, the turns of its codes (rounding.py).
-    held: stands for it where nothing changes any more (held.py)."""
+    """u [O] of one site's weight, and its output bias; once u is learned, the turns of its codes (rounding.py) and
+    their gain [O] (settling.py). held: stands for it where nothing changes any more (held.py)."""
 
     held: Held | None
     turns: Tensor | None
+    settled: Tensor | None
     base_boundary: Tensor
     unit: Tensor
 
@@ -170,9 +175,11 @@ class LearnedWeight(nn.Module):
         self.limit, self.following, self.held = limit, True, None
         self.log_boundary = nn.Parameter(torch.zeros(channels, device=device))
         self.bias_units = nn.Parameter(torch.zeros(channels, device=device))
+        self.gain_units = nn.Parameter(torch.zeros(channels, device=device))
         self.register_buffer("base_boundary", torch.ones(channels, device=device))
         self.register_buffer("unit", torch.zeros(channels, device=device))
         self.register_buffer("turns", None, persistent=False)
+        self.register_buffer("settled", None, persistent=False)
 
     def begin_bias(self, step: Tensor, weight: Tensor) -> None:
         """The output bias is learned in units of BIAS_UNIT of what one step Δ of the input is in a row's output,
@@ -182,6 +189,15 @@ class LearnedWeight(nn.Module):
     def output_bias(self) -> Tensor:
         """[O], to be added to the site's own bias."""
         return self.bias_units * self.unit
+
+    def output_gain(self) -> Tensor:
+        """[O], what a row of codes is multiplied with beside Δ."""
+        return torch.exp(GAIN_UNIT * self.gain_units)
+
+    @torch.no_grad()
+    def settle(self, weight: Tensor) -> None:
+        """From now on the codes of `weight`, transformed, are what they are now; rows learn their gain."""
+        self.settled = self(weight)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.following, device="cpu")
@@ -200,6 +216,8 @@ class LearnedWeight(nn.Module):
         self.following = False
 
     def forward(self, weight: Tensor) -> Tensor:
+        if self.settled is not None:
+            return self.settled * per_channel(self.output_gain(), weight.dim())
         step = self.boundary(weight) / self.limit
         if self.turns is not None:
             return weight_codes(weight, step, self.limit, self.turns) * per_channel(step, weight.dim())

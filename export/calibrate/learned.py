@@ -12,7 +12,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Tensor]:
-    """What the calibration keeps: s, δ, Δ of ports, Δ and turns of weights (all of the transformed tensors)."""
+    """What the calibration keeps: s, δ, Δ of ports; Δ, turns, gain and bias of weights, all as transformed."""
     tensors: dict[str, Tensor] = {}
     for search in searches:
         learner = search.port.learner
@@ -34,6 +34,8 @@ def learned_tensors(searches: list[PortSearch], spec: QuantSpec) -> dict[str, Te
             bias = named.site.learner.output_bias()
             if bool(bias.any()):
                 tensors[f"{named.name}.output_bias"] = bias
+            if bool(named.site.learner.gain_units.any()):
+                tensors[f"{named.name}.output_gain"] = named.site.learner.output_gain()
             if named.site.learner.turns is not None:
                 tensors[f"{named.name}.weight_turns"] = pack_turns(named.site.learner.turns)
     return tensors

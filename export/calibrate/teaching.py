@@ -11,6 +11,8 @@ from passionsr_trt.export.calibrate.blockwise import Inputs, block_pairs, blocks
 from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
 from passionsr_trt.export.calibrate.placement import Bring
 from passionsr_trt.export.calibrate.resume import Progress, State
+from passionsr_trt.export.calibrate.search import PortSearch
+from passionsr_trt.export.calibrate.settling import settle
 from passionsr_trt.export.calibrate.stages import (
     Pairs,
     learned_ports,
@@ -47,6 +49,12 @@ class Lesson:
             self._whole()
         else:
             self._blocks(small)
+
+    def settle(self, searches: Sequence[PortSearch]) -> None:
+        """Of the last part, whose weights have their turns."""
+        named = blocks_in_order(self.part, self.teacher[0]) if self.low_memory else []
+        with recomputing([block for _path, block in named]):
+            settle(self.part, self.spec, searches, self.pairs)
 
     def _whole(self) -> None:
         by_features, name = self.spec.loss == "features", self.part.name

@@ -2,6 +2,7 @@
 
 Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [rows]; both float32 and positive. With LET also
 `<port>.let_scale` [C] > 0 and `<port>.let_shift` [C]; the two above are then those of the transformed tensors.
+`<site>.output_gain` [rows] > 0 and `<site>.output_bias` [rows]: what rounding wants made up for.
 `<site>.weight_turns`: which codes are not the nearest (export/calibrate/rounding.py), packed four to a byte.
 The key is SHA-256 over the model's digest, the spec and the calibration images.
 """
@@ -74,6 +75,7 @@ class Calibration:
         stated = {
             "rounding": "nearest",
             "output_bias": False,
+            "settle_steps": 0,
             **manifest["spec"],
         }  # what earlier versions did, and did not state
         spec = QuantSpec.from_json(stated, f"{folder} spec")
@@ -111,7 +113,10 @@ class Calibration:
             if packed is not None and turns is None:
                 raise UserError(f"calibration: {named.name}.weight_turns does not fit", "expected its own")
             named.site.set_weight_scale(weight_scale, limit, turns, self.codes)
-            named.site.output_bias = self._output_bias(named)
+            named.site.output_gain = self._of_rows(named, "output_gain")
+            if named.site.output_gain is not None and not torch.all(named.site.output_gain > 0):
+                raise UserError(f"calibration: {named.name} has a gain that is not positive")
+            named.site.output_bias = self._of_rows(named, "output_bias")
             named.site.port.set_scale(scale, low, high, self.codes)
             applied.append(named)
         for name, operand in part.operands().items():
@@ -121,12 +126,12 @@ class Calibration:
         self._fold(part, group_ports(applied), probe)
         return len(applied)
 
-    def _output_bias(self, named: NamedSite) -> Tensor | None:
-        """[O] of a site, None where it has none."""
-        bias = self.tensors.get(f"{named.name}.output_bias")
-        if bias is not None and (bias.shape != named.site.weight.shape[:1] or not torch.all(bias.isfinite())):
-            raise UserError(f"calibration: {named.name}.output_bias does not fit", "expected one number per row")
-        return bias
+    def _of_rows(self, named: NamedSite, what: str) -> Tensor | None:
+        """`<site>.what`, a number for each row of a weight; None where there is none."""
+        found = self.tensors.get(f"{named.name}.{what}")
+        if found is not None and (found.shape != named.site.weight.shape[:1] or not torch.all(found.isfinite())):
+            raise UserError(f"calibration: {named.name}.{what} does not fit", "expected one number per row")
+        return found
 
     def _phase_scales(self, named: NamedSite, written: Tensor) -> Tensor:
         """Of a site that was calibrated as the convolution behind an enlargement, scales [O] `written`: what its

@@ -10,7 +10,7 @@ INT8's, which clips.
 | LET's scale s              | s                                                                            |
 | LET's shift δ              | 0: a centred grid is no finer where steps are relative                       |
 | turned weights             | nothing: turns are of whole codes                                            |
-| output biases              | nothing: they make up for INT8's errors                                      |
+| output gains and biases    | nothing: they make up for INT8's errors                                      |
 """
 
 from __future__ import annotations

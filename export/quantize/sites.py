@@ -81,11 +81,12 @@ class Site(Moded):
     """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port.
 
     `weight_scale` [O] is None while the site is float; `turns`, as the weight, are added to its nearest codes;
-    `output_bias` [O] is added to the bias of the quantized site.
+    of the quantized site a code is worth weight_scale·`output_gain` [O]; `output_bias` [O] is added to its bias.
     """
 
     weight_scale: Tensor | None
     turns: Tensor | None
+    output_gain: Tensor | None
     output_bias: Tensor | None
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -99,7 +100,7 @@ class Site(Moded):
         self.codes, self.code_limit = INT8, INT8.high
         self.learner: WeightLearner | None = None  # LEARN mode only
         self.out_dtype: torch.dtype | None = None  # set where a float32 island hands over to half
-        for name in ("weight_scale", "turns", "output_bias", "stored", "weight_zeros"):
+        for name in ("weight_scale", "turns", "output_gain", "output_bias", "stored", "weight_zeros"):
             self.register_buffer(name, None)
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -137,10 +138,9 @@ class Site(Moded):
             return self.learner(self.port.learner.weight(weight))
         if self.weight_scale is None or self.mode in (Mode.FLOAT, Mode.LEARN):
             return weight.t() if transpose else weight
-        scale = per_channel(self.weight_scale, weight.dim()).to(weight.dtype)
         if self.mode is Mode.FAKE:
             codes = weight_codes(weight, self.weight_scale, self.code_limit, self.turns, self.codes)
-            weight = codes.to(weight.dtype) * scale
+            weight = codes.to(weight.dtype) * per_channel(self._worth(), weight.dim()).to(weight.dtype)
             return weight.t() if transpose else weight
         assert self.stored is not None
         return torch.onnx.ops.symbolic(
@@ -168,6 +168,11 @@ class Site(Moded):
         own = self.output_bias.to(self.weight.dtype)
         return own if self.bias is None else self.bias + own
 
+    def _worth(self) -> Tensor:
+        """[O]: what one code of a row stands for."""
+        assert self.weight_scale is not None
+        return self.weight_scale if self.output_gain is None else self.weight_scale * self.output_gain
+
     def prepare_export(self) -> None:
         """Compute the initializers that QDQ mode emits: codes, or the float weight of a float site; the bias."""
         stored = self.weight.data
@@ -175,6 +180,7 @@ class Site(Moded):
         self.output_bias = None
         if self.weight_scale is not None:
             stored = weight_codes(stored.float(), self.weight_scale, self.code_limit, self.turns, self.codes)
+            self.weight_scale, self.output_gain = self._worth(), None
             self.weight_zeros = torch.zeros_like(self.weight_scale, dtype=self.codes.dtype)
         self.stored = stored.t().contiguous() if self.kind == "linear" else stored
 

@@ -81,13 +81,15 @@ def test_what_was_learned_is_what_is_folded() -> None:
     weight = LearnedWeight(4, SPEC.weight_code_max)
     weight.begin_bias(port.step(), port.weight(named.site.weight))
     weight.bias_units += torch.randn(4)
+    weight.settle(port.weight(named.site.weight))
+    weight.gain_units += torch.randn(4)
     named.site.port.learner, named.site.learner = port, weight
     with part.mode(Mode.LEARN):
         learned = part.module(x)
     tensors = learned_tensors([search], SPEC)
     named.site.port.learner = named.site.learner = None
     exact = part.module(x)
-    assert {"part.0.let_anchor", "part.0.output_bias"} <= tensors.keys()
+    assert {"part.0.let_anchor", "part.0.output_gain", "part.0.output_bias"} <= tensors.keys()
     Calibration("", SPEC, "", tensors).apply(part, {"image": x})
     torch.testing.assert_close(part.module(x), exact, rtol=1e-4, atol=1e-4)
     with in_mode(part.module, Mode.FAKE):

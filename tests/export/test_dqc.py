@@ -51,7 +51,9 @@ def quantization_error(folder: Path, calibration: Calibration) -> float:
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     model: Model, granularity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, granularity=granularity, staged=True)
+    spec = QuantSpec(
+        method="learned", let_steps=2, lbq_steps=2, settle_steps=2, granularity=granularity, staged=True
+    )
     whole = learn_calibration(model, spec, FILES)
     ran: list[str] = []
     run_stage = teaching.run_stage
@@ -76,14 +78,16 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 
 
 def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) -> None:
-    spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1)
+    spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1, settle_steps=2)
     (tmp_path / "vae_encoder.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     assert equal(learn_calibration(model, spec, FILES), learn_calibration(model, spec, FILES, tmp_path))
 
 
 @pytest.mark.parametrize("granularity", ["module", "block"])
 def test_recomputing_activations_changes_nothing(model: Model, granularity: str) -> None:
-    learned = QuantSpec(method="learned", let_steps=2, lbq_steps=2, accumulate=2, granularity=granularity)
+    learned = QuantSpec(
+        method="learned", let_steps=2, lbq_steps=2, settle_steps=2, accumulate=2, granularity=granularity
+    )
     spec = replace(learned, rounding="nearest")  # a rounding of what differs in its last digit may fall either way
     plain, low = (learn_calibration(model, spec, FILES, low_memory=on) for on in (False, True))
     for key, value in plain.tensors.items():
@@ -98,7 +102,7 @@ def test_accumulated_gradients_are_the_mean_of_their_crops(model: Model) -> None
     x, target = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64)
     gradients = []
     for accumulate in (1, 2):
-        spec = QuantSpec(method="learned", let_steps=0, lbq_steps=1, accumulate=accumulate)
+        spec = QuantSpec(method="learned", let_steps=0, lbq_steps=1, settle_steps=2, accumulate=accumulate)
         with dqc.learning(part, spec, [(x,)], Progress(None)):
             seen: list[torch.Tensor] = []
 
@@ -123,7 +127,7 @@ def test_blocks_come_in_the_order_they_run(model: Model) -> None:
 
 def test_the_search_is_where_learning_starts(model: Model) -> None:
     found = learn_calibration(model, QuantSpec(method="search"), FILES)
-    start = learn_calibration(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0), FILES)
+    start = learn_calibration(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0, settle_steps=0), FILES)
     assert equal(found, start) and found.key != start.key
 
 
@@ -148,7 +152,7 @@ def test_block_by_block_beats_the_search_alone(model: Model, small_model: Path) 
     base = {"bits_weights": 6, "bits_activations": 6, "method": "learned", "granularity": "block"}
     base["rounding"] = "nearest"  # what was learned, not what rounding makes of it
     searched, learned = (
-        learn_calibration(model, QuantSpec(**base, let_steps=n, lbq_steps=n), FILES)  # type: ignore[arg-type]
+        learn_calibration(model, QuantSpec(**base, let_steps=n, lbq_steps=n, settle_steps=2), FILES)  # type: ignore[arg-type]
         for n in (0, 20)
     )
     assert quantization_error(small_model, learned) < quantization_error(small_model, searched)

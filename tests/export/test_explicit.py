@@ -15,7 +15,7 @@ from tests.conftest import DEMO
 
 def test_ports_outside_the_patterns_keep_their_graph(small_model: Path) -> None:
     model = load_model(small_model)
-    spec = QuantSpec(method="learned", explicit=("vae_*",), let_steps=1, lbq_steps=1)
+    spec = QuantSpec(method="learned", explicit=("vae_*",), let_steps=1, lbq_steps=1, settle_steps=1)
     result = learn_calibration(model, spec, calibration_files(DEMO / "calib" / "lr", 1))
     for part in model.parts:
         absorbed = set(part.absorbers())

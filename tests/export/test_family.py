@@ -98,7 +98,14 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_toy_family_goes_through_every_command(toy: Path, photo: Path, tmp_path: Path, method: str) -> None:
     cache, images = str(tmp_path / "cache"), str(DEMO / "calib" / "lr")
     spec = tmp_path / "spec.json"
-    steps = {"method": method, "let_steps": 2, "lbq_steps": 2, "keep_first_last": False, "min_channels": 0}
+    steps = {
+        "method": method,
+        "let_steps": 2,
+        "lbq_steps": 2,
+        "settle_steps": 2,
+        "keep_first_last": False,
+        "min_channels": 0,
+    }
     spec.write_text(json.dumps(steps))
     words = ["calibrate", str(toy), "--images", images, "--limit", "2", "--spec", str(spec), "--cache", cache]
     assert main(words) == 0

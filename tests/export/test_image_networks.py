@@ -153,7 +153,14 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
     for method in ("range", "learned"):
         model = load_model(network)
         spec = QuantSpec(
-            method=method, bits_weights=6, bits_activations=6, min_channels=0, let_steps=4, lbq_steps=8, **how
+            method=method,
+            bits_weights=6,
+            bits_activations=6,
+            min_channels=0,
+            let_steps=4,
+            lbq_steps=8,
+            settle_steps=8,
+            **how,
         )
         calibration = ranges(model, spec, files) if method == "range" else learn_calibration(model, spec, files)
         part = model.parts[0]
