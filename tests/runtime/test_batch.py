@@ -210,11 +210,15 @@ def test_a_job_that_was_ended_goes_on(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    output, address = tmp_path / "out", cluster[0]
-    job = begun(words(source, output, small.engines_fp32, address))
-    until_some(output, job)
-    job.send_signal(how)
-    _out, err = job.communicate(timeout=60)
+    address = cluster[0]
+    for attempt in range(3):  # a busy machine may have it done before the signal comes
+        output = tmp_path / f"out{attempt}"
+        job = begun(words(source, output, small.engines_fp32, address))
+        until_some(output, job)
+        job.send_signal(how)
+        _out, err = job.communicate(timeout=60)
+        if job.returncode:
+            break
     if how != signal.SIGKILL:
         assert job.returncode == 130 and err.rstrip().endswith("interrupted") and "Traceback" not in err
     for process in workers(cluster):
