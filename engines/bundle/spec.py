@@ -55,8 +55,8 @@ class QuantSpec:
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: LET first, then LBQ, as DQC
     does, else both at once;
     output_bias: with the boundaries, learn what is added to a site's bias, which costs an engine nothing;
-    settle_steps: Adam steps in which, once weights are rounded, the rows of the last part's (their gains) and its
-    output biases make up for the errors of the chain; not block by block;
+    settle_steps: Adam steps in which, once weights are rounded, gains of the last part and its output biases
+    make up for the errors of the chain; not block by block;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
     """
 

@@ -73,6 +73,7 @@ def learn_calibration(
     quantized = [dict(sample) for sample in floats]
     tensors: dict[str, Tensor] = {}
     for part in model.parts:
+        last = part is model.parts[-1]
         blocks = list(outermost_blocks(part)) if spec.granularity == "block" else []
         with resident(device, part, waiting_blocks(device, part, blocks)) as bring:
             with torch.no_grad(), observing(quantized_operands(part, spec)) as histograms:
@@ -89,9 +90,9 @@ def learn_calibration(
                 with holding(searches):
                     if spec.rounding == "second_order":
                         round_weights(part, searches, inputs)
-                    if part is not model.parts[-1]:
+                    if not last:
                         run_all(part, quantized, "quantized outputs")
-                if part is model.parts[-1] and settles(spec):
+                if last and settles(spec):
                     lesson.settle(searches)
                 learned = on_device(learned_tensors(searches, spec), HOST)
                 tensors |= learned | activation_scales(histograms, spec)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
-from passionsr_trt.export.calibrate.rounding import learned_weights
 from passionsr_trt.export.calibrate.search import PortSearch
 from passionsr_trt.export.calibrate.stages import Pairs, Stage, output_biases, run_stage
 from passionsr_trt.export.quantize.part import Part
@@ -27,13 +26,14 @@ def settles(spec: QuantSpec) -> bool:
 
 def settle(part: Part, spec: QuantSpec, searches: Sequence[PortSearch], pairs: Pairs) -> None:
     """Learn gains and output biases of a part in LEARN mode whose weights have their turns."""
+    gains: list[nn.Parameter] = []
     for search in searches:
         port = search.port.learner
         assert isinstance(port, LearnedPort)
         for named in search.sites:
             assert isinstance(named.site.learner, LearnedWeight)
             named.site.learner.settle(port.weight(named.site.weight))
-    gains = [learner.gain_units for search in searches for learner in learned_weights(search)]
+            gains.append(named.site.learner.gain_units)
 
     def parameters(module: nn.Module) -> list[nn.Parameter]:
         return gains + (output_biases(module) if spec.output_bias else [])

@@ -86,8 +86,7 @@ def test_the_graph_has_the_gain_in_its_scales_and_codes_as_they_were(
     scale = site.weight_scale * site.output_gain
     path = tmp_path / "part.onnx"
     export_part(part, 64, ExportPlan(), path)
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    arrays = list(stored.values())
+    arrays = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
     assert any(array.shape == codes.shape and (array == codes.numpy()).all() for array in arrays)
     assert any(array.shape == scale.shape and (array == scale.numpy()).all() for array in arrays)
 
