@@ -30,17 +30,18 @@ LEAST_SECONDS = 10.0
 COLOURS = {"INT8": "#4c78a8", "FP32": "#f58518"}
 
 
-def upscale(engines: Path, side: int, threads: int, result: Path) -> None:
+def upscale(engines: Path, side: int, threads: int, overlap: int | None, result: Path) -> None:
     """One figure: `side`² pixels out, written to `result` as JSON."""
+    options = Options(overlap=overlap)
     chain = load_engines(engines, threads)
     noise = np.random.default_rng(0).integers(0, 256, (side // 64, side // 64, 3), np.uint8)
     small = (side // chain.model.upscale,) * 2
     picture = Image.fromarray(noise).resize(small, Image.Resampling.BICUBIC)
-    tiles = super_resolve(chain, picture, Options()).tiles  # compiles
+    tiles = super_resolve(chain, picture, options).tiles  # compiles
     seconds: list[float] = []
     end = time.monotonic() + LEAST_SECONDS
     while not seconds or time.monotonic() < end:
-        seconds.append(sum(super_resolve(chain, picture, Options()).seconds.values()))
+        seconds.append(sum(super_resolve(chain, picture, options).seconds.values()))
     result.write_text(
         json.dumps({"seconds": float(np.median(seconds)), "runs": len(seconds), "tiles": str(tiles or "untiled")})
     )
@@ -57,7 +58,7 @@ def figures(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             if label == "FP32" and side > arguments.baseline_up_to:
                 continue
             path = arguments.output / f"{label}-{side}-{threads}.json"
-            words = [sys.executable, __file__, "--one", engines, side, threads, path]
+            words = [sys.executable, __file__, "--one", engines, side, threads, arguments.overlap, path]
             peak = peak_mib([str(word) for word in words])
             row = {
                 "label": label,
@@ -119,13 +120,15 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["--one"]:
-        engines, side, threads, result = sys.argv[2:]
-        return upscale(Path(engines), int(side), int(threads), Path(result))
+        engines, side, threads, overlap, result = sys.argv[2:]
+        given = None if overlap == "None" else int(overlap)
+        return upscale(Path(engines), int(side), int(threads), given, Path(result))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", type=Path, required=True)
     parser.add_argument("--baseline", type=Path, required=True)
     parser.add_argument("--sizes", type=whole(64), nargs="+", default=[512, 1024, 2048], help="sides, pixels out")
     parser.add_argument("--baseline-up-to", type=whole(64), default=2048, help="largest side of the float engines")
+    parser.add_argument("--overlap", type=whole(0), help="of tiles; without it as infer does by itself")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     check_writable(arguments.output)

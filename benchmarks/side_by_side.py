@@ -41,6 +41,7 @@ LABELS = {
     "eager": "PyTorch eager FP32",
     "compiled": "torch.compile FP32",
     "twin": "OpenVINO FP32 sub-pixel",
+    "before": "OpenVINO INT8 as written",
     "ncnn": "ncnn FP32",
 }
 TESTED = "OpenVINO INT8"
@@ -119,6 +120,9 @@ def main() -> None:
     parser.add_argument("--runs", type=whole(1), default=5)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
+    labels = [label for label, _kind, _folder in arguments.rival]
+    if len(labels) > len(set(labels)):
+        parser.error(f"--rival: {', '.join(labels)}: expected each once; a float twin in sub-pixel form is twin=")
     check_writable(arguments.output)
     results, peaks = [], {}
     for group in [[one] for one in arguments.rival] if arguments.pairs else [arguments.rival]:

@@ -114,7 +114,8 @@ def run_stage(
     optimizer = torch.optim.Adam(parameters, lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, stage.steps)
     samples = sample_order(len(pairs.inputs), f"{spec.seed} {title}")
-    with tqdm(range(stage.steps), desc=f"{title}: {stage.name}", unit="step") as progress:
+    title = f"{title}: {stage.name}"
+    with only(parameters, module), tqdm(range(stage.steps), desc=title, unit="step") as progress:
         for _step in progress:
             optimizer.zero_grad()
             total = 0.0
@@ -129,6 +130,20 @@ def run_stage(
             schedule.step()
             psnr = 10 * math.log10(float((target.max() - target.min()) ** 2) / max(float(error.detach()), 1e-20))
             progress.set_postfix_str(f"loss {total:.2e}, {psnr:.1f} dB to float")
+
+
+@contextmanager
+def only(parameters: Sequence[nn.Parameter], module: nn.Module) -> Iterator[None]:
+    """While it lasts no other parameter of the module gets gradients: what nobody takes is not computed."""
+    chosen = set(map(id, parameters))
+    others = [found for found in module.parameters() if found.requires_grad and id(found) not in chosen]
+    for found in others:
+        found.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for found in others:
+            found.requires_grad_(True)
 
 
 def sample_order(count: int, name: str) -> Iterator[int]:

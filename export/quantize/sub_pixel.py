@@ -88,7 +88,10 @@ def in_sub_pixel_form(layers: nn.ModuleDict) -> nn.ModuleDict:
 
 
 class EnlargedConv(SiteConv):
-    """x [B, C, h, w] → [B, O, 2h, 2w] as the model's authors wrote it: nearest ×2, then Conv 3×3."""
+    """x [B, C, h, w] → [B, O, 2h, 2w] as the model's authors wrote it: nearest ×2, then Conv 3×3.
+
+    The port is behind the enlargement: enlarged behind DequantizeLinear OpenVINO 2026.4 gets codes wrong.
+    """
 
     @classmethod
     def of(cls, site: SubPixelConv) -> EnlargedConv:
@@ -98,8 +101,8 @@ class EnlargedConv(SiteConv):
         weight = torch.einsum("jr,ku,ruoc->ocjk", matrix, matrix, taps.flatten(2, 3).flatten(0, 1))
         return cls(weight.float(), None if site.bias is None else site.bias.data[:channels].clone(), pads=1)
 
-    def apply_weight(self, x: Tensor) -> Tensor:
-        return super().apply_weight(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, ported: bool = False) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"), ported)
 
 
 def as_written(module: nn.Module) -> None:

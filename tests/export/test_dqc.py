@@ -13,7 +13,7 @@ from passionsr_trt.export.calibrate.blockwise import blocks_in_order
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
 from passionsr_trt.export.calibrate.resume import Progress
-from passionsr_trt.export.calibrate.stages import Pairs, Stage, learned_ports, run_stage
+from passionsr_trt.export.calibrate.stages import Pairs, Stage, learned_ports, only, run_stage
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.modes import Mode
@@ -115,6 +115,16 @@ def test_accumulated_gradients_are_the_mean_of_their_crops(model: Model) -> None
             gradients.append(sum(seen))
             assert len(seen) == accumulate
     torch.testing.assert_close(*gradients)
+
+
+def test_only_what_learns_gets_gradients() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        with only([layer.bias], layer):
+            layer(torch.ones(1, 2)).sum().backward()
+            assert layer.weight.grad is None and layer.bias.grad is not None
+            layer.weight.sum().backward()
+    assert layer.weight.requires_grad
 
 
 def test_blocks_come_in_the_order_they_run(model: Model) -> None:
