@@ -3,9 +3,10 @@ a path of an .npz file with its sources.
 
     python benchmarks/chain_worker.py KIND FOLDER THREADS
 
-KIND: engines, twin and before for others of them; bfloat16 (float engines run in it); onnx (a bundle under ONNX
-Runtime); eager, compiled (a model folder in PyTorch, as it is or by torch.compile: the model's own modules, without
-folded constants); files (PART.onnx or PART.xml of another tool under OpenVINO, in its own defaults); ncnn (to_ncnn.py).
+KIND: engines, twin and before for others of them; bfloat16 (float engines run in it); onnx (a bundle under
+ONNX Runtime); eager, compiled (a model folder in PyTorch, as it is or by torch.compile: the model's own modules,
+without folded constants); files (PART.onnx or PART.xml of another tool under OpenVINO, in its own defaults);
+ncnn (to_ncnn.py).
 Prints `ready`, then for every line one JSON object {"seconds": {part: seconds}, "peak_mib": peak resident memory}.
 """
 
