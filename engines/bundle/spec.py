@@ -80,7 +80,7 @@ class QuantSpec:
     explicit_gain: float = 3.0
     let_steps: int = 32
     lbq_steps: int = 48
-    staged: bool = False
+    staged: bool = True
     output_bias: bool = True
     settle_steps: int = 200
     granularity: str = "module"
