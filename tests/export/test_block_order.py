@@ -30,7 +30,14 @@ from tests.conftest import DEMO
 from tests.export import networks
 
 IMAGES = DEMO / "calib" / "lr"
-BLOCK = {"method": "learned", "granularity": "block", "let_steps": 1, "lbq_steps": 1, "rounding": "nearest"}
+BLOCK = {
+    "method": "learned",
+    "granularity": "block",
+    "let_steps": 1,
+    "lbq_steps": 1,
+    "staged": False,  # one stage a block: titles are counted
+    "rounding": "nearest",
+}
 
 
 @pytest.fixture
