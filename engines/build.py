@@ -61,7 +61,7 @@ DECISIVE = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings",),
 }
-MEASURED = ("phases",)  # a small gain, by a probe that may fall either way: no reason to build again
+MEASURED = ("phases", "blocks")  # a small gain, by a probe that may fall either way: no reason to build again
 
 
 def engine_key(bundle: OnnxBundle, backend: str, target: Target) -> dict[str, str]:

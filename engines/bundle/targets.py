@@ -13,7 +13,8 @@ class OpenVINOTarget:
 
     graph_revision: of the rewriting. weight_code_limit: the range that weight codes were brought into, None: as
     they are in the bundle. convolutions: INT8 linears are written as 1×1 convolutions; phases: convolutions in
-    sub-pixel form as one a phase; both where the CPU at hand computes them faster.
+    sub-pixel form as one a phase; blocks: the last convolution computes blocks of pixels; each where the CPU at
+    hand is faster by it.
     """
 
     bfloat16: bool
@@ -21,6 +22,7 @@ class OpenVINOTarget:
     weight_code_limit: int | None
     convolutions: bool
     phases: bool
+    blocks: bool
     device: str = "CPU"
 
 

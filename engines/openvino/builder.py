@@ -26,8 +26,13 @@ from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.files import part_files
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.layers.coverage import measure, openvino_layers
+from passionsr_trt.engines.openvino.blocks import SIDE, pixels_in_blocks
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
-from passionsr_trt.engines.openvino.cpu_speed import linears_faster_as_convolutions, phases_faster_apart
+from passionsr_trt.engines.openvino.cpu_speed import (
+    linears_faster_as_convolutions,
+    phases_faster_apart,
+    pixels_faster_in_blocks,
+)
 from passionsr_trt.engines.openvino.graph import (
     REVISION,
     attention_in_bfloat16,
@@ -68,14 +73,16 @@ class OpenVINOBuilder:
             weight_code_limit=code_limit(bundle.spec),
             convolutions=bundle.spec is not None and linears_faster_as_convolutions(),
             phases=in_sub_pixel_form and phases_faster_apart(),
+            blocks=pixels_faster_in_blocks(),
         )
 
     def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
         """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
-        INT8 linears become convolutions (linears.py), and convolutions in sub-pixel form one a phase (phases.py),
-        where the target says so. Parts that run in bfloat16 are left as they are otherwise; the others are
-        rewritten (graph.py), and their attention takes bfloat16 if the target says so.
+        INT8 linears become convolutions (linears.py), convolutions in sub-pixel form one a phase (phases.py), and
+        the last one computes blocks of pixels (blocks.py), where the target says so. Parts that run in bfloat16
+        are left as they are otherwise; the others are rewritten (graph.py), and their attention takes bfloat16 if
+        the target says so.
         """
         for path in part_files(open_graph(bundle, part)):
             shutil.copyfile(path, folder / path.name)
@@ -90,6 +97,8 @@ class OpenVINOBuilder:
             linears_as_convolutions(model, folder / part.file)
         if self.target.phases:
             phases_apart(model, folder / part.file)
+        if self.target.blocks and part.multiple // (part.output.stride or 1) % SIDE == 0:
+            pixels_in_blocks(model, folder / part.file, part.output.name)
         if not in_bfloat16:
             norms_by_channel(model)
             codes_before_enlargement(model)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from passionsr_trt.engines.openvino.blocks import pixels_in_blocks
 from passionsr_trt.engines.openvino.cpu import COMPILE_OPTIONS
 from passionsr_trt.engines.openvino.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.phases import phases_apart
@@ -24,6 +25,7 @@ LAYERS = {
     "linear": ((1, 1024, 320), (320, 320)),
     "wide linear": ((1, 256, 1280), (1280, 1280)),
     "sub-pixel form": ((1, 256, 128, 128), (1024, 256, 2, 2)),
+    "few outputs": ((1, 64, 256, 256), (3, 64, 3, 3)),
 }
 SHOWN = ("convolution", "linear")
 ROUNDS = 15
@@ -56,10 +58,16 @@ def phases_faster_apart() -> bool:
     return _gain("sub-pixel form", phases_apart) > SLIGHTLY
 
 
-def _gain(kind: str, rewrite: Callable[[onnx.ModelProto, Path], int]) -> float:
-    """How many times as fast an INT8 layer is rewritten, on one thread, which waits for no other."""
+@cache
+def pixels_faster_in_blocks() -> bool:
+    """Is a float convolution with few outputs clearly faster on this CPU two by two pixels at once (blocks.py)?"""
+    return _gain("few outputs", partial(pixels_in_blocks, result="convolved"), int8=False) > CLEARLY
+
+
+def _gain(kind: str, rewrite: Callable[[onnx.ModelProto, Path], int], int8: bool = True) -> float:
+    """How many times as fast a layer is rewritten, on one thread, which waits for no other."""
     shape = LAYERS[kind][0]
-    model = onnx.load_from_string(layer_model(kind, int8=True))
+    model = onnx.load_from_string(layer_model(kind, int8))
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     rewrite(rewritten, Path())

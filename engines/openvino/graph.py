@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 from passionsr_trt.engines.graph.rewriting import Graph
 
-REVISION = 6  # to be raised where the graphs below change: engines of another revision are rebuilt
+REVISION = 7  # to be raised where the graphs below change: engines of another revision are rebuilt
 
 
 def norms_by_channel(model: onnx.ModelProto) -> int:

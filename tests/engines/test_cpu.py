@@ -82,7 +82,9 @@ def test_engines_of_another_machine_are_brought_into_range_when_they_are_loaded(
     shutil.copytree(small.onnx_int8, foreign)  # an OpenVINO engine is a graph
     (foreign / "manifest.json").unlink()
     here = EngineBundle.load(small.engines_int8)
-    target = OpenVINOTarget(False, REVISION, weight_code_limit=None, convolutions=False, phases=False)
+    target = OpenVINOTarget(
+        False, REVISION, weight_code_limit=None, convolutions=False, phases=False, blocks=False
+    )
     replace(here, target=target).save(foreign)
     words = ("infer", str(photo), "--engines", str(foreign), "--align", "none", "--no-cache", "-o")
     done = on_an_old_cpu(*COMMAND, *words, str(tmp_path / "old.png"))

@@ -75,7 +75,10 @@ def engine_manifest() -> dict[str, Any]:
         "sites_int8": 1, "sites_quantized": 1, "macs_share": 1.0, "kernels": {"conv": 1}, "bytes_moved": 0,
         "float_sites": [], "conversions": [], "attention_fused": 0, "attention": 1, "activation_bytes": 1000,
     }  # fmt: skip
-    target = {"bfloat16": True, "graph_revision": 1, "weight_code_limit": 63, "convolutions": True, "phases": True}
+    target = {
+        "bfloat16": True, "graph_revision": 1, "weight_code_limit": 63, "convolutions": True, "phases": True,
+        "blocks": True,
+    }  # fmt: skip
     more = {"backend": "openvino", "target": target, "key": {"backend": "openvino"}, "proof": {"unet": 0.1}}
     return {**manifest, **more, "coverage": {"unet": figures}}
 
