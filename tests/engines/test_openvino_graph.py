@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.layers.coverage import openvino_layers
+from passionsr_trt.engines.openvino import graph as openvino_graph
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
 from passionsr_trt.engines.openvino.graph import (
     attention_in_bfloat16,
@@ -163,6 +165,56 @@ def test_attention_in_bfloat16_is_nearly_the_same(tmp_path: Path, spread: float,
     in_pieces = attention()
     in_pieces.graph.node.insert(4, helper.make_node("MatMul", ["queries", "keys"], ["other_scores"]))
     assert attention_in_bfloat16(in_pieces) == 0, "other queries read the same keys"
+
+
+def attention_in_pieces() -> onnx.ModelProto:
+    """The same with the two halves of the queries one after the other."""
+    model = attention()
+    nodes = {node.output[0]: node for node in model.graph.node}
+    pieces = [helper.make_node("Split", ["queries"], ["first", "second"], axis=1, num_outputs=2)]
+    for name in pieces[0].output:
+        pieces += [
+            helper.make_node("MatMul", [name, "keys"], [f"{name} scores"]),
+            helper.make_node("Softmax", [f"{name} scores"], [f"{name} shares"], axis=-1),
+            helper.make_node("MatMul", [f"{name} shares", "values"], [f"{name} mixed"]),
+        ]
+    pieces.append(helper.make_node("Concat", ["first mixed", "second mixed"], ["mixed"], axis=1))
+    before, behind = (
+        [nodes[name] for name in names] for names in (("keys", "values", "queries"), ("back", "shape", "y"))
+    )
+    del model.graph.node[:]
+    model.graph.node.extend([*before, *pieces, *behind])
+    return model
+
+
+@pytest.mark.parametrize(("spread", "limit"), [(1.0, 0.01), (8.0, 0.04)])
+@pytest.mark.parametrize(("make", "softmaxes"), [(attention, 1), (attention_in_pieces, 2)])
+def test_wide_heads_are_products_of_their_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], onnx.ModelProto],
+    softmaxes: int,
+    spread: float,
+    limit: float,
+) -> None:
+    monkeypatch.setattr(openvino_graph, "WIDE_HEAD", CHANNELS)
+    x = RANDOM.standard_normal((1, CHANNELS, 32, 32)).astype(np.float32) * np.float32(np.sqrt(spread))
+    model = make()
+    model.graph.value_info.append(
+        helper.make_tensor_value_info("values", TensorProto.FLOAT, ["batch", "tokens", CHANNELS])
+    )
+    expected = run(model, x)
+    assert attention_in_bfloat16(model) == softmaxes
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node].count("Cast") == 2 + 2 * softmaxes, "keys and values once"
+    found = run_openvino(model, x, tmp_path)
+    if has_bfloat16():
+        assert 1e-5 < far(found, expected) < limit
+    for node in model.graph.node:
+        node.name = f"node_{node.op_type.lower()}_{node.output[0]}"
+    onnx.save(model, str(tmp_path / "named.onnx"))
+    layers, _kinds = openvino_layers(compile_static(tmp_path / "named.onnx", {"x": x.shape}))
+    assert not any(layer.attention for layer in layers)
 
 
 def test_fused_attention_is_seen_in_the_execution_graph(tmp_path: Path) -> None:
