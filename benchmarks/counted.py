@@ -57,6 +57,8 @@ class Counting(TorchDispatchMode):
         kwargs = kwargs or {}
         if function is aten._local_scalar_dense.default and args[0].is_meta:
             return bool(self.answer) if args[0].dtype is torch.bool else self.answer
+        if function is aten.allclose.default and args[0].is_meta:
+            return bool(self.answer)
         result = function(*args, **kwargs)
         given, made = _tensors((args, tuple(kwargs.values()))), _tensors(result)
         own = {tensor.untyped_storage()._cdata for tensor in given}

@@ -31,6 +31,7 @@ class Method:
 def methods(ours: dict[str, Any]) -> list[Method]:
     """Every row; `ours` is the learned spec that the ablations take away from."""
     range_based = {"method": "range"}
+    both = {**ours, "lbq_steps": 48}  # LET, then LBQ
     return [
         Method("ours", "ours", ours, seeded=True, widths=tuple(WIDTHS)),
         Method("minmax", "baseline", {**range_based, "activation_observer": "minmax"}),
@@ -45,15 +46,15 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("NNCF", "tool", peer="nncf", widths=FULL),
         Method("NNCF SmoothQuant", "tool", peer="nncf-smoothquant", widths=FULL),
         Method("NNCF SmoothQuant, unsigned", "not for TensorRT", peer="nncf-smoothquant-unsigned", widths=FULL),
-        Method("LBQ only", "ablation", {**ours, "let_scale": False, "shift": "none"}, widths=FULL),
-        Method("LET only", "ablation", {**ours, "lbq_steps": 0}, widths=FULL),
-        Method("no shifts", "ablation", {**ours, "shift": "none"}, widths=FULL),
-        Method("LET at any cost", "ablation", {**ours, "explicit_gain": 0.0}, widths=FULL),
-        Method("nearest rounding", "ablation", {**ours, "rounding": "nearest"}, widths=FULL),
-        Method("both at once", "ablation", {**ours, "staged": False}, widths=FULL),
-        Method("fewer steps", "ablation", {**ours, "staged": False, "lbq_steps": 0}, widths=FULL),
-        Method("no output biases", "ablation", {**ours, "output_bias": False}, widths=FULL),
-        Method("codes not settled", "ablation", {**ours, "settle_steps": 0}, widths=FULL),
         Method("search alone", "ablation", {**ours, "method": "search"}, widths=FULL),
-        Method("published rates", "ablation", {**ours, **PUBLISHED}, widths=FULL),
+        Method("LBQ too", "ablation", both, widths=FULL),
+        Method("both at once", "ablation", {**both, "staged": False}, widths=FULL),
+        Method("fewer steps", "ablation", {**both, "staged": False, "lbq_steps": 0}, widths=FULL),
+        Method("LBQ only", "ablation", {**both, "let_scale": False, "shift": "none"}, widths=FULL),
+        Method("no shifts", "ablation", {**both, "shift": "none"}, widths=FULL),
+        Method("LET at any cost", "ablation", {**both, "explicit_gain": 0.0}, widths=FULL),
+        Method("nearest rounding", "ablation", {**both, "rounding": "nearest"}, widths=FULL),
+        Method("no output biases", "ablation", {**both, "output_bias": False}, widths=FULL),
+        Method("codes not settled", "ablation", {**both, "settle_steps": 0}, widths=FULL),
+        Method("published rates", "ablation", {**both, **PUBLISHED}, widths=FULL),
     ]

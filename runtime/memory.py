@@ -6,7 +6,8 @@ With several streams each has activations of its own and takes STREAM beside the
 
 Activations are read from the compiled engines (engines/openvino/model.py) and grow with the tile's area: attention
 is fused, or its scores (a wide head's, on an eighth of the sides) are less than the decoder's last tensors, whose
-place they take, up to 2,800×2,800 pixels. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
+place they take, up to 2,800×2,800 pixels. The constants were measured on the demo model and at Stable Diffusion
+2.1's size.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
 LOSSES = ("output", "features")
+BY_WIDTH = -1
 # stated where they are used: what was calibrated before keeps its key
 LATER = ("attention", "loss", "feature_weight", "block_share")
 
@@ -52,8 +53,9 @@ class QuantSpec:
     block_share: which of a part's blocks learn, the costliest; the others keep what the search found;
     loss: of the `output`, or also of the `features` that blocks give (2DQuant's, with feature_weight; for a whole
     module, a third slower);
-    let_steps, lbq_steps: Adam steps of the stages, for each module or block; staged: LET first, then LBQ, as DQC
-    does, else both at once;
+    let_steps, lbq_steps: Adam steps of the stages, for each module or block; lbq_steps BY_WIDTH: none at 8 bits,
+    where boundaries that are learned lose to searched ones once weights are rounded in second order, else 48;
+    staged: LET first, then LBQ, as DQC does, else both at once;
     output_bias: with the boundaries, learn what is added to a site's bias, which costs an engine nothing;
     settle_steps: Adam steps in which, once weights are rounded, gains of the last part and its output biases
     make up for the errors of the chain; not block by block;
@@ -79,7 +81,7 @@ class QuantSpec:
     explicit: tuple[str, ...] = ("*",)
     explicit_gain: float = 3.0
     let_steps: int = 32
-    lbq_steps: int = 48
+    lbq_steps: int = BY_WIDTH
     staged: bool = True
     output_bias: bool = True
     settle_steps: int = 200
@@ -92,6 +94,9 @@ class QuantSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.lbq_steps == BY_WIDTH:
+            eight = self.bits_weights == self.bits_activations == 8
+            object.__setattr__(self, "lbq_steps", 0 if eight else 48)
         for name, allowed in (
             ("bits_weights", (4, 6, 8)),
             ("bits_activations", (4, 6, 8)),

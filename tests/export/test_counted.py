@@ -77,3 +77,4 @@ def test_a_question_to_a_tensor_is_answered(counted: ModuleType) -> None:
         assert float(torch.zeros((), device=META) + 1) == 0.0
         counting.answer = 1.0
         assert bool((torch.zeros(3, device=META) > 0).any()) and float(torch.zeros((), device=META)) == 1.0
+        assert torch.allclose(torch.zeros(3, device=META), torch.ones(3, device=META))

@@ -26,8 +26,26 @@ def test_what_came_later_is_stated_where_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "steps"),
+    [
+        ({}, 0),
+        ({"weight_code_limit": 63}, 0),
+        ({"bits_weights": 6, "bits_activations": 6}, 48),
+        ({"bits_weights": 4}, 48),
+        ({"lbq_steps": -1, "bits_activations": 6}, 48),
+        ({"lbq_steps": 7}, 7),
+        ({"bits_weights": 6, "lbq_steps": 0}, 0),
+    ],
+)
+def test_lbq_is_learned_below_8_bits_unless_the_spec_says_otherwise(data: dict[str, int], steps: int) -> None:
+    spec = QuantSpec.from_json(data)
+    assert spec.lbq_steps == spec.to_json()["lbq_steps"] == steps
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
+        ({"lbq_steps": -2}, "lbq_steps is -2; expected at least 0"),
         ({"unknown": 1}, "unknown key 'unknown'"),
         ({"schema_version": 99, "unknown": 1}, "newer version"),
         ({"bits_weights": 5}, "bits_weights is 5"),
