@@ -124,7 +124,8 @@ def attention_in_bfloat16(model: onnx.ModelProto) -> int:
     """
     graph = Graph(model)
     read_keys = Counter(node.input[1] for node in model.graph.node if node.op_type == "MatMul")
-    sides = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
+    shapes = ((value.name, value.type.tensor_type.shape.dim) for value in model.graph.value_info)
+    widths = {name: sides[-1].dim_value for name, sides in shapes if sides}
     replaced: dict[str, list[onnx.NodeProto]] = {}
     made: set[str] = set()
 
@@ -146,7 +147,7 @@ def attention_in_bfloat16(model: onnx.ModelProto) -> int:
         if scores is None or scores.op_type != "MatMul" or mix is None or mix.input[0] != softmax.output[0]:
             continue
         values, result = mix.input[1], mix.output[0]
-        wide = values in sides and len(sides[values]) > 0 and sides[values][-1].dim_value >= WIDE_HEAD
+        wide = widths.get(values, 0) >= WIDE_HEAD
         if graph.only_consumer(scores.output[0], "Softmax") is None:
             continue
         if not {*scores.input, values} <= graph.producers.keys() or (read_keys[scores.input[1]] > 1 and not wide):
