@@ -16,7 +16,7 @@ class Graph:
 
     def __init__(self, model: onnx.ModelProto, folder: Path | None = None) -> None:
         """folder: where weights outside the graph lie; without it they count as unknown."""
-        self.graph, self.folder = model.graph, folder
+        self.model, self.graph, self.folder = model, model.graph, folder
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.producers = {output: node for node in model.graph.node for output in node.output}
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)

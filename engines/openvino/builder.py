@@ -7,24 +7,19 @@ What is stored is a graph: it loads on any CPU and is compiled for the CPU and t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import numpy as np
 import onnx
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.figures import Coverage
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
-from passionsr_trt.engines.bundle.pictures import noise
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
-from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, reference_size, sources_of
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, reference_size
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.files import part_files
-from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.layers.coverage import measure, openvino_layers
 from passionsr_trt.engines.openvino.blocks import SIDE, pixels_in_blocks
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
@@ -39,18 +34,12 @@ from passionsr_trt.engines.openvino.graph import (
     codes_before_enlargement,
     norms_by_channel,
 )
-from passionsr_trt.engines.openvino.half_range import limit_weights, limited_copy
+from passionsr_trt.engines.openvino.half_range import limit_weights
 from passionsr_trt.engines.openvino.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.model import code_limit, compile_static, peak_activations, runs_in_bfloat16
 from passionsr_trt.engines.openvino.phases import phases_apart
-from passionsr_trt.engines.openvino.unsigned import shifts_as_unsigned_codes
-from PIL import Image
-
-PROOF_SIZE = 128
-# INT8: two exact executors drift apart where float noise flips a code and later layers carry it on; a deep graph
-# may pass this tolerance, and is then compared with what a change of 1e-3 in its input does
-PROOF_TOLERANCE = {"float": 1e-4, "int8": 0.15}
-Tensors = dict[str, np.ndarray]
+from passionsr_trt.engines.openvino.proof import prove_engines
+from passionsr_trt.engines.openvino.unsigned import shifts_as_unsigned_codes, signed_as_unsigned_codes
 
 
 class OpenVINOBuilder:
@@ -86,12 +75,11 @@ class OpenVINOBuilder:
         """
         for path in part_files(open_graph(bundle, part)):
             shutil.copyfile(path, folder / path.name)
+        if self.target.weight_code_limit is not None:  # first: what follows sums weights
+            limit_weights(folder / part.file, self.target.weight_code_limit)
         model = onnx.load(str(folder / part.file), load_external_data=False)
         shifts_as_unsigned_codes(model, folder / part.file)
-        if self.target.weight_code_limit is not None:
-            onnx.save(model, str(folder / part.file))
-            limit_weights(folder / part.file, self.target.weight_code_limit)
-            model = onnx.load(str(folder / part.file), load_external_data=False)
+        signed_as_unsigned_codes(model)
         in_bfloat16 = runs_in_bfloat16(part, self.target)
         if self.target.convolutions:
             linears_as_convolutions(model, folder / part.file)
@@ -112,72 +100,5 @@ class OpenVINOBuilder:
         return part.file, replace(coverage, activation_bytes=activations)
 
     def prove(self, bundle: OnnxBundle, folder: Path) -> dict[str, float]:
-        """Relative error of the engines in `folder` to the bundle in ONNX Runtime, on a smooth image; UserError
-        where it is too large.
-
-        The chain is run once, so that each part sees tensors of its own kind. A wrong kernel shows here. Engines
-        whose codes were brought within a limit are judged by the bundle so changed; what that costs is printed.
-        """
-        limit = self.target.weight_code_limit
-        sources = proof_sources(bundle)
-        tensors = dict(sources)
-        errors = {}
-        for part in bundle.parts:
-            path = bundle.open(part)
-            with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
-                session = reference_session(judge)
-            feed = part.feed(tensors)
-            expected = session.run(None, feed)[0]
-            shapes = {name: x.shape for name, x in feed.items()}
-            compiled = compile_static(folder / part.file, shapes, bfloat16=runs_in_bfloat16(part, self.target))
-            error = _distance(compiled(feed)[0], expected)
-            tolerance = PROOF_TOLERANCE["float" if bundle.spec is None else "int8"]
-            if error > tolerance and bundle.spec is not None:  # how far apart may two right executors be?
-                nearly = session.run(None, {name: x * np.float32(1 + 1e-3) for name, x in feed.items()})[0]
-                tolerance = max(tolerance, 2 * _distance(nearly, expected))
-            if not error <= tolerance:
-                raise UserError(
-                    f"{part.name}: OpenVINO's result is off by {error:.1e} from ONNX Runtime's",
-                    f"expected ≤ {tolerance:.2g}: its kernels are wrong on this CPU",
-                    "use the float engines and report this",
-                )
-            errors[part.name] = error
-            tensors[part.output.name] = expected
-        if limit is not None:
-            found = tensors[bundle.parts[-1].output.name]
-            print(
-                f"this CPU's INT8 kernels saturate (no VNNI): weight codes brought within ±{limit}, "
-                f"{psnr_to_bundle(bundle, sources, found):.1f} dB to the bundle's own result; "
-                f'the other way is a calibration with "weight_code_limit": {limit} in the spec'
-            )
-        return errors
-
-
-def proof_sources(bundle: OnnxBundle) -> Tensors:
-    """The chain's sources for a smooth seeded image in [-1, 1], of 128×128 or what the bundle takes."""
-    coarse = np.random.default_rng(0).integers(0, 256, (PROOF_SIZE // 16, PROOF_SIZE // 16, 3), np.uint8)
-    smooth = Image.fromarray(coarse)
-    size = bundle.model.size or reference_size(bundle.parts, PROOF_SIZE)
-    found = {}
-    for tensor in sources_of(bundle.parts).values():
-        _batch, channels, height, width = tensor.at(size)
-        if tensor.name == "noise":
-            found[tensor.name] = noise(0, tensor.at(size))
-        else:
-            side = smooth.resize((width, height), Image.Resampling.BICUBIC)
-            found[tensor.name] = np.asarray(side, np.float32).transpose(2, 0, 1)[None, :channels] / 127.5 - 1.0
-    return found
-
-
-def psnr_to_bundle(bundle: OnnxBundle, sources: Mapping[str, np.ndarray], found: np.ndarray) -> float:
-    """PSNR in dB (peak 2: pictures are in [-1, 1]) of `found` to what the bundle itself makes of the sources."""
-    tensors = dict(sources)
-    for part in bundle.parts:
-        feed = part.feed(tensors)
-        tensors[part.output.name] = reference_session(bundle.open(part)).run(None, feed)[0]
-    difference = np.clip(found, -1, 1) - np.clip(tensors[bundle.parts[-1].output.name], -1, 1)
-    return float(10 * np.log10(4.0 / max(float(np.mean(difference**2)), 1e-12)))
-
-
-def _distance(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        """Relative error of the engines in `folder` to the bundle (proof.py); UserError where one is wrong."""
+        return prove_engines(bundle, folder, self.target)

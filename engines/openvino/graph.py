@@ -20,7 +20,7 @@ from onnx import helper
 from passionsr_trt.engines.graph.rewriting import Graph
 
 WIDE_HEAD = 256  # channels
-REVISION = 7  # to be raised where the graphs below change: engines of another revision are rebuilt
+REVISION = 8  # to be raised where the graphs below change: engines of another revision are rebuilt
 
 
 def norms_by_channel(model: onnx.ModelProto) -> int:
