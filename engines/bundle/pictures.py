@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.exif import without_geometry
+from passionsr_trt.engines.bundle.transparency import fill_hidden
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -25,11 +26,15 @@ MIN_SIDE = 8
 MOST_ICC = 1 << 20  # bytes: what a PNG reader takes
 WITH_EXIF = ("PNG", "JPEG", "WEBP")  # a TIFF's tags describe its own pixels
 MAX_PIXELS = 64_000_000
+PLAIN = {"P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}  # palettes, multiplied by alpha, padded
 
 
 @dataclass
 class Picture:
-    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None, `exif` as it is to be written."""
+    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None, `exif` as it is to be written.
+
+    Where `alpha` is 0, `rgb` holds the colours around, whatever the file held.
+    """
 
     rgb: Image.Image
     alpha: Image.Image | None
@@ -148,9 +153,8 @@ def _to_picture(image: Image.Image, path: Path) -> Picture:
         notes.append("more than 8 bits a channel reduced to 8")
     if "transparency" in image.info:
         image = image.convert("LA" if image.mode in ("L", "1") else "RGBA")
-    if image.mode == "P":
-        image = image.convert("RGB")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
+    image = image.convert(PLAIN.get(image.mode, image.mode))
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
     grey = image.mode in ("L", "LA", "1")
     if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         icc = None  # it is of other channels than the result's
@@ -158,7 +162,12 @@ def _to_picture(image: Image.Image, path: Path) -> Picture:
     if icc is not None and len(icc) > MOST_ICC:
         icc = None
         notes.append("a colour profile of more than 1 MB left out")
-    return Picture(image.convert("RGB"), alpha, grey, icc, notes)
+    rgb = image.convert("RGB")
+    if alpha is not None:
+        rgb = Image.fromarray(fill_hidden(np.asarray(rgb), np.asarray(alpha)))
+        if alpha.getextrema()[1] == 0:
+            notes.append("nothing to see: all of it is transparent")
+    return Picture(rgb, alpha, grey, icc, notes)
 
 
 def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
