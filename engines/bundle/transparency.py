@@ -1,7 +1,7 @@
 """Colours under transparency: nobody sees them, and a network would draw them into what is seen.
 
-An editor may leave anything there. So a hidden pixel gets the colour of what is visible around it, from near if there
-is something near (push-pull over a pyramid: means of 2×2 pixels weighted by alpha, halved to one pixel and back).
+An editor may leave anything there. So a hidden pixel gets the colour of what is visible around it, from near if
+there is something near (push-pull over a pyramid: means of 2×2 pixels weighted by alpha, down to one and back).
 """
 
 from __future__ import annotations

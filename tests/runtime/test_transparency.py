@@ -11,12 +11,11 @@ import pytest
 from passionsr_trt.engines.bundle.pictures import read_picture, upscale
 from passionsr_trt.engines.bundle.transparency import fill_hidden
 from passionsr_trt.runtime.main import main
+from passionsr_trt.runtime.written import as_written
 from PIL import Image
 
 from tests.conftest import DEMO, Built
-
-SIZE = (24, 16)
-RNG = np.random.default_rng(0)
+from tests.pictures import RNG, SIZE, noise, written
 
 
 def ramp(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -50,7 +49,7 @@ def files(folder: Path) -> dict[str, tuple[Path, Path]]:
     }
     indices = RNG.integers(1, 8, (SIZE[1], SIZE[0]), np.uint8)
     indices[ramp() == 0] = 0
-    for suffix in ("png",):
+    for suffix in ("png", "gif"):
         pair = []
         for hidden in ((255, 0, 255), (1, 2, 3)):
             image = Image.fromarray(indices, "P")
@@ -118,9 +117,9 @@ def test_one_visible_pixel_colours_everything(size: tuple[int, int], dtype: Any)
 
 @pytest.mark.parametrize("background", [0, 128, 255])
 def test_a_soft_edge_shows_no_fringe(background: int) -> None:
-    """Enlarged and then laid over a background against laid over it and then enlarged: levels at the edge, in the mean.
+    """Enlarged and then laid over a background against the other way round: levels at the edge, in the mean.
 
-    Bicubic, which is linear: what a network makes of an edge is not measured. As it was, hidden noise gave 9.
+    Bicubic, which is linear: what a network makes of an edge is not measured.
     """
     with Image.open(DEMO / "photos" / "lr" / "chelsea.png") as file:
         colours = np.array(file.convert("RGB").crop((0, 0, 96, 72)))
@@ -137,3 +136,38 @@ def test_a_soft_edge_shows_no_fringe(background: int) -> None:
 
     filled, spoilt = error(fill_hidden(colours, alpha)), error(colours)
     assert filled < 1 and spoilt > 1.5 * filled, (filled, spoilt)
+
+
+def test_transparency_is_laid_over_a_background_and_said(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = noise("RGBA")
+    image.putalpha(Image.new("L", SIZE, 0))
+    image.save(tmp_path / "hidden.png")
+    noise().save(tmp_path / "opaque.png")
+    words = ["infer", str(tmp_path / "hidden.png"), str(tmp_path / "opaque.png"), "--format", "jpg"]
+    words += ["--engines", str(small.engines_int8), "-o"]
+    for background, colour in (("white", (255, 255, 255)), ("#204060", (0x20, 0x40, 0x60))):
+        assert main([*words, str(tmp_path / background), "--background", background]) == 0
+        with Image.open(tmp_path / background / "hidden.jpg") as result:
+            assert np.abs(np.asarray(result, np.int64) - colour).max() <= 3
+        lines = [line for line in capsys.readouterr().err.split("\n") if "JPEG has none" in line]
+        assert len(lines) == 1 and f"hidden.png: transparency laid over #{bytes(colour).hex()}" in lines[0]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, str(tmp_path / "out"), "--background", "#12345678"])
+    assert stop.value.code == 2 and "expected a colour, such as white" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("background", "mode"), [((9, 9, 9), "L"), ((9, 9, 8), "RGB")])
+def test_grey_stays_grey_over_grey(tmp_path: Path, background: tuple[int, int, int], mode: str) -> None:
+    image = noise("LA")
+    image.putalpha(Image.new("L", SIZE, 0))
+    image.save(tmp_path / "in.png")
+    picture = read_picture(tmp_path / "in.png")
+    assert written(picture, tmp_path / "out.jpg", background=background).mode == mode
+    assert "nothing to see: all of it is transparent" in picture.notes
+
+
+def test_opaque_alpha_is_nothing_to_tell(tmp_path: Path) -> None:
+    noise("RGBA").save(tmp_path / "in.png")
+    assert as_written(read_picture(tmp_path / "in.png"), tmp_path / "out.jpg").notes == []
