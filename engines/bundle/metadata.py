@@ -13,6 +13,13 @@ from PIL import Image
 
 WITH_EXIF = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")  # a TIFF's tags describe its own pixels
 MOST_TEXT = 1 << 20  # bytes, of texts and of XMP: what a PNG reader takes
+TAGS = {270: "description", 315: "artist", 33432: "copyright", 34665: "EXIF", 33723: "IPTC"}  # of a TIFF
+KINDS = {
+    "transparency": (int, bytes, tuple), "gamma": (float,), "srgb": (int,), "chromaticity": (tuple,),
+    "icc_profile": (bytes,), "dpi": (tuple,),
+}  # fmt: skip
+OWN_NAMES = {*KINDS, "exif", "xmp", "interlace"}  # a text of such a name is what no Pillow gets over
+IPTC = 0x0404  # of Photoshop's blocks in a JPEG
 PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # sRGB's white, red, green, blue
 ATTRIBUTES = rb"(?:tiff:(?:Orientation|ImageWidth|ImageLength)|exif:Pixel[XY]Dimension)"
 GEOMETRY = re.compile(rb"\s%s\s*=\s*(?:\"[^\"<]*\"|'[^'<]*')|<(%s)>[^<]*</\1>" % (ATTRIBUTES, ATTRIBUTES))
@@ -39,6 +46,13 @@ class Metadata:
         return any(abs(a / 1e5 - b) > 0.01 for found in own for a, b in zip(found, PRIMARIES, strict=True))
 
 
+def drop_strangers(image: Image.Image) -> None:
+    """Pillow keeps a PNG's texts beside what it found itself: one under such a name is no such thing."""
+    for name, kinds in KINDS.items():
+        if name in image.info and not isinstance(image.info[name], kinds):
+            del image.info[name]
+
+
 def metadata_of(image: Image.Image, notes: list[str]) -> Metadata:
     """Of an image that is loaded: some of a PNG's stands behind its pixels."""
     found = Metadata(dpi=_dpi(image.info.get("dpi")), chunks=_colour_chunks(image, notes))
@@ -46,9 +60,20 @@ def metadata_of(image: Image.Image, notes: list[str]) -> Metadata:
         found.exif = _exif(image.info, notes)
     found.xmp = _xmp(image.info, notes)
     found.texts = _texts(image, notes)
-    if image.info.get("photoshop"):
-        notes.append("IPTC left out")
+    if left_out := _left_out(image):
+        notes.append(f"{', '.join(left_out)} left out")
     return found
+
+
+def _left_out(image: Image.Image) -> list[str]:
+    """What a reader would miss, by name: blocks that nobody here takes apart."""
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        names = [name for tag, name in TAGS.items() if tag in tags]
+        more = tags.get(277, 1) > max(len(image.getbands()), len(tags.get(258, ())) - len(tags.get(338, ())))
+        return [*names, "further channels"] if more else names
+    blocks = image.info.get("photoshop")
+    return ["IPTC"] if isinstance(blocks, dict) and IPTC in blocks else []
 
 
 def _exif(info: dict[str | tuple[int, int], object], notes: list[str]) -> bytes | None:
@@ -93,6 +118,9 @@ def _texts(image: Image.Image, notes: list[str]) -> dict[str, str]:
         del texts[key]
     if others := [key[17:] for key in profiles if key[17:] != "exif"]:
         notes.append(f"raw profile left out: {', '.join(others)[:40]}")
+    for key in set(texts) & OWN_NAMES:
+        del texts[key]
+        notes.append(f"text named {key} left out")
     comment = image.info.get("comment")
     if isinstance(comment, bytes) and comment:
         try:
@@ -101,7 +129,7 @@ def _texts(image: Image.Image, notes: list[str]) -> dict[str, str]:
             texts["Comment"] = comment.decode("latin-1")
     length = sum(len(key) + len(text.encode("utf-8", "replace")) for key, text in texts.items())
     if length > MOST_TEXT:
-        notes.append(f"{len(texts)} texts of {length / 1e6:.1f} MB left out")
+        notes.append(f"texts of {length / 1e6:.1f} MB left out")
         return {}
     return {key: text for key, text in texts.items() if 0 < len(key) < 80}
 
@@ -112,7 +140,7 @@ def _colour_chunks(image: Image.Image, notes: list[str]) -> list[tuple[bytes, by
     if image.format != "PNG" or info.get("icc_profile"):
         return []
     if "srgb" in info:
-        return [(b"sRGB", bytes([info["srgb"] & 3]))]
+        return [(b"sRGB", bytes([info["srgb"]]))] if info["srgb"] <= 3 else []
     gamma, primaries = info.get("gamma"), info.get("chromaticity")
     converted = significant_gamma(info)
     if converted is not None:

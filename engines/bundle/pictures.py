@@ -17,7 +17,7 @@ import numpy as np
 from passionsr_trt.engines.bundle.depth import joined, low_bytes, rawmode, stored_bits, whole_numbers
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.frames import frames_note
-from passionsr_trt.engines.bundle.metadata import Metadata, metadata_of
+from passionsr_trt.engines.bundle.metadata import Metadata, drop_strangers, metadata_of
 from passionsr_trt.engines.bundle.picture_formats import READABLE, SUFFIXES, advice, formats_for
 from passionsr_trt.engines.bundle.pixels import CONVERTED, Pixels, eight_bits, significant_gamma, sixteen_bits
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
@@ -77,6 +77,8 @@ def header_size(path: Path) -> Size:
         with opened(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            if image.format == "TIFF" and width == image.tag_v2.get(257):  # type: ignore[attr-defined]
+                turned = False  # Pillow has turned it already
     except Exception:  # whatever it is will be told when the picture is read
         return 0, 0
     return (width, height) if turned else (height, width)
@@ -139,6 +141,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path, formats=formats_for(path)) as image:
+            if image.format == "TIFF":  # else Pillow maps it into memory, and a turned one with its sides swapped
+                image.filename = ""
             yield image
 
 
@@ -170,7 +174,9 @@ def _pixels(image: Image.Image, path: Path, notes: list[str]) -> Pixels:
     if ";16" in raw:
         with opened(path) as again:
             low = low_bytes(image, again, path)
+    drop_strangers(image)
     image.load()
+    drop_strangers(image)
     key, gamma = image.info.get("transparency"), significant_gamma(image.info)
     upright = _upright(image)
     deep = None

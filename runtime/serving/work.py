@@ -20,7 +20,7 @@ from passionsr_trt.runtime.written import as_written
 from PIL import Image
 
 SHOWN_PIXELS = 16_000_000  # of a picture on the page; larger ones are shown smaller, their files are whole
-FORMATS = {"JPEG": "jpg", "WEBP": "webp"}  # of inputs that are given back in their own; others as PNG
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}  # inputs given back as they are; others as PNG
 OWN_FORMAT = "the input's"
 Report = Callable[[float, str], None]  # share that is done, and what is under way
 

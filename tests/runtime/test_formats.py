@@ -87,3 +87,19 @@ def test_every_mode_of_a_tiff_is_read(tmp_path: Path, mode: str) -> None:
     Image.new(mode, SIZE).save(buffer, "TIFF")
     (tmp_path / "in.tif").write_bytes(buffer.getvalue())
     assert read_picture(tmp_path / "in.tif").rgb.size == SIZE
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_turned_tiff_is_upright(tmp_path: Path, mode: str, compression: str | None, orientation: int) -> None:
+    """Pillow scrambled those that it mapped into memory: without compression, of one channel or four."""
+    image = noise("L" if mode == "I;16" else mode)
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image
+    image.save(tmp_path / "in.tif", compression=compression, tiffinfo={274: orientation})
+    path = tmp_path / "in.tif"
+    picture = read_picture(path)
+    expected = np.rot90(np.asarray(image), {1: 0, 3: 2, 6: -1}[orientation])
+    found = picture.rgb if picture.deep is None else picture.deep
+    assert np.array_equal(np.asarray(found)[..., 0], expected if expected.ndim == 2 else expected[..., 0])
+    assert header_size(path) == expected.shape[:2]

@@ -97,7 +97,7 @@ def test_texts_beyond_bounds_are_left_out_and_said(tmp_path: Path) -> None:
         info.add_text(f"text {index}", "x" * 500_000, zip=True)
     noise().save(tmp_path / "in.png", pnginfo=info)
     picture = read_picture(tmp_path / "in.png")
-    assert picture.notes == ["3 texts of 1.5 MB left out"] and not picture.metadata.texts
+    assert picture.notes == ["texts of 1.5 MB left out"] and not picture.metadata.texts
     xmp = b"<x>" + b"y" * 70_000 + b"</x>"
     noise().save(tmp_path / "in.webp", xmp=xmp)
     picture = read_picture(tmp_path / "in.webp")
@@ -120,6 +120,24 @@ def test_exif_as_text_turns_a_picture_once(tmp_path: Path) -> None:
     assert image.size == (16, 24) == picture.rgb.size
     assert 0x0112 not in image.getexif() and image.getexif()[0x010E] == "told"
     assert not image.text  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["gamma", "srgb", "chromaticity", "transparency", "icc_profile", "dpi"])
+def test_a_text_under_a_name_of_pillow_s_own_is_no_such_thing(tmp_path: Path, name: str) -> None:
+    pixels = RNG.integers(0, 256, (16, 24, 3), np.uint8)
+    picture = read_picture(png(tmp_path / "in.png", pixels, (b"tEXt", name.encode() + b"\0value")))
+    assert np.array_equal(picture.rgb, pixels) and picture.notes == [f"text named {name} left out"]
+    assert not written(picture, tmp_path / "out.png").text  # type: ignore[attr-defined]
+
+
+def test_what_a_tiff_says_is_left_out_and_said(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x013B] = "described", "somebody"
+    noise().save(tmp_path / "in.tif", exif=exif)
+    assert read_picture(tmp_path / "in.tif").notes == ["description, artist left out"]
+    wide = Image.fromarray(RNG.integers(0, 256, (16, 24, 4), np.uint8), "RGBX")
+    wide.save(tmp_path / "wide.tif")
+    assert read_picture(tmp_path / "wide.tif").notes == ["further channels left out"]
 
 
 def test_a_profile_of_other_channels_is_left_out_and_said(tmp_path: Path) -> None:
