@@ -70,7 +70,8 @@ def _left_out(image: Image.Image) -> list[str]:
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         names = [name for tag, name in TAGS.items() if tag in tags]
-        more = tags.get(277, 1) > max(len(image.getbands()), len(tags.get(258, ())) - len(tags.get(338, ())))
+        channels = tags.get(277, 1)
+        more = isinstance(channels, int) and channels > len(image.getbands()) and 338 in tags
         return [*names, "further channels"] if more else names
     blocks = image.info.get("photoshop")
     return ["IPTC"] if isinstance(blocks, dict) and IPTC in blocks else []

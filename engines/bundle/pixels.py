@@ -9,13 +9,8 @@ import numpy as np
 from passionsr_trt.engines.bundle.transparency import fill_hidden
 from PIL import Image
 
-PLAIN = {
-    "P": "RGB",
-    "PA": "RGBA",
-    "La": "LA",
-    "RGBa": "RGBA",
-    "RGBX": "RGB",
-}  # palettes, multiplied by alpha, padded
+# palettes, colours multiplied by alpha, padding
+PLAIN = {"P": "RGB", "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
 CONVERTED = ("CMYK", "LAB", "YCbCr", "HSV")
 GAMMA = 1 / 2.2  # of a file whose values are sRGB's
 GAMMAS = (0.1, 10.0)  # what a gAMA chunk may sensibly say

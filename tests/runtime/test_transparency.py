@@ -11,6 +11,10 @@ import pytest
 from passionsr_trt.engines.bundle.pictures import read_picture, upscale
 from passionsr_trt.engines.bundle.transparency import fill_hidden
 from passionsr_trt.runtime.main import main
+from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.serving.engines import Stand, offers
+from passionsr_trt.runtime.serving.sessions import Sessions
+from passionsr_trt.runtime.serving.work import Wishes, upscale_pictures
 from passionsr_trt.runtime.written import as_written
 from PIL import Image
 
@@ -156,6 +160,21 @@ def test_transparency_is_laid_over_a_background_and_said(
     with pytest.raises(SystemExit) as stop:
         main([*words, str(tmp_path / "out"), "--background", "#12345678"])
     assert stop.value.code == 2 and "expected a colour, such as white" in capsys.readouterr().err
+
+
+def test_the_page_lays_over_its_background_and_says_so(small: Built, tmp_path: Path) -> None:
+    image = noise("RGBA")
+    image.putalpha(Image.new("L", SIZE, 0))
+    image.save(tmp_path / "hidden.png")
+    stand = Stand(offers([small.engines_int8], "cpu", 1, 0))
+    wishes = Wishes("INT8 (openvino)", form="jpg", options=Options(background=(10, 200, 30)))
+    with Sessions(tmp_path).work("one", []) as (ticket, folder):
+        work = upscale_pictures(stand, [tmp_path / "hidden.png"], wishes, folder, ticket, lambda *_: None, 10**6)
+        (shown,) = work
+        assert shown.file is not None and "laid over #0ac81e: JPEG has none" in shown.line
+        with Image.open(shown.file) as result:
+            assert np.abs(np.asarray(result, np.int64) - (10, 200, 30)).max() <= 3
+    stand.close()
 
 
 @pytest.mark.parametrize(("background", "mode"), [((9, 9, 9), "L"), ((9, 9, 8), "RGB")])
