@@ -39,11 +39,13 @@ def low_bytes(image: Image.Image, again: Image.Image, path: Path) -> Image.Image
         return None
     if kind in STRAIGHT:
         tiles = []
-        for codec, extents, offset, arguments in again.tile:  # type: ignore[attr-defined]
+        for tile in again.tile:  # type: ignore[attr-defined]
+            codec, extents, offset, arguments = tile
             first = f"{kind};{SWAPPED[order]}"
             swapped = (first, *arguments[1:]) if isinstance(arguments, tuple) else first
-            tiles.append((codec, extents, offset, swapped))
-        again.tile = [type(image.tile[0])(*tile) for tile in tiles]  # type: ignore[attr-defined]
+            made = getattr(type(tile), "_make", tuple)  # a named tuple of Pillow's own, from 11 on
+            tiles.append(made((codec, extents, offset, swapped)))
+        again.tile = tiles  # type: ignore[attr-defined]
         again.load()
         return again
     if kind == "LA" and image.format == "PNG":

@@ -50,20 +50,24 @@ def test_sixteen_bits_that_a_format_has_not_are_said(tmp_path: Path, suffix: str
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("photometric", [0, 1, 2])
 def test_sixteen_bits_of_a_tiff(tmp_path: Path, order: str, photometric: int) -> None:
+    """In two strips."""
     if (order, photometric) == (">", 0):
         pytest.skip("Pillow reads no such file")
     pixels = RNG.integers(0, 65536, (16, 24, 3 if photometric == 2 else 1)).astype(f"{order}u2")
-    tags = [(256, 24), (257, 16), (258, 16), (259, 1), (262, photometric), (273, 512), (277, pixels.shape[2]),
-            (278, 16), (279, pixels.nbytes)]  # fmt: skip
-    directory = struct.pack(f"{order}H", len(tags))
-    for tag, value in tags:
-        if tag == 258 and photometric == 2:
-            directory += struct.pack(f"{order}HHII", tag, 3, 3, 400)
+    half = pixels.nbytes // 2
+    lists = {258: (3, [16] * pixels.shape[2]), 273: (4, [512, 512 + half]), 279: (4, [half, half])}
+    tags = {256: 24, 257: 16, 258: 16, 259: 1, 262: photometric, 273: 0, 277: pixels.shape[2], 278: 8, 279: 0}
+    directory, values = struct.pack(f"{order}H", len(tags)), b""
+    for tag, value in tags.items():
+        kind, several = lists.get(tag, (3, [value]))
+        if len(several) == 1:
+            directory += struct.pack(f"{order}HHIHH", tag, 3, 1, several[0], 0)
         else:
-            directory += struct.pack(f"{order}HHIHH", tag, 3, 1, *((value, 0)))
-    start = ({"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8) + directory).ljust(400, b"\0")
-    start += struct.pack(f"{order}3H", 16, 16, 16)
-    (tmp_path / "in.tif").write_bytes(start.ljust(512, b"\0") + pixels.tobytes())
+            directory += struct.pack(f"{order}HHII", tag, kind, len(several), 400 + len(values))
+            values += struct.pack(f"{order}{len(several)}{'H' if kind == 3 else 'I'}", *several)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8) + directory
+    data = (start.ljust(400, b"\0") + values).ljust(512, b"\0") + pixels.tobytes()
+    (tmp_path / "in.tif").write_bytes(data)
     picture = read_picture(tmp_path / "in.tif")
     expected = 65535 - pixels if photometric == 0 else pixels
     assert picture.deep is not None and np.array_equal(picture.deep, np.broadcast_to(expected, (16, 24, 3)))
