@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.arguments import (
     MOST_THREADS,
+    colour,
     decibels,
     gibibytes,
     mebibytes,
@@ -136,6 +137,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="MP",
         help="megapixels of an uploaded picture, at most",
     )
+    parser.add_argument("--background", type=colour, default="white", help="as of infer")
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
         "--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for folders made by export"

@@ -15,8 +15,8 @@ from passionsr_trt.engines.bundle.errors import printable
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.images import Picture, header_size, read_picture, save_image
 from passionsr_trt.runtime.planning import Options, plan_tiles
-from passionsr_trt.runtime.upscaler import attempt, super_resolve_all
-from PIL import Image
+from passionsr_trt.runtime.upscaler import Given, attempt, super_resolve_all
+from passionsr_trt.runtime.written import as_written
 from tqdm import tqdm
 
 
@@ -61,11 +61,11 @@ def upscale_all(
     finished: deque[Finished] = deque()  # and not told yet
     read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
 
-    def images() -> Iterator[Image.Image | Exception]:
+    def images() -> Iterator[Given | Exception]:
         for source, reading in read_ahead(reader, pairs, partial(read_fitting, chain, options), streams):
             picture = attempt(reading.result)
             read.append((source, picture))
-            yield picture if isinstance(picture, Exception) else picture.rgb
+            yield picture if isinstance(picture, Exception) else picture.given
 
     with ThreadPoolExecutor(streams) as reader, ThreadPoolExecutor(streams) as writer:
         for result in super_resolve_all(chain, images(), options):
@@ -78,8 +78,11 @@ def upscale_all(
                 tiles = (f"done in {result.tiles}",) if result.tiles and options.tile is None else ()
                 seconds = sum(result.seconds.values())
                 progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
-                writing = writer.submit(save_image, result.image, pairs[source], picture)
-                finished.append(Finished(source, writing, (*picture.notes, *tiles)))
+                target, background = pairs[source], options.background
+                left_out = as_written(picture, target, background).notes
+                save = partial(save_image, background=background, deep=result.deep)
+                writing = writer.submit(save, result.image, target, picture)
+                finished.append(Finished(source, writing, (*picture.notes, *left_out, *tiles)))
             while finished and (len(finished) > streams or finished[0].ready):
                 yield finished.popleft().told()
         while finished:

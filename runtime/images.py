@@ -1,8 +1,8 @@
 """Images in and out: what is read is said, what is kept is kept, what is refused has one line.
 
-Pixels are RGB float32 [3, H, W] in [-1, 1] inside; files are 8 bits. Alpha is upscaled beside the colours,
-grey stays grey, the ICC profile and EXIF travel along, EXIF orientation is applied.
-engines/bundle/pictures.py reads.
+Pixels are RGB float32 [3, H, W] in [-1, 1] inside; files are 8 bits, or 16 where the input has more than 8 and a
+PNG is written. Alpha is enlarged beside the colours (bicubic), grey stays grey. engines/bundle/pictures.py reads;
+written.py says what goes along.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
@@ -26,8 +25,11 @@ from passionsr_trt.engines.bundle.pictures import (
     read_picture,
     to_array,
     upscale,
+    upscale_deep,
 )
 from passionsr_trt.engines.bundle.temporaries import prefix
+from passionsr_trt.runtime.deep_png import write_deep
+from passionsr_trt.runtime.written import WHITE, Colour, Written, as_written, laid_over
 from PIL import Image
 
 __all__ = [
@@ -44,8 +46,10 @@ __all__ = [
     "read_picture",
     "save_image",
     "to_array",
+    "to_deep",
     "to_image",
     "upscale",
+    "upscale_deep",
 ]
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp")
@@ -59,26 +63,40 @@ def to_image(array: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8).transpose(1, 2, 0))
 
 
+def to_deep(array: np.ndarray) -> np.ndarray:
+    """[3, H, W] in [-1, 1] → uint16 [H, W, 3]; clamps, then rounds to nearest."""
+    pixels = np.clip(np.rint((array + np.float32(1.0)) * np.float32(32767.5)), 0, 65535)
+    return np.ascontiguousarray(pixels.astype(np.uint16).transpose(1, 2, 0))
+
+
 def check_output(path: Path) -> None:
     if path.suffix.lower() not in WRITABLE:
         raise UserError(f"{path}: cannot write {path.suffix or 'no suffix'}", f"expected {', '.join(WRITABLE)}")
 
 
-def save_image(image: Image.Image, path: Path, source: Picture | None = None, quality: int = 95) -> None:
-    """Write PNG, JPEG or WebP under a temporary name, then rename. Alpha is dropped for JPEG only."""
+def save_image(
+    image: Image.Image,
+    path: Path,
+    source: Picture | None = None,
+    quality: int = 95,
+    background: Colour = WHITE,
+    deep: np.ndarray | None = None,
+) -> None:
+    """Write PNG, JPEG or WebP under a temporary name, then rename.
+
+    source: whose alpha, greyness and metadata go along, as far as the format holds them. background: what JPEG
+    shows instead of transparency. deep: the same picture in 16 bits, uint16 [H, W, 3], which PNG takes.
+    """
     check_output(path)
     suffix = path.suffix.lower()
-    options: dict[str, Any] = {"quality": quality} if suffix != ".png" else {}
-    if source is not None:
-        if source.grey:
-            image = image.convert("L")
-        if source.alpha is not None and suffix not in (".jpg", ".jpeg"):
-            image = image.convert("LA" if source.grey and suffix == ".png" else "RGBA")
-            image.putalpha(source.alpha.resize(image.size, Image.Resampling.BICUBIC))
-        if source.icc:
-            options["icc_profile"] = source.icc
-        if source.exif:
-            options["exif"] = source.exif
+    written = Written("RGB") if source is None else as_written(source, path, background)
+    options = {**written.options, **({"quality": quality} if suffix != ".png" else {})}
+    form = {".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG")
+    pixels = None
+    if deep is not None and source is not None and suffix == ".png":
+        pixels = _deep_pixels(deep, source)
+    elif source is not None:
+        image = _pixels(image, source, written)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=prefix(), suffix=suffix, dir=path.parent)
@@ -86,7 +104,10 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
         raise UserError(f"{path}: cannot be written ({error.strerror})", "expected a writable folder") from None
     try:
         with os.fdopen(handle, "wb") as file:
-            image.save(file, format={".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG"), **options)
+            if pixels is None:
+                image.save(file, format=form, **options)
+            else:
+                write_deep(pixels, file, **options)
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except OSError as error:
@@ -96,3 +117,27 @@ def save_image(image: Image.Image, path: Path, source: Picture | None = None, qu
         raise UserError(reason, "expected a size that the format takes", "write .png") from None
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _pixels(image: Image.Image, source: Picture, written: Written) -> Image.Image:
+    """A result as it is written: grey, with alpha, or laid over a background."""
+    image = image.convert("L" if source.grey else "RGB")
+    if source.alpha is None:
+        return image
+    alpha = source.alpha.resize(image.size, Image.Resampling.BICUBIC)
+    if written.background is not None:
+        return laid_over(image.convert(written.mode), alpha, written.background)
+    image = image.convert(written.mode)
+    image.putalpha(alpha)
+    return image
+
+
+def _deep_pixels(deep: np.ndarray, source: Picture) -> np.ndarray:
+    """The same in 16 bits: uint16 [H, W, 1 to 4]."""
+    if source.grey:  # Pillow's weights
+        deep = np.rint(deep @ np.array([0.299, 0.587, 0.114], np.float32))[..., None].astype(np.uint16)
+    if source.deep is None or source.deep.shape[2] < 4:
+        return deep
+    alpha = Image.fromarray(source.deep[..., 3].astype(np.float32))
+    large = np.asarray(alpha.resize((deep.shape[1], deep.shape[0]), Image.Resampling.BICUBIC))
+    return np.concatenate([deep, np.clip(np.rint(large), 0, 65535).astype(np.uint16)[..., None]], axis=2)

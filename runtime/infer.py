@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, some_path, whole
+from passionsr_trt.engines.bundle.arguments import MOST_THREADS, colour, gibibytes, some_path, whole
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
@@ -72,6 +72,9 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument(
+        "--background", type=colour, default="white", help="what JPEG shows for transparency: a name or #rrggbb"
+    )
+    parser.add_argument(
         "--provider",
         choices=tuple(PROVIDERS),
         help="run an ONNX bundle under ONNX Runtime instead: --engines names a folder made by export",
@@ -94,7 +97,13 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
 
 def picture_options(arguments: argparse.Namespace) -> Options:
     return Options(
-        arguments.align, arguments.tile, arguments.overlap, arguments.seed, arguments.memory, arguments.batch
+        arguments.align,
+        arguments.tile,
+        arguments.overlap,
+        arguments.seed,
+        arguments.memory,
+        arguments.batch,
+        arguments.background,
     )
 
 

@@ -11,6 +11,7 @@ from passionsr_trt.engines.bundle.wiring import Size, chain_grid
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.tile_choice import tilings
 from passionsr_trt.runtime.tiling import Tiles
+from passionsr_trt.runtime.written import WHITE, Colour
 
 # above this many output pixels an image is tiled unless the user says otherwise: attention grows with their
 # square, and at Stable Diffusion's size tiles are faster from here on
@@ -25,7 +26,7 @@ class Options:
     more than a quarter of what tiles can be at most.
 
     memory: bytes that may be taken in all; None: what is free. batch: tiles at once; None: as many as the engines
-    were built for, 1 where they take any number.
+    were built for, 1 where they take any number. background: what JPEG shows instead of transparency.
     """
 
     align: str | None = None
@@ -34,6 +35,7 @@ class Options:
     seed: int = 0
     memory: int | None = None
     batch: int | None = None
+    background: Colour = WHITE
 
 
 def check_options(options: Options, chain: Chain) -> None:

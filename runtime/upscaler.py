@@ -13,23 +13,28 @@ from passionsr_trt.engines.bundle.errors import EngineError, UserError
 from passionsr_trt.engines.bundle.wiring import picture_size, sources_of
 from passionsr_trt.runtime.chain import Arrays, Chain, Done
 from passionsr_trt.runtime.colour import align
-from passionsr_trt.runtime.images import chain_sources, to_array, to_image, upscale
+from passionsr_trt.runtime.images import chain_sources, to_array, to_deep, to_image, upscale, upscale_deep
 from passionsr_trt.runtime.planning import Options, plan_tiles
 from passionsr_trt.runtime.tiling import Tiles, Watch, run_tiled, run_watched
 from PIL import Image
 
 T = TypeVar("T")
+Given = Image.Image | np.ndarray  # 8-bit RGB; or float32 [3, H, W] in [-1, 1], of a picture of more bits
 FAILURES = (UserError, MemoryError)  # of one image, which must not lose the others
 
 
 @dataclass(frozen=True)
 class SRResult:
-    """The picture, the bicubic enlargement it started from, seconds per part, tiles (None: untiled)."""
+    """The picture, the bicubic enlargement it started from, seconds per part, tiles (None: untiled).
+
+    deep: the picture in 16 bits, uint16 [H, W, 3], where what was given had more than 8.
+    """
 
     image: Image.Image
     bicubic: Image.Image
     seconds: dict[str, float]
     tiles: Tiles | None
+    deep: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,18 @@ class Prepared:
     enlarged: np.ndarray
     sources: Arrays
     tiles: Tiles | None
+    deep: bool = False
 
 
-def super_resolve(chain: Chain, image: Image.Image, options: Options) -> SRResult:
-    """8-bit RGB of any size → 8-bit RGB, `upscale` times as large."""
+def super_resolve(chain: Chain, image: Given, options: Options) -> SRResult:
+    """RGB of any size → RGB, `upscale` times as large."""
     (result,) = super_resolve_all(chain, [image], options)
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def super_resolve_watched(chain: Chain, image: Image.Image, options: Options, watch: Watch) -> SRResult:
+def super_resolve_watched(chain: Chain, image: Given, options: Options, watch: Watch) -> SRResult:
     """What `super_resolve` gives; `watch` is told of every tile and may raise to give up."""
     prepared = _prepare(chain, image, options)
     if prepared.tiles is None:
@@ -61,7 +67,7 @@ def super_resolve_watched(chain: Chain, image: Image.Image, options: Options, wa
 
 
 def super_resolve_all(
-    chain: Chain, images: Iterable[Image.Image | Exception], options: Options
+    chain: Chain, images: Iterable[Given | Exception], options: Options
 ) -> Iterator[SRResult | Exception]:
     """Image by image, in order; an image is asked for, and one finished, while the chain works on another.
 
@@ -111,20 +117,25 @@ def tiled(chain: Chain, prepared: Prepared, options: Options) -> SRResult:
     return finish(chain, prepared, run_tiled(chain, prepared.sources, prepared.tiles), options)
 
 
-def prepare(chain: Chain, image: Image.Image | Exception, options: Options) -> Prepared | Exception:
+def prepare(chain: Chain, image: Given | Exception, options: Options) -> Prepared | Exception:
     """The chain's sources for an image and its tiles, or what is wrong with it."""
     if isinstance(image, Exception):
         return image
     return attempt(lambda: _prepare(chain, image, options))
 
 
-def _prepare(chain: Chain, image: Image.Image, options: Options) -> Prepared:
-    bicubic = upscale(image, chain.model.upscale)
-    enlarged = to_array(bicubic)
+def _prepare(chain: Chain, image: Given, options: Options) -> Prepared:
+    deep = isinstance(image, np.ndarray)
+    if isinstance(image, np.ndarray):
+        enlarged = upscale_deep(image, chain.model.upscale)
+        bicubic = to_image(enlarged)
+    else:
+        bicubic = upscale(image, chain.model.upscale)
+        enlarged = to_array(bicubic)
     least = (0, 0) if chain.limits is None else chain.limits[0]
     sources = chain_sources(image, enlarged, chain.parts, options.seed, least)
     size = picture_size(sources_of(chain.parts).values(), {name: x.shape for name, x in sources.items()})
-    return Prepared(bicubic, enlarged, sources, plan_tiles(size, chain, options))
+    return Prepared(bicubic, enlarged, sources, plan_tiles(size, chain, options), deep)
 
 
 def finish(chain: Chain, prepared: Prepared, done: Done, options: Options) -> SRResult:
@@ -134,5 +145,6 @@ def finish(chain: Chain, prepared: Prepared, done: Done, options: Options) -> SR
         raise UserError(f"{chain.label} gave what is no number", "expected a picture", "try float engines")
     result = done.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
-    picture = to_image(align(result, enlarged, options.align or chain.model.align))
-    return SRResult(picture, prepared.bicubic, done.seconds, prepared.tiles)
+    result = align(result, enlarged, options.align or chain.model.align)
+    deep = to_deep(result) if prepared.deep else None
+    return SRResult(to_image(result), prepared.bicubic, done.seconds, prepared.tiles, deep)

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UsageError
@@ -36,6 +37,17 @@ def mebibytes(text: str) -> int:
 def megapixels(text: str) -> int:
     """An argparse type: megapixels as a number → pixels."""
     return _number(text, 10**6, "megapixels, such as 16")
+
+
+def colour(text: str) -> tuple[int, int, int]:
+    """An argparse type: a colour's name or #rrggbb → red, green, blue."""
+    from PIL import ImageColor
+
+    with suppress(ValueError):
+        found = ImageColor.getrgb(text)
+        if len(found) == 3 and 0 <= min(found) and max(found) <= 255:
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a colour, such as white or #00ff80")
 
 
 def device_name(text: str) -> str:

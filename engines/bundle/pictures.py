@@ -1,7 +1,7 @@
 """Reading pictures, for the runtime and for calibration alike: what a model is calibrated on is what it will see.
 
-Pixels are RGB float32 [3, H, W] in [-1, 1]; EXIF orientation is applied, what else EXIF says is kept. 16 bits and
-floats from 0 to 1 are reduced to 8.
+Pixels are RGB float32 [3, H, W] in [-1, 1]; orientation is applied, of several frames the first is read. What is
+kept beside the pixels, and what is left out and said: docs/bad-input.md#what-is-read-kept-and-said.
 """
 
 from __future__ import annotations
@@ -14,29 +14,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from passionsr_trt.engines.bundle.depth import joined, low_bytes, rawmode, stored_bits, whole_numbers
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.exif import without_geometry
+from passionsr_trt.engines.bundle.frames import frames_note
+from passionsr_trt.engines.bundle.metadata import Metadata, drop_strangers, metadata_of
+from passionsr_trt.engines.bundle.picture_formats import READABLE, SUFFIXES, advice, formats_for
+from passionsr_trt.engines.bundle.pixels import CONVERTED, Pixels, eight_bits, significant_gamma, sixteen_bits
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MIN_SIDE = 8
 MOST_ICC = 1 << 20  # bytes: what a PNG reader takes
-WITH_EXIF = ("PNG", "JPEG", "WEBP")  # a TIFF's tags describe its own pixels
 MAX_PIXELS = 64_000_000
 
 
 @dataclass
 class Picture:
-    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None, `exif` as it is to be written."""
+    """One input: `rgb` is an 8-bit RGB image, `alpha` an 8-bit L image or None.
+
+    Where `alpha` is 0, `rgb` holds the colours around, whatever the file held.
+    deep: where the file has more than 8 bits a channel, both in 16: uint16 [H, W, 3 or 4].
+    """
 
     rgb: Image.Image
     alpha: Image.Image | None
     grey: bool
     icc: bytes | None
     notes: list[str] = field(default_factory=list)
-    exif: bytes | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    deep: np.ndarray | None = None
+
+    @property
+    def given(self) -> Image.Image | np.ndarray:
+        """What a model is given: `rgb`, or of deep pictures float32 [3, H, W] in [-1, 1]."""
+        if self.deep is None:
+            return self.rgb
+        return self.deep[..., :3].transpose(2, 0, 1).astype(np.float32) / 32767.5 - 1.0
 
 
 def list_images(inputs: list[Path]) -> list[Path]:
@@ -46,7 +59,7 @@ def list_images(inputs: list[Path]) -> list[Path]:
         if item.is_dir():
             found = sorted(path for path in item.iterdir() if _is_picture(path))
             if not found:
-                raise UserError(f"{item}: holds no image", f"expected {', '.join(SUFFIXES)}")
+                raise UserError(f"{item}: holds no image", f"expected {', '.join(READABLE)}")
             paths += found
         else:
             paths.append(item)
@@ -64,6 +77,8 @@ def header_size(path: Path) -> Size:
         with opened(path) as image:
             width, height = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            if image.format == "TIFF" and width == image.tag_v2.get(257):  # type: ignore[attr-defined]
+                turned = False  # Pillow has turned it already
     except Exception:  # whatever it is will be told when the picture is read
         return 0, 0
     return (width, height) if turned else (height, width)
@@ -76,30 +91,38 @@ def read_picture(path: Path) -> Picture:
     """
     try:
         with opened(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(
-                    f"{path}: {width}×{height} pixels",
-                    f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels",
-                    "crop or shrink it first",
-                )
-            if min(width, height) < MIN_SIDE:
-                raise UserError(f"{path}: {width}×{height} pixels", f"expected at least {MIN_SIDE} on each side")
-            image.load()
-            picture = _to_picture(_upright(image), path)
-            if image.format in WITH_EXIF:
-                picture.exif = _kept_exif(image.info.get("exif"), picture.notes)
-            return picture
+            check_size(image, path)
+            with opened(path) as other:
+                notes = frames_note(other, path)
+            pixels = _pixels(image, path, notes)
+            icc = _kept_icc(image, notes)
+            return Picture(
+                pixels.rgb, pixels.alpha, pixels.grey, icc, notes, metadata_of(image, notes), pixels.deep
+            )
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError:  # from the header alone
         limit = f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
         raise UserError(f"{path}: far too many pixels", limit, "crop or shrink it first") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image that can be read", f"expected {', '.join(SUFFIXES)}") from None
+        expected = f"expected {', '.join(READABLE)}"
+        raise UserError(f"{path}: not an image that can be read", expected, advice(path)) from None
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be decoded ({reason})", "expected a whole image") from None
+
+
+def check_size(image: Image.Image, path: Path) -> None:
+    """UserError for too many pixels, or too few on a side."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{path}: {width}×{height} pixels",
+            f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels",
+            "crop or shrink it first",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise UserError(f"{path}: {width}×{height} pixels", f"expected at least {MIN_SIDE} on each side")
 
 
 @contextmanager
@@ -117,7 +140,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: 0 bytes", "expected an image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=formats_for(path)) as image:
+            if image.format == "TIFF":  # else Pillow maps it into memory, and a turned one with its sides swapped
+                image.filename = ""
             yield image
 
 
@@ -129,59 +154,78 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _kept_exif(exif: object, notes: list[str]) -> bytes | None:
-    """What goes along of a file's EXIF; what cannot is noted."""
-    if not isinstance(exif, bytes) or not exif:
-        return None
-    try:
-        return without_geometry(exif)
-    except ValueError as error:
-        notes.append(f"EXIF left out ({error})")
-        return None
+def _white_is_zero(image: Image.Image) -> bool:
+    """Is this a deep TIFF that Pillow does not turn round, as it does those of 8 bits?"""
+    deep = image.format == "TIFF" and image.mode.startswith("I;16")
+    return deep and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
 
 
-def _to_picture(image: Image.Image, path: Path) -> Picture:
-    notes: list[str] = []
-    icc = image.info.get("icc_profile")
+def _scale_key(image: Image.Image, raw: str) -> None:
+    """A PNG's colour that stands for nothing is of as many bits as its pixels; Pillow makes 8 of those alone."""
+    bits = {"L;2": 2, "L;4": 4}.get(raw) if image.format == "PNG" else None
+    if bits and isinstance(key := image.info.get("transparency"), int):
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
+def _pixels(image: Image.Image, path: Path, notes: list[str]) -> Pixels:
+    """Load it: upright, in 16 bits where they can be had."""
+    raw, bits, white_is_zero, low = rawmode(image), stored_bits(image, path), _white_is_zero(image), None
+    _scale_key(image, raw)
+    if ";16" in raw:
+        with opened(path) as again:
+            low = low_bytes(image, again, path)
+    drop_strangers(image)
+    image.load()
+    drop_strangers(image)
+    key, gamma = image.info.get("transparency"), significant_gamma(image.info)
+    upright = _upright(image)
+    deep = None
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image, path)
-        notes.append("more than 8 bits a channel reduced to 8")
-    if "transparency" in image.info:
-        image = image.convert("LA" if image.mode in ("L", "1") else "RGBA")
-    if image.mode == "P":
-        image = image.convert("RGB")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA", "PA") else None
-    grey = image.mode in ("L", "LA", "1")
-    if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
-        icc = None  # it is of other channels than the result's
+        deep = whole_numbers(upright, path)
+        deep = 65535 - deep if white_is_zero else deep
+    elif low is not None:
+        deep = joined(upright, _upright(low), raw)
+    if deep is not None:
+        pixels = sixteen_bits(deep, key, gamma)
+    else:
+        if bits > 8:
+            notes.append(f"{bits} bits a channel reduced to 8")
+        pixels = eight_bits(upright, gamma)
+    if image.mode in CONVERTED:
         notes.append(f"{image.mode} converted to RGB")
-    if icc is not None and len(icc) > MOST_ICC:
-        icc = None
+    if pixels.alpha is not None and pixels.alpha.getextrema()[1] == 0:
+        notes.append("nothing to see: all of it is transparent")
+    return pixels
+
+
+def _kept_icc(image: Image.Image, notes: list[str]) -> bytes | None:
+    """The profile where it is of the result's channels, and not longer than a PNG reader takes."""
+    icc = image.info.get("icc_profile")
+    if icc is None or image.mode in CONVERTED:
+        return None
+    if len(icc) > MOST_ICC:
         notes.append("a colour profile of more than 1 MB left out")
-    return Picture(image.convert("RGB"), alpha, grey, icc, notes)
-
-
-def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
-    """Whole numbers to 65535 and floats from 0 to 1 as 8 bits; UserError where their range may mean anything."""
-    values = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        kind, low, high = "floats" if image.mode == "F" else "whole numbers", values.min(), values.max()
-        raise UserError(
-            f"{path}: {kind} from {low:g} to {high:g}", f"expected 0 to {top:g}", "convert it to 8 or 16 bits"
-        )
-    return Image.fromarray(np.rint(values / top * 255).astype(np.uint8))
+        return None
+    return bytes(icc)
 
 
 def upscale(image: Image.Image, factor: int) -> Image.Image:
-    """Bicubic enlargement of an 8-bit image, as the model saw it in training."""
+    """Bicubic enlargement of an image, as the model saw it in training; of mode F without rounding."""
     if factor == 1:
         return image
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """8-bit RGB → [3, H, W] float32 in [-1, 1]."""
+def upscale_deep(array: np.ndarray, factor: int) -> np.ndarray:
+    """The same of float32 [3, H, W] in [-1, 1]."""
+    channels = [np.asarray(upscale(Image.fromarray(channel), factor)) for channel in array]
+    return np.clip(np.stack(channels), -1.0, 1.0)
+
+
+def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
+    """8-bit RGB → [3, H, W] float32 in [-1, 1]; an array of that is returned as it is."""
+    if isinstance(image, np.ndarray):
+        return image
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
 
 
@@ -194,7 +238,11 @@ def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (
 
 
 def chain_sources(
-    rgb: Image.Image, enlarged: np.ndarray, parts: Sequence[Wired], seed: int | None, least: Size = (0, 0)
+    rgb: Image.Image | np.ndarray,
+    enlarged: np.ndarray,
+    parts: Sequence[Wired],
+    seed: int | None,
+    least: Size = (0, 0),
 ) -> dict[str, np.ndarray]:
     """The sources of a chain for one picture, [1, C, H, W] float32, mirrored out to its multiple.
 

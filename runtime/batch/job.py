@@ -64,7 +64,7 @@ def run_batch(arguments: argparse.Namespace) -> int:
 
 def decisive(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that decide what a picture is."""
-    names = ("align", "tile", "overlap", "seed", "memory", "batch", "scale", "format", "provider")
+    names = ("align", "tile", "overlap", "seed", "memory", "batch", "scale", "format", "background", "provider")
     return {name: getattr(arguments, name) for name in names}
 
 

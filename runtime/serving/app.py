@@ -51,7 +51,7 @@ def launch(stand: Stand, sessions: Sessions, arguments: argparse.Namespace) -> A
         warn(f"--host {arguments.host}: whoever reaches this machine can use the page; there is no password")
     if arguments.share:
         warn("--share: a public address is opened through Gradio's servers; whoever has it can use the page")
-    page = Page(stand, sessions, arguments.max_pixels).blocks
+    page = Page(stand, sessions, arguments.max_pixels, arguments.background).blocks
     try:
         page.launch(
             server_name=arguments.host,

@@ -1,6 +1,7 @@
 """The page and its API: Gradio's components around the work."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from passionsr_trt.runtime.serving.engines import Stand
 from passionsr_trt.runtime.serving.look import uploads
 from passionsr_trt.runtime.serving.sessions import Cancelled, Sessions
 from passionsr_trt.runtime.serving.work import OWN_FORMAT, Report, Shown, Wishes, upscale_pictures
+from passionsr_trt.runtime.written import WHITE, Colour
 
 OWN_ALIGN = "the model's own"
 NOBODY = "none"
@@ -21,10 +23,10 @@ INTRODUCTION = f"# {TITLE}\nDrop pictures and enlarge them. They stay on this ma
 
 
 class Page:
-    """stand: engines; sessions: files; most_pixels: of an uploaded picture."""
+    """stand: engines; sessions: files; most_pixels: of an uploaded picture; background: of JPEGs."""
 
-    def __init__(self, stand: Stand, sessions: Sessions, most_pixels: int) -> None:
-        self.stand, self.sessions, self.most_pixels = stand, sessions, most_pixels
+    def __init__(self, stand: Stand, sessions: Sessions, most_pixels: int, background: Colour = WHITE) -> None:
+        self.stand, self.sessions, self.most_pixels, self.background = stand, sessions, most_pixels, background
         self.labels = list(stand.offers)
         with gr.Blocks(title=TITLE, analytics_enabled=False) as self.blocks:
             gr.Markdown(INTRODUCTION)
@@ -168,6 +170,7 @@ class Page:
     ) -> Iterator[tuple[list[Shown], str]]:
         """All outcomes so far and what is to be said, after every picture and at the end."""
         shown: list[Shown] = []
+        wishes = replace(wishes, options=replace(wishes.options, background=self.background))
 
         def said(*more: str) -> str:
             return "\n".join([*(one.line for one in shown), *more])

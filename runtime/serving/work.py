@@ -10,16 +10,17 @@ from pathlib import Path
 from passionsr_trt.engines.bundle.errors import UserError, printable
 from passionsr_trt.runtime.chain import Chain, rescaled
 from passionsr_trt.runtime.files import read_fitting
-from passionsr_trt.runtime.images import MAX_PIXELS, Picture, header_size, opened, save_image
+from passionsr_trt.runtime.images import MAX_PIXELS, header_size, opened, save_image
 from passionsr_trt.runtime.planning import Options, check_options
 from passionsr_trt.runtime.serving.engines import Stand
 from passionsr_trt.runtime.serving.sessions import Ticket
 from passionsr_trt.runtime.sheet import difference
 from passionsr_trt.runtime.upscaler import SRResult, super_resolve_watched
+from passionsr_trt.runtime.written import as_written
 from PIL import Image
 
 SHOWN_PIXELS = 16_000_000  # of a picture on the page; larger ones are shown smaller, their files are whole
-FORMATS = {"JPEG": "jpg", "WEBP": "webp"}  # of inputs that are given back in their own; others as PNG
+FORMATS = {"JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}  # inputs given back as they are; others as PNG
 OWN_FORMAT = "the input's"
 Report = Callable[[float, str], None]  # share that is done, and what is under way
 
@@ -113,11 +114,12 @@ def _upscale(
         check_options(wishes.options, chain)
         picture = read_fitting(chain, wishes.options, path)
         progress.start(chain, path.name)
-        results[label] = super_resolve_watched(chain, picture.rgb, wishes.options, progress.watch)
+        results[label] = super_resolve_watched(chain, picture.given, wishes.options, progress.watch)
         progress.finished += 1
     result = results[labels[0]]
     file = folder / f"{path.stem}.{form_of(path) if wishes.form == OWN_FORMAT else wishes.form}"
-    save_image(result.image, file, picture)
+    background = wishes.options.background
+    save_image(result.image, file, picture, background=background, deep=result.deep)
     looks = {"bicubic": result.bicubic, "result": result.image}
     if len(labels) > 1:
         other = results[labels[1]].image
@@ -130,7 +132,7 @@ def _upscale(
         looks |= {"other": other, "difference": difference(result.image, other)}
     return Shown(
         path.name,
-        _line(path.name, picture, result),
+        _line(path.name, [*picture.notes, *as_written(picture, file, background).notes], result),
         file,
         {name: _look(image, folder / name) for name, image in looks.items()},
         {label: results[label].seconds for label in labels},
@@ -166,8 +168,8 @@ def _look(image: Image.Image, folder: Path) -> Path:
     return path
 
 
-def _line(name: str, picture: Picture, result: SRResult) -> str:
+def _line(name: str, notes: list[str], result: SRResult) -> str:
     facts = [f"{result.image.width}×{result.image.height} pixels", f"{sum(result.seconds.values()):.2f} s"]
     if result.tiles:
         facts.append(str(result.tiles))
-    return printable(f"{name}: {', '.join([*facts, *picture.notes])}")
+    return printable(f"{name}: {', '.join([*facts, *notes])}")

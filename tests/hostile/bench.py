@@ -108,11 +108,18 @@ def difference(found: Path, expected: Path) -> str:
         with Image.open(found) as first, Image.open(expected) as second:
             if first.size != second.size:
                 return f"{found.name} is {first.size}, expected {second.size}"
-            pixels = [np.asarray(image.convert("RGBA"), np.float32) for image in (first, second)]
+            pixels = [levels(image) for image in (first, second)]
     except OSError as error:
         return f"{found.name} cannot be read: {error}"
     distance = np.abs(pixels[0] - pixels[1]).mean()
     return f"{found.name} is {distance:.1f} levels off" if distance > TOLERANCE else ""
+
+
+def levels(image: Image.Image) -> np.ndarray:
+    """RGBA [H, W, 4]; Pillow holds 16 bits of grey in a mode that it does not convert."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    return np.asarray(image.convert("RGBA"), np.float32)
 
 
 def linked_copy(source: Path, target: Path, without: Iterable[str] = ()) -> Path:

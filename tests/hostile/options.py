@@ -16,7 +16,7 @@ NUMBERS = (
     " ", "x", "1.5", "1_0", "٣", "0x10", "+1", "1e3", "\t", "null", "100", "-0",
 )  # fmt: skip
 INFER = ("--tile", "--overlap", "--batch", "--seed", "--threads", "--memory", "--cache-size")
-CHOICES = {"--align": "adain", "--format": "png", "--provider": "cpu"}
+CHOICES = {"--align": "adain", "--format": "png", "--provider": "cpu", "--background": "white"}
 WRONG_CHOICES = ("", "ADAIN", "tiff", "exe", "../x", "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.hostile.bench import SIZE, Bench, difference, pattern
+from tests.hostile.bench import SIZE, Bench, difference, levels, pattern
 from tests.hostile.harness import Case, Outcome, Trial
 
 KIND = "pictures"
@@ -26,9 +26,10 @@ def cases() -> Iterator[Case]:
     yield from disguised()
     yield from modes()
     yield from sizes()
-    from tests.hostile import metadata
+    from tests.hostile import containers, metadata
 
     yield from metadata.cases()
+    yield from containers.cases()
 
 
 def picture(
@@ -80,13 +81,13 @@ def nothing_seen(path: Path, given: Path) -> str:
     """A picture of one colour is wrong, unless Pillow sees one in the file as well."""
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"), np.float32)
+            pixels = levels(image)[..., :3]
     except OSError as error:
         return f"{path.name} cannot be read: {error}"
     if np.ptp(pixels, axis=(0, 1)).max() >= 2:
         return ""
     with Image.open(given) as image:
-        seen = np.ptp(np.asarray(image.convert("RGB"), np.float32), axis=(0, 1)).max()
+        seen = np.ptp(levels(image)[..., :3], axis=(0, 1)).max()
     return f"{path.name} is one colour: {pixels[0, 0]}" if seen >= 2 else ""
 
 

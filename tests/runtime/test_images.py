@@ -83,14 +83,6 @@ def test_grey_and_alpha_are_kept(tmp_path: Path, mode: str, suffix: str) -> None
                 assert np.array_equal(written.getchannel("A"), original.getchannel("A"))
 
 
-def test_sixteen_bits_are_reduced_and_said(tmp_path: Path) -> None:
-    path = tmp_path / "deep.png"
-    Image.fromarray(np.full((16, 16), 0x8000, np.uint16)).save(path)
-    picture = read_picture(path)
-    assert picture.notes == ["more than 8 bits a channel reduced to 8"]
-    assert picture.rgb.getpixel((0, 0)) == (128, 128, 128)
-
-
 def test_orientation_is_applied_and_the_profile_travels(tmp_path: Path) -> None:
     source, target = tmp_path / "in.jpg", tmp_path / "out.png"
     image = noise("RGB", (40, 16))

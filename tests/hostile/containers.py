@@ -1,0 +1,194 @@
+"""Formats beyond the common ones, files of several frames, 16 bits a channel, PNG's chunks: damaged, and wrong."""
+
+from __future__ import annotations
+
+import random
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.hostile.bench import pattern
+from tests.hostile.harness import Case
+from tests.hostile.pictures import DAMAGES, Shown, picture
+
+MAGIC = b"\x89PNG\r\n\x1a\n"
+DEEP = np.asarray(pattern()).astype(np.uint16) * 257
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gif": ("GIF", {}), "avif": ("AVIF", {"quality": 90}), "jp2": ("JPEG2000", {}), "tga": ("TGA", {}),
+    "rle.tga": ("TGA", {"compression": "tga_rle"}), "ppm": ("PPM", {}), "mpo": ("MPO", {"save_all": True}),
+}  # fmt: skip
+FRAMES = {
+    "frames.gif": "GIF",
+    "frames.webp": "WEBP",
+    "frames.png": "PNG",
+    "frames.tif": "TIFF",
+    "frames.avif": "AVIF",
+}
+
+
+def cases() -> Iterator[Case]:
+    yield from damaged()
+    yield from chunks()
+    yield from tags()
+    for word in ("white", "#123456", "#fff", "rgb(1,2,3)"):
+        options = ("--format", "jpg", "--background", word)
+        yield picture(f"background {word}", "a.png", partial(_soft, True), True, options)
+        yield picture(f"background {word}, nothing seen", "a.png", partial(_soft, False), True, options)
+
+
+def files() -> dict[str, bytes]:
+    """Whole files by their names' ends."""
+    found = {"deep.png": png(DEEP), "deep.tif": _tiff(b""), "soft.png": _saved(_soft_image(True), "PNG")}
+    for suffix, (kind, options) in FORMATS.items():
+        if kind in Image.SAVE:
+            found[suffix] = _saved(pattern(), kind, **options)
+    for suffix, kind in FRAMES.items():
+        if kind in Image.SAVE:
+            others = [pattern().rotate(180), pattern().convert("L").convert("RGB")]
+            found[suffix] = _saved(pattern(), kind, save_all=True, append_images=others)
+    return found
+
+
+def damaged(positions: int = 8) -> Iterator[Case]:
+    for suffix, data in files().items():
+        chance = random.Random(suffix)
+        yield picture(f"whole {suffix}", f"whole.{suffix}", partial(_decoded, data), True, seconds=30)
+        for place in [*sorted(chance.sample(range(1, len(data)), positions - 1)), len(data) - 1]:
+            for name, damage in DAMAGES.items():
+                hurt = damage(data, place, chance)
+                yield picture(f"{name} {suffix} at {place}", f"hurt.{suffix}", partial(_written, hurt))
+
+
+def chunks() -> Iterator[Case]:
+    """What stands beside a PNG's pixels, which are whole: it looks as it does without, or nobody can tell."""
+    number = partial(struct.pack, ">I")
+    many = [(b"zTXt", b"k%d\0\0" % index + zlib.compress(bytes(1_000_000))) for index in range(70)]
+    found: dict[str, tuple[list[tuple[bytes, bytes]], bool | None]] = {
+        **{f"gAMA {value}": ([(b"gAMA", number(value))], True) for value in (0, 1, 45455, 2**32 - 1)},
+        **{f"cHRM of {length}": ([(b"cHRM", b"\xff" * length)], None) for length in (0, 8, 31, 32, 400)},
+        **{f"sRGB {data!r}": ([(b"sRGB", data)], None) for data in (b"", b"\x09", bytes(40))},
+        "gAMA short": ([(b"gAMA", b"\0")], None),
+        "cHRM 0": ([(b"cHRM", bytes(32))], True),
+        "pHYs 0": ([(b"pHYs", bytes(8) + b"\1")], True),
+        "pHYs most": ([(b"pHYs", b"\xff" * 8 + b"\1")], True),
+        "text bomb": ([(b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000)))], None),
+        "text bombs": (many, None),
+        "long text": ([(b"tEXt", b"k\0" + b"x" * 8_000_000)], True),
+        "text without a key": ([(b"tEXt", b"\0value")], True),
+        "text of a long key": ([(b"tEXt", b"k" * 300 + b"\0value")], True),
+        "text of escapes": ([(b"tEXt", b"\x1b[31m\0\x1b[31m")], True),
+        "text of no UTF-8": ([(b"iTXt", b"k\0\0\0\0\0\xff\xfe")], True),
+        "profile of escapes": ([(b"tEXt", b"Raw profile type \x1b[31m\0x")], True),
+        "EXIF as text": ([(b"tEXt", b"Raw profile type exif\0\nexif\n 8\nzz\n")], True),
+        "XMP of no text": ([(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"\xff\0" * 50)], True),
+        "XMP long": ([(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 2_000_000)], True),
+        "frames without end": ([(b"acTL", struct.pack(">II", 2**31 - 1, 0))], None),
+    }
+    for word in ("gamma", "srgb", "chromaticity", "transparency", "icc_profile", "dpi", "exif", "xmp", "comment"):
+        found[f"text named {word}"] = ([(b"tEXt", word.encode() + b"\0value")], True)
+    for name, (beside, accept) in found.items():
+        for label, pixels in (("8", np.asarray(pattern())), ("16", DEEP)):
+            data = png(pixels, *beside)
+            yield picture(f"{name}, {label} bits", "beside.png", partial(_known, data), accept)
+        if accept:
+            options = ("--format", "jpg")
+            yield picture(f"{name} to JPEG", "beside.png", partial(_known, data), None, options)
+    for length in (0, 1, 2, 6, 7, 600):
+        for label, pixels in (("8", np.asarray(pattern())), ("16", DEEP), ("grey 16", DEEP[..., :1])):
+            data = png(pixels, (b"tRNS", bytes(length)))
+            yield picture(f"tRNS of {length}, {label} bits", "beside.png", partial(_written, data))
+
+
+def tags() -> Iterator[Case]:
+    """TIFFs whose pages lead in circles or nowhere, and those turned by their tag."""
+    for name, following in {"itself": 8, "nowhere": 2**31, "the end": 600, "odd": 9}.items():
+        yield picture(f"next page is {name}", "pages.tif", partial(_written, _tiff(b"", following)), None)
+    for orientation in range(10):
+        tag = struct.pack("<HHIHH", 274, 3, 1, orientation, 0)
+        for label, pixels in (("colour", DEEP), ("grey", np.asarray(pattern())[..., :1])):
+            data = partial(_turned, _tiff(tag, pixels=pixels), orientation, pixels)
+            yield picture(f"turned {orientation}, {label}", "turned.tif", data, True)
+
+
+def png(pixels: np.ndarray, *beside: tuple[bytes, bytes]) -> bytes:
+    """[H, W, C] of 8 or 16 bits; beside: chunks in front of the pixels."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(f">u{pixels.itemsize}").tobytes() for row in pixels)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), *beside, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return MAGIC + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+
+
+def _tiff(more: bytes, following: int = 0, pixels: np.ndarray = DEEP) -> bytes:
+    """Uncompressed; more: entries behind the others; following: where the next page would be."""
+    height, width, channels = pixels.shape
+    bits = 8 * pixels.itemsize
+    entries = [
+        (256, width), (257, height), (258, bits), (259, 1), (262, 2 if channels == 3 else 1), (273, 512),
+    ]  # fmt: skip
+    behind = [(277, channels), (278, height), (279, pixels.nbytes)]
+    directory = b""
+    for tag, value in entries:
+        if tag == 258 and channels == 3:
+            directory += struct.pack("<HHII", tag, 3, 3, 400)
+        else:
+            directory += struct.pack("<HHIHH", tag, 3, 1, value, 0)
+    directory += more + b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in behind)
+    count = struct.pack("<H", len(directory) // 12)
+    head = b"II*\0" + struct.pack("<I", 8) + count + directory + struct.pack("<I", following)
+    head = head.ljust(400, b"\0") + struct.pack("<3H", bits, bits, bits)
+    return head.ljust(512, b"\0") + pixels.tobytes()
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _soft_image(seen: bool) -> Image.Image:
+    image = pattern().convert("RGBA")
+    ramp = np.linspace(0, 255 if seen else 0, image.width).round().astype(np.uint8)
+    image.putalpha(Image.fromarray(np.repeat(ramp[None], image.height, axis=0)))
+    return image
+
+
+def _soft(seen: bool, path: Path) -> Shown:
+    image = _soft_image(seen)
+    image.save(path)
+    return image
+
+
+def _written(data: bytes, path: Path) -> Shown:
+    path.write_bytes(data)
+    return None
+
+
+def _known(data: bytes, path: Path) -> Shown:
+    """The pattern, whatever stands beside it; but for a gamma, which makes it another."""
+    path.write_bytes(data)
+    return pattern()
+
+
+def _decoded(data: bytes, path: Path) -> Shown:
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        return image.convert("RGBA" if "soft" in path.name else "RGB")
+
+
+def _turned(data: bytes, orientation: int, pixels: np.ndarray, path: Path) -> Shown:
+    path.write_bytes(data)
+    shown = Image.fromarray((pixels // (257 if pixels.itemsize == 2 else 1)).astype(np.uint8).squeeze())
+    method = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)
+    return shown if method is None else shown.transpose(Image.Transpose(method))
