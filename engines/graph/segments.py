@@ -72,12 +72,13 @@ def _segment(graph: Graph, products: list[onnx.NodeProto], known: set[str]) -> S
     inside, walls, results = {id(node) for node in products}, dict[int, onnx.NodeProto](), {}
     outputs, own = {value.name for value in graph.graph.output}, set()
     for product in products:
-        name = product.output[0]
-        while name not in known:
-            (reader,) = graph.consumers[name]
-            inside.add(id(reader))
-            name = reader.output[0]
-        results[name] = product
+        waiting = [product.output[0]]
+        while waiting:
+            if (name := waiting.pop()) in known:
+                results[name] = product
+                continue
+            inside |= {id(reader) for reader in graph.consumers[name]}
+            waiting += [given for reader in graph.consumers[name] for given in reader.output]
         own |= {id(node) for entry in product.input[:2] for node in quantizer(graph, entry)}
     inside |= own
     needed = {name for node in graph.graph.node if id(node) in inside for name in node.input}

@@ -80,6 +80,8 @@ def signed_as_unsigned_codes(model: onnx.ModelProto) -> int:
         unsigned = graph.constant(f"zero {int(zero)} of unsigned codes", np.array(HALF + int(zero), np.uint8))
         quantize.input[2] = dequantize.input[2] = unsigned
         done += 1
+        for value in [value for value in model.graph.value_info if value.name == quantize.output[0]]:
+            value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
     graph.forget_unused()
     return done
 

@@ -10,15 +10,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
-from passionsr_trt.engines.openvino import builder as openvino_builder
 from passionsr_trt.engines.openvino import model as openvino_model
 from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
 from passionsr_trt.engines.openvino.graph import REVISION
@@ -115,21 +113,6 @@ def test_a_cpu_that_is_exact_in_no_range_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: limit <= 63)
     assert code_limit(spec) == 63 and code_limit(spec, built=63) is None
     assert code_limit(QuantSpec(bits_weights=6)) is None, "six bits are in range as they are"
-
-
-def test_wrong_kernels_are_found_before_engines_are_delivered(
-    small: Built, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = openvino_builder.compile_static
-
-    def wrong(path: Path, shapes: Any, **more: Any) -> object:
-        compiled = original(path, shapes, **more)
-        return lambda inputs: {0: compiled(inputs)[0] * 1.3}
-
-    monkeypatch.setattr(openvino_builder, "compile_static", wrong)
-    with pytest.raises(UserError, match="its kernels are wrong"):
-        bundle = OnnxBundle.load(small.onnx_int8)
-        openvino_builder.OpenVINOBuilder(bundle).prove(bundle, small.engines_int8)
 
 
 def test_running_out_of_memory_is_called_that() -> None:
