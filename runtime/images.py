@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.picture_files import list_images
 from passionsr_trt.engines.bundle.pictures import (
     MAX_PIXELS,
     MIN_SIDE,
@@ -21,7 +22,6 @@ from passionsr_trt.engines.bundle.pictures import (
     Picture,
     chain_sources,
     header_size,
-    list_images,
     opened,
     read_picture,
     to_array,

@@ -39,25 +39,6 @@ class Picture:
     exif: bytes | None = None
 
 
-def list_images(inputs: list[Path]) -> list[Path]:
-    """Files as given (a missing one fails when it is read); folders give their images, sorted by name."""
-    paths: list[Path] = []
-    for item in inputs:
-        if item.is_dir():
-            found = sorted(path for path in item.iterdir() if _is_picture(path))
-            if not found:
-                raise UserError(f"{item}: holds no image", f"expected {', '.join(SUFFIXES)}")
-            paths += found
-        else:
-            paths.append(item)
-    return paths
-
-
-def _is_picture(path: Path) -> bool:
-    """By its name; what begins with a dot may be one that is being written."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
 def header_size(path: Path) -> Size:
     """(height, width) as it will be read, from the header alone; (0, 0) for what is no picture."""
     try:
