@@ -53,7 +53,7 @@ def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", nargs="+", type=Path, help="low-resolution images, or folders of them (not their sub-folders)"
+        "images", nargs="+", type=Path, help="low-resolution images, or folders of them, with their sub-folders"
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
     parser.add_argument(
@@ -63,7 +63,11 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         help="engines under test; or an ONNX bundle (FP8 on a CPU), under ONNX Runtime, which is slow",
     )
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and pictures")
-    parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        help="folder of originals with the same names (or stems); in the same sub-folder, where several have one",
+    )
     parser.add_argument("--align", choices=ALIGNMENTS, default="none", help="colour fix")
     parser.add_argument(
         "--provider",
