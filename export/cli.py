@@ -70,8 +70,10 @@ def run_import_model(arguments: argparse.Namespace) -> int:
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
-    parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images")
+    parser.add_argument(
+        "--images", type=Path, required=True, help="folder of low-resolution images, with its sub-folders"
+    )
+    parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images that can be read")
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
     parser.add_argument(
         "--method",
