@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.picture_files import find_pictures
 from passionsr_trt.runtime.benchmark import summarize
+from passionsr_trt.runtime.compare import find_truths
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
 from tests.conftest import DEMO, Built
+from tests.engines.test_picture_files import put
 
 
 def compare(built: Built, out: Path, *more: str) -> int:
@@ -49,6 +54,31 @@ def test_two_models_are_not_compared(
     mixed = Built(demo.onnx_fp32, demo.onnx_int8, demo.engines_fp32, small.engines_int8)
     assert compare(mixed, tmp_path) == 1
     assert "the other bundle's" in capsys.readouterr().err
+
+
+def test_originals_are_those_of_the_same_sub_folder(tmp_path: Path) -> None:
+    low = put(tmp_path / "low", "a_LR4.png", "x/b.png", "y/b.png", "z/c.jpg")
+    high = put(tmp_path / "high", "a_HR.png", "x/b.png", "y/b.webp", "only/c.png", "b.txt")
+    images = find_pictures([low])[0]
+    found = {image.name: find_truths([image], high)[image.path].relative_to(high).as_posix() for image in images}
+    assert found == {
+        "a_LR4.png": "a_HR.png", "x/b.png": "x/b.png", "y/b.png": "y/b.webp", "z/c.jpg": "only/c.png"
+    }  # fmt: skip
+    (low / "b.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no original of b\.png; expected one .* in the same sub-folder"):
+        find_truths(find_pictures([low / "b.png"])[0], high)
+
+
+def test_sub_folders_and_twins_have_sheets_of_their_own(small: Built, tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/a.png"):
+        shutil.copy(DEMO / "photos" / "lr" / "chelsea.png", tmp_path / "in" / name)
+    words = ["compare", str(tmp_path / "in"), "--reference", str(small.onnx_fp32), "--parts-on", "0"]
+    out = tmp_path / "in" / "out"
+    for _ in range(2):
+        assert main([*words, "--engines", str(small.engines_int8), "-o", str(out)]) == 0
+        assert set(json.loads((out / "comparison.json").read_text())["images"]) == {"a.png", "sub/a.png"}
+        assert (out / "a.png").is_file() and (out / "sub" / "a.png").is_file()
 
 
 def test_a_quantized_reference_is_refused(
