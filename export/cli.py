@@ -82,7 +82,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         "boundaries, port by port) a few; learned (LBQ, LET, DQC) is the closest to the float model and takes "
         "several times as long",
     )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help=CACHE_HELP)
+    parser.add_argument("--cache", type=some_path, default=CALIBRATIONS, help=CACHE_HELP)
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.add_argument(
         "--low-memory",

@@ -17,6 +17,7 @@ from passionsr_trt.engines.bundle.arguments import (
     positive,
     some_path,
     whole,
+    written,
 )
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
@@ -165,7 +166,9 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="*", metavar="IN", help="pictures and folders, sub-folders too: paths or URLs of fsspec's"
     )
-    parser.add_argument("output", metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's")
+    parser.add_argument(
+        "output", type=written, metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's"
+    )
     parser.add_argument(
         "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
     )
@@ -261,7 +264,7 @@ def _run_repository(arguments: argparse.Namespace) -> int:
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-report",
-        type=Path,
+        type=some_path,
         metavar="FILE",
         help="try everything on this machine's GPU, each failure a result, and write one file to send",
     )

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, some_path, whole
+from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, refuse_twice, some_path, whole
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
@@ -178,6 +178,7 @@ def run_infer(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="infer.py", description=__doc__, formatter_class=HelpFormatter)
+    refuse_twice(parser)
     add_infer(parser)
     return run(parser, sys.argv[1:])
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from passionsr_trt.engines.bundle.arguments import refuse_twice
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable
 
 # name: (module, function that adds its options, one line of help)
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=text, description=text, epilog=EPILOG, formatter_class=HelpFormatter
         )
         if name == wanted:
+            refuse_twice(child)
             try:
                 getattr(importlib.import_module(module), function)(child)
             except ModuleNotFoundError as error:
