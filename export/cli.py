@@ -15,6 +15,7 @@ from passionsr_trt.engines.bundle.arguments import (
     check_multiple,
     device_name,
     parse_size,
+    some_input,
     some_path,
     whole,
 )
@@ -71,7 +72,7 @@ def run_import_model(arguments: argparse.Namespace) -> int:
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
     parser.add_argument(
-        "--images", type=Path, required=True, help="folder of low-resolution images, with its sub-folders"
+        "--images", type=some_input, required=True, help="folder of low-resolution images, with its sub-folders"
     )
     parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images that can be read")
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")

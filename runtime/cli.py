@@ -13,8 +13,10 @@ from passionsr_trt.engines.bundle.arguments import (
     gibibytes,
     mebibytes,
     megapixels,
+    not_empty,
     parse_size,
     positive,
+    some_input,
     some_path,
     whole,
     written,
@@ -54,7 +56,10 @@ def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", nargs="+", type=Path, help="low-resolution images, or folders of them, with their sub-folders"
+        "images",
+        nargs="+",
+        type=some_input,
+        help="low-resolution images, or folders of them, with their sub-folders",
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
     parser.add_argument(
@@ -164,7 +169,11 @@ def _run_serve(arguments: argparse.Namespace) -> int:
 
 def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="*", metavar="IN", help="pictures and folders, sub-folders too: paths or URLs of fsspec's"
+        "inputs",
+        nargs="*",
+        type=not_empty,
+        metavar="IN",
+        help="pictures and folders, sub-folders too: paths or URLs of fsspec's",
     )
     parser.add_argument(
         "output", type=written, metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's"

@@ -8,7 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.arguments import MOST_THREADS, gibibytes, refuse_twice, some_path, whole
+from passionsr_trt.engines.bundle.arguments import (
+    MOST_THREADS,
+    gibibytes,
+    refuse_twice,
+    some_input,
+    some_path,
+    whole,
+)
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
@@ -31,7 +38,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         nargs="+",
-        type=Path,
+        type=some_input,
         help="images, or folders of images, with their sub-folders (links to folders are not followed)",
     )
     parser.add_argument(

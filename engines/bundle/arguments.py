@@ -57,11 +57,21 @@ def some_path(text: str) -> Path:
     return Path(written(text))
 
 
-def written(text: str) -> str:
-    """The same as text, for what may be a URL."""
+def some_input(text: str) -> Path:
+    """An argparse type: what is read; a variable that is empty by mistake would mean the current folder."""
+    return Path(not_empty(text))
+
+
+def not_empty(text: str) -> str:
+    """`some_input` as text, for what may be a URL."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")
-    if text == "-":
+    return text
+
+
+def written(text: str) -> str:
+    """`some_path` as text, for what may be a URL."""
+    if not_empty(text) == "-":
         raise argparse.ArgumentTypeError("expected a path: nothing is written to standard output (./- is a file)")
     return text
 

@@ -39,7 +39,7 @@ def calibration_files(folder: Path, limit: int) -> list[Path]:
             said.append(f"left out: {error}")
             continue
         files.append(picture.path)
-        if all(low == high for low, high in rgb.getextrema()):
+        if rgb.getcolors(1) is not None:
             plain.append(picture.path)
         if len(files) == limit:
             break
