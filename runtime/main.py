@@ -59,8 +59,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. 0 ok, 1 the work failed, 2 usage."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Run one subcommand. 0 ok, 1 the work failed, 2 usage, 130 interrupted."""
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:  # while libraries were loaded
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="passionsr-trt",
         description="One-step diffusion super-resolution, from PyTorch to INT8 engines.",

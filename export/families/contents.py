@@ -78,7 +78,7 @@ def refused_pickle(path: Path, error: Exception) -> UserError:
             "where it loads: torch.save(module.state_dict(), 'weights.pth')",
         )
     return UserError(
-        f"{path}: holds {named[1]} beside its tensors, which runs code when it is read",
+        f"{path}: holds more than tensors ({named[1]}), which runs code when it is read",
         expected,
         "where it loads, save its state dict alone by torch.save",
     )

@@ -72,7 +72,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "arguments": (
         "a.pth",
         lambda path: torch.save({"args": argparse.Namespace(), **WEIGHTS}, path),
-        f"holds argparse.Namespace beside its tensors, which runs code when it is read; {STATE_DICT}",
+        f"holds more than tensors (argparse.Namespace), which runs code when it is read; {STATE_DICT}",
     ),
 }
 
