@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.pictures import list_images, read_picture, to_array, upscale
+from passionsr_trt.engines.bundle.picture_files import list_images
+from passionsr_trt.engines.bundle.pictures import read_picture, to_array, upscale
 from passionsr_trt.runtime.images import chain_sources
 from passionsr_trt.runtime.loading import load_engines, open_onnx
 from safetensors import safe_open

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dists import Dists
+from passionsr_trt.engines.bundle.picture_files import find_pictures
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.compare import find_truths
-from passionsr_trt.runtime.images import list_images, read_picture
+from passionsr_trt.runtime.images import read_picture
 from passionsr_trt.runtime.metrics import measure
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.upscaler import super_resolve
@@ -39,9 +40,9 @@ class TestSet:
         self.dists = Dists(metrics) if metrics else None
         pairs = []
         for name, low_folder, high_folder in folders:
-            images = list_images([low_folder])
+            images = find_pictures([low_folder])[0]
             truths = find_truths(images, high_folder)
-            pairs += [(f"{name}/{path.stem}", path, truths[path]) for path in images]
+            pairs += [(f"{name}/{image.path.stem}", image.path, truths[image.path]) for image in images]
         loaded = [(name, read_picture(low).rgb, read_picture(high).rgb) for name, low, high in pairs]
         loaded.sort(key=lambda entry: (entry[1].size, entry[0]))
         self.images = []

@@ -70,7 +70,10 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
         help="TensorRT: 0 builds fast, 5 searches longest; the builder's own where not given",
     )
     parser.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="TensorRT: kernel timings kept between builds (not RTX)"
+        "--timing-cache",
+        type=some_path,
+        metavar="FILE",
+        help="TensorRT: kernel timings kept between builds (not RTX)",
     )
     parser.add_argument(
         "--version-compatible",

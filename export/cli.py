@@ -15,6 +15,7 @@ from passionsr_trt.engines.bundle.arguments import (
     check_multiple,
     device_name,
     parse_size,
+    some_input,
     some_path,
     whole,
 )
@@ -70,8 +71,10 @@ def run_import_model(arguments: argparse.Namespace) -> int:
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
-    parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images")
+    parser.add_argument(
+        "--images", type=some_input, required=True, help="folder of low-resolution images, with its sub-folders"
+    )
+    parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images that can be read")
     parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
     parser.add_argument(
         "--method",
@@ -80,7 +83,7 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         "boundaries, port by port) a few; learned (LBQ, LET, DQC) is the closest to the float model and takes "
         "several times as long",
     )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help=CACHE_HELP)
+    parser.add_argument("--cache", type=some_path, default=CALIBRATIONS, help=CACHE_HELP)
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
     parser.add_argument(
         "--low-memory",

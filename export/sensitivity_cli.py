@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import decibels, some_path, whole
+from passionsr_trt.engines.bundle.arguments import decibels, some_input, some_path, whole
 from passionsr_trt.engines.bundle.manifest import check_writable
 from passionsr_trt.export.cli import add_device, add_own_calibration, own_calibration
 
@@ -20,7 +20,7 @@ SENSITIVITY_CROP = 128  # pixels of the chain's input: hundreds of chains are ru
 
 def add_sensitivity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="model folder, or an image network's own file")
-    parser.add_argument("--images", type=Path, required=True, help="folder of low-resolution images")
+    parser.add_argument("--images", type=some_input, required=True, help="folder of low-resolution images")
     parser.add_argument(
         "--limit", type=whole(1), default=4, help="use one crop of the first N images; time grows with N"
     )

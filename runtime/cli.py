@@ -14,10 +14,13 @@ from passionsr_trt.engines.bundle.arguments import (
     gibibytes,
     mebibytes,
     megapixels,
+    not_empty,
     parse_size,
     positive,
+    some_input,
     some_path,
     whole,
+    written,
 )
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.runtime.chain import PROVIDERS
@@ -54,7 +57,10 @@ def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "images", nargs="+", type=Path, help="low-resolution images, or folders of them (not their sub-folders)"
+        "images",
+        nargs="+",
+        type=some_input,
+        help="low-resolution images, or folders of them, with their sub-folders",
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
     parser.add_argument(
@@ -64,7 +70,11 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         help="engines under test; or an ONNX bundle (FP8 on a CPU), under ONNX Runtime, which is slow",
     )
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the report and pictures")
-    parser.add_argument("--ground-truth", type=Path, help="folder of originals with the same names (or stems)")
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        help="folder of originals with the same names (or stems); in the same sub-folder, where several have one",
+    )
     parser.add_argument("--align", choices=ALIGNMENTS, default="none", help="colour fix")
     parser.add_argument(
         "--provider",
@@ -161,9 +171,15 @@ def _run_serve(arguments: argparse.Namespace) -> int:
 
 def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "inputs", nargs="*", metavar="IN", help="pictures and folders, sub-folders too: paths or URLs of fsspec's"
+        "inputs",
+        nargs="*",
+        type=not_empty,
+        metavar="IN",
+        help="pictures and folders, sub-folders too: paths or URLs of fsspec's",
     )
-    parser.add_argument("output", metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's")
+    parser.add_argument(
+        "output", type=written, metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's"
+    )
     parser.add_argument(
         "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
     )
@@ -259,7 +275,7 @@ def _run_repository(arguments: argparse.Namespace) -> int:
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-report",
-        type=Path,
+        type=some_path,
         metavar="FILE",
         help="try everything on this machine's GPU, each failure a result, and write one file to send",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle, check_same_model
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.engines.bundle.picture_files import Found, find_pictures
 from passionsr_trt.runtime.benchmark import cpu_name
 from passionsr_trt.runtime.chain import Chain
 from passionsr_trt.runtime.html_report import (
@@ -26,7 +28,6 @@ from passionsr_trt.runtime.html_report import (
 )
 from passionsr_trt.runtime.images import (
     chain_sources,
-    list_images,
     read_picture,
     save_image,
     to_array,
@@ -34,6 +35,7 @@ from passionsr_trt.runtime.images import (
 )
 from passionsr_trt.runtime.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.metrics import measure, summarize
+from passionsr_trt.runtime.outputs import in_folder
 from passionsr_trt.runtime.planning import Options
 from passionsr_trt.runtime.polygraphy_runner import compare_part
 from passionsr_trt.runtime.report_pictures import View, view
@@ -55,7 +57,13 @@ def run_compare(arguments: argparse.Namespace) -> int:
     check_same_model(reference_bundle, tested_bundle)
     if reference_bundle.spec is not None:
         raise UserError(f"{arguments.reference}: is quantized", "expected a float bundle", "use `export --float`")
-    images = list_images(arguments.images)
+    found, left = find_pictures(arguments.images, arguments.output)
+    planned = in_folder(found, arguments.output, "png")
+    for line in filter(None, (left.line(), *left.folders, *planned.refused)):
+        print(printable(line), file=sys.stderr)
+    if not planned.pairs:
+        raise UsageError(planned.refused[0])
+    images = [picture for picture in found if picture.path in planned.pairs]
     truths = find_truths(images, arguments.ground_truth)
     check_writable(arguments.output)
     sensitivity = None
@@ -68,7 +76,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         closing(open_onnx(reference_bundle, provider=arguments.provider)) as reference,
         closing(open_tested()) as tested,
     ):
-        report, sheets, views = compare_all(reference, tested, images, truths, arguments)
+        report, sheets, views = compare_all(reference, tested, images, truths, planned.pairs, arguments)
     save_image(overview(sheets), arguments.output / "overview.png")
     text = json.dumps(report, indent=1) + "\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -82,17 +90,18 @@ def run_compare(arguments: argparse.Namespace) -> int:
     psnr = report["mean"]["to_float"]["psnr"]
     if arguments.min_psnr is not None and psnr < arguments.min_psnr:
         raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {arguments.min_psnr:.2f}")
-    return 1 if len(sheets) < len(images) else 0
+    return 1 if len(sheets) < len(images) or planned.refused or left.folders else 0
 
 
 def compare_all(
     reference: Chain,
     tested: Chain,
-    images: list[Path],
+    images: list[Found],
     truths: dict[Path, Path],
+    targets: dict[Path, Path],
     arguments: argparse.Namespace,
 ) -> tuple[dict[str, Any], list[Image.Image], list[View]]:
-    """The report, and of each image that could be compared a strip for the overview; its sheet is written.
+    """The report, and of each image that could be compared a strip for the overview; its sheet is in `targets`.
 
     The last are what --html shows.
     """
@@ -101,26 +110,27 @@ def compare_all(
         "tested": tested.label,
         "align": arguments.align,
         "versions": versions(),
-        "parts": compare_parts(reference, tested, images[: arguments.parts_on]),
+        "parts": compare_parts(reference, tested, [image.path for image in images[: arguments.parts_on]]),
         "images": {},
     }
     sheets: list[Image.Image] = []
     views: list[View] = []
     options = Options(align=arguments.align)
-    for path in tqdm(images, desc="comparing", unit="image"):
+    for image in tqdm(images, desc="comparing", unit="image"):
+        path = image.path
         try:
             row, pictures = compare_image(reference, tested, path, truths.get(path), options)
         except UserError as error:
-            tqdm.write(f"error: {error}")
+            tqdm.write(printable(f"error: {error}"), file=sys.stderr)
             continue
-        report["images"][path.name] = row
+        report["images"][image.name] = row
         panels = [(name, pictures[name]) for name in ("LR", "bicubic", "float", tested_name(tested))]
         caption = f"{path.stem}: {row['to_float']['psnr']:.1f} dB, LPIPS {row['to_float']['lpips']:.4f} to float"
-        save_image(comparison_sheet(panels, caption), arguments.output / f"{path.stem}.png")
+        save_image(comparison_sheet(panels, caption), targets[path])
         sheets.append(comparison_sheet(panels, caption, crop=192))
         if arguments.html:
             del pictures["LR"]
-            views = kept([*views, view(path.name, row, pictures)])
+            views = kept([*views, view(image.name, row, pictures)])
     if not sheets:
         raise UserError("no image could be compared", "expected at least one")
     report["mean"] = {
@@ -136,20 +146,27 @@ def tested_name(tested: Chain) -> str:
     return tested.label.split()[-1]
 
 
-def find_truths(images: list[Path], folder: Path | None) -> dict[Path, Path]:
-    """Originals by equal stem; `NAME_LR4` finds `NAME_HR` and `NAME`."""
+def find_truths(images: list[Found], folder: Path | None) -> dict[Path, Path]:
+    """Originals by equal stem (`NAME_LR4` finds `NAME_HR`, `NAME`), in the same sub-folder or the only one."""
     if folder is None:
         return {}
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "expected the originals")
-    stems = {path.stem: path for path in folder.iterdir()}
+    stems: dict[str, dict[str, Path]] = {}  # stem → sub-folder → path
+    for original in find_pictures([folder])[0]:
+        stems.setdefault(original.path.stem, {})[str(Path(original.name).parent)] = original.path
     found = {}
     for image in images:
-        base = image.stem.rsplit("_LR", 1)[0]
-        match = next((stems[name] for name in (image.stem, f"{base}_HR", base) if name in stems), None)
+        stem = image.path.stem
+        base = stem.rsplit("_LR", 1)[0]
+        places = next((stems[name] for name in (stem, f"{base}_HR", base) if name in stems), {})
+        match = places.get(str(Path(image.name).parent))
+        if match is None and len(places) == 1:
+            (match,) = places.values()
         if match is None:
-            raise UserError(f"{folder}: no original of {image.name}", "expected one with the same stem")
-        found[image] = match
+            expected = "expected one with the same stem" + (" in the same sub-folder" if places else "")
+            raise UserError(f"{folder}: no original of {image.name}", expected)
+        found[image.path] = match
     return found
 
 

@@ -52,17 +52,26 @@ class Finished:
 
 
 def upscale_all(
-    chain: Chain, pairs: dict[Path, Path], options: Options, progress: tqdm[Any], streams: int = 1
+    chain: Chain,
+    pairs: dict[Path, Path],
+    options: Options,
+    progress: tqdm[Any],
+    streams: int = 1,
+    reading: Callable[[Callable[[Path], Picture], Path], Picture] | None = None,
 ) -> Iterator[tuple[Path, Exception | None]]:
     """From files to files; gives for each picture what went wrong with it, or None, in the pictures' order.
 
     While the chain works on `streams` pictures, as many are read ahead and as many written.
+    reading: is called with what reads and a picture's path, in the threads that read.
     """
+    read_one: Callable[[Path], Picture] = partial(read_fitting, chain, options)
+    if reading is not None:
+        read_one = partial(reading, read_one)
     finished: deque[Finished] = deque()  # and not told yet
     read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
 
     def images() -> Iterator[Given | Exception]:
-        for source, reading in read_ahead(reader, pairs, partial(read_fitting, chain, options), streams):
+        for source, reading in read_ahead(reader, pairs, read_one, streams):
             picture = attempt(reading.result)
             read.append((source, picture))
             yield picture if isinstance(picture, Exception) else picture.given

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.picture_files import list_images
 from passionsr_trt.engines.bundle.pictures import (
     MAX_PIXELS,
     MIN_SIDE,
-    SUFFIXES,
     Picture,
     chain_sources,
     header_size,
-    list_images,
     opened,
     read_picture,
     to_array,
@@ -35,7 +34,6 @@ from PIL import Image
 __all__ = [
     "MAX_PIXELS",
     "MIN_SIDE",
-    "SUFFIXES",
     "WRITABLE",
     "Picture",
     "chain_sources",

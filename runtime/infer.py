@@ -3,30 +3,60 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from passionsr_trt.engines.bundle.arguments import MOST_THREADS, colour, gibibytes, some_path, whole
+from passionsr_trt.engines.bundle.arguments import (
+    MOST_THREADS,
+    colour,
+    gibibytes,
+    refuse_twice,
+    some_input,
+    some_path,
+    whole,
+)
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, printable
 from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.engines.bundle.picture_files import find_pictures
+from passionsr_trt.engines.bundle.temporaries import sweep
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
+from passionsr_trt.runtime.batch.ledger import configuration
+from passionsr_trt.runtime.batch.places import OWN
 from passionsr_trt.runtime.chain import PROVIDERS, rescaled
 from passionsr_trt.runtime.files import by_size, upscale_all
-from passionsr_trt.runtime.images import SUFFIXES, WRITABLE, check_output, list_images, opened
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import HelpFormatter, run
+from passionsr_trt.runtime.outputs import is_file, plan_outputs
 from passionsr_trt.runtime.planning import Options, check_options
+from passionsr_trt.runtime.resuming import Notes, resumed
 from tqdm import tqdm
 
 
 def add_infer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
-    parser.add_argument("-o", "--output", type=some_path, required=True, help="folder, or file for one image")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=some_input,
+        help="images, or folders of images, with their sub-folders (links to folders are not followed)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=some_path,
+        required=True,
+        help="folder, which gets the sub-folders too, or file for one image",
+    )
     parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
     add_picture_options(parser)
-    parser.add_argument("--resume", action="store_true", help="skip images whose output is there already")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip images whose output was made by these engines and options from what the image still is; noted "
+        "in OUTPUT/.passionsr-batch, where batch finds it too. Outputs without a note are done again",
+    )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
         "--streams",
@@ -107,40 +137,36 @@ def picture_options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def plan_outputs(images: list[Path], arguments: argparse.Namespace) -> dict[Path, Path]:
-    """Input → output. UsageError where two inputs would write one file."""
-    output: Path = arguments.output
-    if output.suffix.lower() in WRITABLE and not output.is_dir():
-        if len(images) > 1:
-            raise UsageError(f"{output}: one file for {len(images)} images", "expected a folder")
-        check_output(output)
-        return {images[0]: output}
-    if (output.exists() and not output.is_dir()) or output.suffix.lower() in SUFFIXES:
-        raise UsageError(f"{output}: is no folder", "expected one, or a name ending in .png, .jpg or .webp")
-    pairs = {image: output / f"{image.stem}.{arguments.format}" for image in images}
-    if len(set(pairs.values())) < len(pairs):
-        names = [path.name for path in pairs.values()]
-        twice = next(name for name in names if names.count(name) > 1)
-        sources = ", ".join(str(image) for image, path in pairs.items() if path.name == twice)
-        raise UsageError(f"{sources}: would all become {twice}", "expected different names", "run them apart")
-    return pairs
+def decisive(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide what a picture is."""
+    names = ("align", "tile", "overlap", "seed", "memory", "batch", "scale", "format", "background", "provider")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def run_infer(arguments: argparse.Namespace) -> int:
-    options = picture_options(arguments)
-    pairs = plan_outputs(list_images(arguments.images), arguments)
-    for source, target in pairs.items():
-        if os.path.realpath(source) == os.path.realpath(target):
-            raise UsageError(f"{target}: would overwrite its own input", "expected another folder")
+    options, output = picture_options(arguments), arguments.output
+    found, left = find_pictures(arguments.images, output)
+    bundle = (OnnxBundle if arguments.provider else EngineBundle).load(arguments.engines)
+    one = is_file(output)
+    keep = not one or arguments.resume  # one picture's folder is not ours to keep notes in
+    notes = Notes(output.parent if one else output, configuration(bundle, decisive(arguments)), keep)
+    planned = plan_outputs(notes.without_outputs(found, left), output, arguments.format)
+    for line in filter(None, (left.line(), planned.line())):
+        print(printable(line), file=sys.stderr)
+    pairs, wrong = planned.pairs, [*left.folders, *planned.refused]
+    if not pairs and planned.refused:
+        raise UsageError(planned.refused[0])
+    for line in wrong:
+        print(printable(f"error: {line}"), file=sys.stderr)
     if arguments.resume:
-        waiting = {source: target for source, target in pairs.items() if not is_whole(target)}
-        if skipped := len(pairs) - len(waiting):
-            print(f"{skipped} of {len(pairs)} are there already; skipped")
-        pairs = waiting
-        if not pairs:
-            return 0
-    first = next(iter(pairs.values()))
-    check_writable(first.parent)
+        pairs, why = notes.waiting(pairs)
+        for line in resumed(len(planned.pairs), len(pairs), why):
+            print(line)
+    if not pairs:
+        return 1 if wrong else 0
+    check_writable(next(iter(pairs.values())).parent)
+    for folder in {notes.folder / OWN, *(target.parent for target in pairs.values())}:
+        sweep(folder)
     chain = load_engines(
         arguments.engines,
         arguments.threads,
@@ -150,32 +176,26 @@ def run_infer(arguments: argparse.Namespace) -> int:
         streams=arguments.streams,
     )
     failed = 0
-    with closing(chain), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
+    with closing(chain), closing(notes), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
         check_options(options, chain)
         chain = rescaled(chain, arguments.scale)
-        files = upscale_all(chain, by_size(pairs, chain), options, progress, arguments.streams)
-        for _source, error in files:
+        files = upscale_all(chain, by_size(pairs, chain), options, progress, arguments.streams, notes.reading)
+        for source, error in files:
             progress.update()
-            if error is not None:
-                failed += 1
-                message = str(error) or "out of memory; a smaller --tile needs less"
-                tqdm.write(f"error: {printable(message)}", file=sys.stderr)
-    print(printable(f"{len(pairs) - failed} of {len(pairs)} images written to {arguments.output}"))
-    return 1 if failed else 0
-
-
-def is_whole(target: Path) -> bool:
-    """Is there a picture that an earlier run finished? What is truncated, empty or no picture is done again."""
-    try:
-        with opened(target) as image:
-            image.load()
-    except Exception:  # whatever is wrong with it
-        return False
-    return True
+            if error is None:
+                notes.note(source, pairs[source])
+                continue
+            failed += 1
+            message = str(error) or "out of memory; a smaller --tile needs less"
+            tqdm.write(f"error: {printable(message)}", file=sys.stderr)
+    count = f"{len(pairs) - failed} of {len(pairs) + len(planned.refused)}"
+    print(printable(f"{count} images written to {output}"))
+    return 1 if failed or wrong else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="infer.py", description=__doc__, formatter_class=HelpFormatter)
+    refuse_twice(parser)
     add_infer(parser)
     return run(parser, sys.argv[1:])
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from passionsr_trt.engines.bundle.arguments import refuse_twice
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable
 
 # name: (module, function that adds its options, one line of help)
@@ -58,8 +59,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. 0 ok, 1 the work failed, 2 usage."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Run one subcommand. 0 ok, 1 the work failed, 2 usage, 130 interrupted."""
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except KeyboardInterrupt:  # while libraries were loaded
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="passionsr-trt",
         description="One-step diffusion super-resolution, from PyTorch to INT8 engines.",
@@ -75,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=text, description=text, epilog=EPILOG, formatter_class=HelpFormatter
         )
         if name == wanted:
+            refuse_twice(child)
             try:
                 getattr(importlib.import_module(module), function)(child)
             except ModuleNotFoundError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UsageError
 
@@ -62,10 +63,57 @@ MOST_SIDE = 16_384  # pixels
 
 
 def some_path(text: str) -> Path:
-    """An argparse type: a path that is not the empty string, which would mean the current folder."""
+    """An argparse type: where something is written. Not the empty string, which would mean the current folder, nor
+    `-`, which elsewhere means standard output.
+    """
+    return Path(written(text))
+
+
+def some_input(text: str) -> Path:
+    """An argparse type: what is read; a variable that is empty by mistake would mean the current folder."""
+    return Path(not_empty(text))
+
+
+def not_empty(text: str) -> str:
+    """`some_input` as text, for what may be a URL."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return Path(text)
+    return text
+
+
+def written(text: str) -> str:
+    """`some_path` as text, for what may be a URL."""
+    if not_empty(text) == "-":
+        raise argparse.ArgumentTypeError("expected a path: nothing is written to standard output (./- is a file)")
+    return text
+
+
+class Once(argparse.Action):
+    """Keeps a value as argparse's own action does, but of an option that is given twice not just the last."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None:
+            given = namespace.__dict__.setdefault(GIVEN, set())
+            if self.dest in given:
+                how = ", all values after it" if self.nargs in ("+", "*") else ""
+                raise argparse.ArgumentError(self, f"given twice; expected once{how}")
+            given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+GIVEN = "given_options"
+
+
+def refuse_twice(parser: argparse.ArgumentParser) -> None:
+    """Of options that are added from now on: giving one twice is wrong usage."""
+    for name in (None, "store"):
+        parser.register("action", name, Once)
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:

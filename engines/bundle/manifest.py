@@ -47,6 +47,11 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     """Parse a manifest of the given kind; a newer schema is refused before any key is looked at."""
     path = folder / MANIFEST
+    if folder.is_file():
+        what = "one graph for other tools (docs/other-tools.md)" if folder.suffix == ".onnx" else "a file"
+        holder = "; give its folder" if (folder.parent / MANIFEST).is_file() else ""
+        expected = f"expected the folder that holds {NAMES[kind]}"
+        raise UserError(f"{folder}: is {what}", expected + holder, "" if holder else HINTS.get(kind, ""))
     try:
         data = read_object(path, f"the manifest of {NAMES[kind]}")
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from passionsr_trt.engines.bundle.depth import joined, low_bytes, rawmode, store
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.frames import frames_note
 from passionsr_trt.engines.bundle.metadata import Metadata, drop_strangers, metadata_of
-from passionsr_trt.engines.bundle.picture_formats import READABLE, SUFFIXES, advice, formats_for
+from passionsr_trt.engines.bundle.picture_formats import READABLE, advice, formats_for
 from passionsr_trt.engines.bundle.pixels import CONVERTED, Pixels, eight_bits, significant_gamma, sixteen_bits
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -50,25 +50,6 @@ class Picture:
         if self.deep is None:
             return self.rgb
         return self.deep[..., :3].transpose(2, 0, 1).astype(np.float32) / 32767.5 - 1.0
-
-
-def list_images(inputs: list[Path]) -> list[Path]:
-    """Files as given (a missing one fails when it is read); folders give their images, sorted by name."""
-    paths: list[Path] = []
-    for item in inputs:
-        if item.is_dir():
-            found = sorted(path for path in item.iterdir() if _is_picture(path))
-            if not found:
-                raise UserError(f"{item}: holds no image", f"expected {', '.join(READABLE)}")
-            paths += found
-        else:
-            paths.append(item)
-    return paths
-
-
-def _is_picture(path: Path) -> bool:
-    """By its name; what begins with a dot may be one that is being written."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def header_size(path: Path) -> Size:

@@ -45,7 +45,7 @@ def prove_engines(bundle: OnnxBundle, folder: Path, target: OpenVINOTarget) -> d
     exact = {picture: proof_sources(bundle, draw) for picture, draw in PICTURES.items()}
     near = {picture: nearly(tensors) for picture, tensors in exact.items()}
     built, whole = ({picture: dict(tensors) for picture, tensors in exact.items()} for _ in range(2))
-    errors = {}
+    errors: dict[str, float] = {}
     for part in bundle.parts:
         path, result = bundle.open(part), part.output.name
         with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:

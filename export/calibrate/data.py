@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError, printable
 from passionsr_trt.engines.bundle.manifest import sha256
-from passionsr_trt.engines.bundle.pictures import chain_sources, list_images, read_picture, to_array, upscale
+from passionsr_trt.engines.bundle.picture_files import find_pictures
+from passionsr_trt.engines.bundle.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.engines.bundle.wiring import Wired, chain_grid, chain_multiple, picture_size, sources_of
+from passionsr_trt.export.calibrate import distributed
 from passionsr_trt.export.quantize.part import Model, Tensors
 from torch import Tensor
+from tqdm import tqdm
 
 
 def calibration_files(folder: Path, limit: int) -> list[Path]:
-    """The first `limit` images of a folder, by name."""
+    """The first `limit` pictures of a folder and its sub-folders that can be read, by name.
+
+    One that cannot is said, and the next takes its place. So is what is left out, and pictures of one colour,
+    which tell nothing of ranges. UserError where none can be read.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "expected low-resolution calibration images")
-    return list_images([folder])[:limit]
+    found, left = find_pictures([folder])
+    files: list[Path] = []
+    said = [left.line(), *left.folders]
+    plain: list[Path] = []
+    for picture in found:
+        try:
+            rgb = read_picture(picture.path).rgb
+        except UserError as error:
+            said.append(f"left out: {error}")
+            continue
+        files.append(picture.path)
+        if rgb.getcolors(1) is not None:
+            plain.append(picture.path)
+        if len(files) == limit:
+            break
+    if plain:
+        share = f"{len(plain)} of {len(files)} pictures are of one colour ({plain[0]})"
+        said.append(f"warning: {share}: ranges come from what is in a picture; take photos like those to enlarge")
+    for line in said if not distributed.rank() else []:
+        if line:
+            tqdm.write(printable(line), file=sys.stderr)
+    if not files:
+        raise UserError(f"{folder}: none of its {len(found)} pictures can be read", "expected at least one")
+    return files
 
 
 def data_digest(files: list[Path]) -> str:

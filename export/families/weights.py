@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.errors import UserError, reason_of
 from passionsr_trt.engines.bundle.json_files import read_object
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.memory import free_memory
+from passionsr_trt.export.families.contents import PICKLE, SAFETENSORS, refuse_other, refused_pickle
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -74,6 +75,8 @@ def read_weights(path: Path, whole: bool = False) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: missing", "expected the weights there") from None
     except (SafetensorError, OSError) as error:
+        if path.is_file():
+            refuse_other(path, SAFETENSORS)
         raise UserError(
             f"{path}: not a whole safetensors file ({error})", "expected undamaged weights", "copy it again"
         ) from None
@@ -92,13 +95,11 @@ def read_checkpoint(path: Path, whole: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: missing", "expected a checkpoint there") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: refused, it is damaged or holds more than tensors ({reason})", "expected a plain checkpoint"
-        ) from None
     except Exception as error:  # a damaged pickle raises anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        refuse_other(path, PICKLE)
+        if isinstance(error, pickle.UnpicklingError):
+            raise refused_pickle(path, error) from None
+        reason = reason_of(error).partition(". ")[0]
         raise UserError(f"{path}: cannot be read ({reason})", "expected a whole checkpoint") from None
 
 

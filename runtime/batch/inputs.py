@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, reason_of
+from passionsr_trt.engines.bundle.picture_files import LeftOut, kind_of, no_picture, walk
 from passionsr_trt.runtime.batch.places import (
     OWN,
     Stamp,
@@ -32,7 +33,6 @@ from passionsr_trt.runtime.batch.places import (
     open_store,
     stamp_of,
 )
-from passionsr_trt.runtime.images import SUFFIXES
 
 UNKNOWN = Stamp(-1, "")
 AT_ONCE = 1024  # lines of a list that are looked up together
@@ -55,8 +55,13 @@ class Refused:
     reason: str
 
 
-def pictures(inputs: list[str], lists: list[Path], output: str, suffix: str) -> Iterator[Item | Refused]:
-    """All of them, folder by folder. suffix: of outputs, `.png`. UsageError where an input and OUT overlap."""
+def pictures(
+    inputs: list[str], lists: list[Path], output: str, suffix: str, left: LeftOut
+) -> Iterator[Item | Refused]:
+    """All of them, folder by folder. suffix: of outputs, `.png`; left: gets what is no picture that can be read.
+
+    UsageError where an input and OUT overlap.
+    """
     taken: dict[str, str] = {}
     alone = len(inputs) == 1 and not lists
     for url in map(absolute, inputs):
@@ -72,7 +77,7 @@ def pictures(inputs: list[str], lists: list[Path], output: str, suffix: str) -> 
                 raise UsageError(
                     f"{taken[f'{name}/']}, {url}: would both go to {name}/", "expected different names"
                 )
-            found = folder.pictures("" if alone else f"{name}/", output, suffix)
+            found = folder.pictures("" if alone else f"{name}/", output, suffix, left)
         yield from found if folder is not None else _apart(found, taken)
     for file in lists:
         yield from _apart(_listed(file, suffix), taken)
@@ -101,35 +106,23 @@ def _whole(url: str) -> str:
 
 
 class LocalFolder:
-    """Sub-folders too, but not by links, and nothing that begins with a dot."""
+    """As engines/bundle/picture_files.py walks it."""
 
     def __init__(self, url: str) -> None:
         self.root = local_path(url)
 
-    def pictures(self, where: str, output: str, suffix: str) -> Iterator[Item | Refused]:
-        skipped = os.path.realpath(local_path(output)) if is_local(output) else ""
+    def pictures(self, where: str, output: str, suffix: str, left: LeftOut) -> Iterator[Item | Refused]:
         found = 0
-        for relative, files in self._walk("", skipped):
+        for relative, entries in walk(self.root, left, local_path(output) if is_local(output) else ""):
+            files = {entry.name: (entry.path, local_stamp(Path(entry.path)) or UNKNOWN) for entry in entries}
             for item in _of_folder(f"{where}{relative}", files, suffix):
                 found += 1
                 yield item
+        for reason in left.folders:
+            yield Refused(self.root, reason)
+        left.folders.clear()
         if not found:
-            raise UserError(f"{self.root}: holds no image", f"expected {', '.join(SUFFIXES)}")
-
-    def _walk(self, relative: str, skipped: str) -> Iterator[tuple[str, dict[str, tuple[str, Stamp]]]]:
-        files, folders = {}, []
-        with os.scandir(f"{self.root}/{relative}") as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry)
-                elif _is_picture(entry.name) and entry.is_file():
-                    files[entry.name] = (entry.path, local_stamp(Path(entry.path)) or UNKNOWN)
-        yield relative, files
-        for entry in folders:
-            if os.path.realpath(entry.path) != skipped:
-                yield from self._walk(f"{relative}{entry.name}/", skipped)
+            raise no_picture(self.root, left)
 
 
 class StoreFolder:
@@ -138,7 +131,7 @@ class StoreFolder:
     def __init__(self, url: str, store: Any, root: str) -> None:
         self.url, self.store, self.root = url, store, root
 
-    def pictures(self, where: str, output: str, suffix: str) -> Iterator[Item | Refused]:
+    def pictures(self, where: str, output: str, suffix: str, left: LeftOut) -> Iterator[Item | Refused]:
         found = 0
         scheme, _, chained = self.url.partition("://")
         for path, folders, files in self.store.walk(self.root, detail=True):
@@ -148,16 +141,18 @@ class StoreFolder:
             if f"{scheme}://{path}" == output.rstrip("/"):
                 folders.clear()
                 continue
+            kinds = {name: kind_of(name) for name in sorted(files)}
+            left.kinds.update(kind for kind in kinds.values() if kind not in ("", "picture"))
             listed = {
-                name: (_join(scheme, info["name"], chained), stamp_of(info))
-                for name, info in sorted(files.items())
-                if _is_picture(name) and not name.startswith(".")
+                name: (_join(scheme, files[name]["name"], chained), stamp_of(files[name]))
+                for name, kind in kinds.items()
+                if kind == "picture"
             }
             for item in _of_folder(f"{where}{relative}/" if relative else where, listed, suffix):
                 found += 1
                 yield item
         if not found:
-            raise UserError(f"{self.url}: holds no image", f"expected {', '.join(SUFFIXES)}")
+            raise no_picture(self.url, left)
 
 
 def as_folder(url: str) -> LocalFolder | StoreFolder | None:
@@ -175,10 +170,6 @@ def _join(scheme: str, path: str, chained: str) -> str:
     """The URL of a file on a store, and of the store behind it (`zip://a.png::s3://…`)."""
     behind = chained.partition("::")[2]
     return f"{scheme}://{path}::{behind}" if behind else f"{scheme}://{path.removeprefix(f'{scheme}://')}"
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
 
 
 def _of_folder(where: str, files: dict[str, tuple[str, Stamp]], suffix: str) -> Iterator[Item | Refused]:

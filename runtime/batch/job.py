@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
@@ -25,7 +24,7 @@ from passionsr_trt.runtime.batch.ledger import MOST_FILES, Ledger, configuration
 from passionsr_trt.runtime.batch.places import OWN, Place, absolute, is_local, local_path
 from passionsr_trt.runtime.batch.plan import FAILED, Failures, Plan, make_plan
 from passionsr_trt.runtime.batch.worker import Settings
-from passionsr_trt.runtime.infer import picture_options
+from passionsr_trt.runtime.infer import decisive, picture_options
 from tqdm import tqdm
 
 
@@ -60,12 +59,6 @@ def run_batch(arguments: argparse.Namespace) -> int:
     if failed.count:
         print(printable(f"error: {failed.count} images failed; see {output.address(FAILED)}"), file=sys.stderr)
     return 1 if failed.count else 0
-
-
-def decisive(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide what a picture is."""
-    names = ("align", "tile", "overlap", "seed", "memory", "batch", "scale", "format", "background", "provider")
-    return {name: getattr(arguments, name) for name in names}
 
 
 def plan_pool(arguments: argparse.Namespace, on_gpu: bool) -> Pool:

@@ -23,9 +23,10 @@ from typing import Any
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle
 from passionsr_trt.runtime.batch.places import OWN, UNFINISHED, Place, Stamp
 
-REVISION = 1  # of how pictures are made: another one does all of them again
+REVISION = 2  # of how pictures are made: another one does all of them again
 MOST_FILES = 256  # more are gathered into one
 PREFIX = "done-"
+TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,13 @@ class Ledger:
 
     def read(self) -> dict[str, bytes]:
         """Output's key → its latest line, kept as it stands, which takes least."""
-        return {done.key: line for line, done in self._lines(self.files())}
+        for attempt in range(TRIES):
+            try:
+                return {done.key: line for line, done in self._lines(self.files())}
+            except FileNotFoundError:  # another process gathered them meanwhile
+                if attempt == TRIES - 1:
+                    raise
+        raise AssertionError
 
     def write(self, finished: Iterable[Done]) -> str:
         """A new file of some lines; its key."""

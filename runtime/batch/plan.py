@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from passionsr_trt.engines.bundle.errors import printable
+from passionsr_trt.engines.bundle.picture_files import LeftOut
 from passionsr_trt.engines.bundle.temporaries import sweep
 from passionsr_trt.runtime.batch.inputs import Refused, pictures
 from passionsr_trt.runtime.batch.ledger import MOST_FILES, Ledger, parse, verdict
@@ -75,7 +76,8 @@ def make_plan(arguments: argparse.Namespace, config: str, ledger: Ledger, file: 
     known = ledger.read()
     failed.begin()
     folder, there = None, dict[str, Stamp]()
-    found = pictures(arguments.inputs, arguments.list, output.url, f".{arguments.format}")
+    left = LeftOut()
+    found = pictures(arguments.inputs, arguments.list, output.url, f".{arguments.format}", left)
     with (
         file.open("w", encoding="utf-8") as lines,
         tqdm(found, desc="listing", unit="picture", leave=False) as items,
@@ -102,4 +104,6 @@ def make_plan(arguments: argparse.Namespace, config: str, ledger: Ledger, file: 
             row = {"source": item.source, "key": item.key, "size": item.stamp.size, "mark": item.stamp.mark}
             lines.write(json.dumps({**row, "note": note}) + "\n")
             plan.pending += 1
+    if line_left := left.line():
+        tqdm.write(printable(line_left), file=sys.stderr)
     return plan

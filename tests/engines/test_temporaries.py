@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_writable, write_manifest
-from passionsr_trt.engines.bundle.pictures import list_images
+from passionsr_trt.engines.bundle.picture_files import list_images
 from passionsr_trt.engines.bundle.temporaries import HOST, OLD, prefix, sweep, temporary_folder
 
 

@@ -105,6 +105,32 @@ def test_calibration_takes_every_suffix_of_the_runtime(tmp_path: Path) -> None:
         calibration_files(tmp_path / "empty", 1)
 
 
+def test_what_cannot_be_read_gives_its_place_to_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "c.png", "sub/d.png", "sub/e.png"):
+        Image.fromarray(noise((16, 16))).save(tmp_path / name)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:90])
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    assert [path.name for path in calibration_files(tmp_path, 3)] == ["a.png", "c.png", "d.png"]
+    told = capsys.readouterr().err
+    assert "1 file left out: 1 broken link" in told and "left out: " in told and "b.png: cannot be decoded" in told
+    assert "error" not in told and "one colour" not in told
+    for name in ("a.png", "c.png", "sub/d.png"):
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / "sub" / "e.png").unlink()
+    with pytest.raises(UserError, match="none of its 4 pictures can be read"):
+        calibration_files(tmp_path, 3)
+
+
+def test_pictures_of_one_colour_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
+    Image.fromarray(noise((16, 16))).save(tmp_path / "photo.png")
+    assert len(calibration_files(tmp_path, 9)) == 2
+    assert "warning: 1 of 2 pictures are of one colour" in capsys.readouterr().err
+
+
 def test_a_low_resolution_source_is_mirrored_out_beside_the_image(tmp_path: Path) -> None:
     """Both stand for the same pixels: `lr` [1, 3, H/4, W/4] of `image` [1, 3, H, W]; noise is its mean, 0."""
     smallest(tmp_path / "image.png")

@@ -24,6 +24,7 @@ from passionsr_trt.runtime.main import main
 
 from tests.hostile.bench import Bench
 
+NOTES = ".passionsr-batch"  # of what is done, beside outputs in a folder
 SECONDS = 10  # after these a command counts as hung
 FAULTS = ("traceback", "hang", "lost", "acceptance", "stray", "other")
 IGNORED = (".lock", ".ses")  # in the folder of temporaries: the builders' locks, and a file of ONNX Runtime's own
@@ -147,7 +148,8 @@ def judge(trial: Trial, outcome: Outcome, folder: Path, appeared: set[str], left
     elif trial.accept:
         return "other", f"refused: {' | '.join(outcome.error_lines)[:300]}"
     stray = {path for path in appeared if not any(path == may or path.startswith(f"{may}/") for may in trial.may)}
-    stray |= {path for path in appeared - set(trial.may) if Path(path).name.startswith(".")} | left
+    hidden = {path for path in appeared - set(trial.may) if Path(path).name.startswith(".")}
+    stray |= {path for path in hidden if Path(path).name != NOTES} | left
     if stray:
         return "stray", ", ".join(sorted(stray)[:4])
     return faults_of_text(trial, outcome)

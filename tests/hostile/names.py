@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from tests.hostile.bench import Bench, difference, pattern
-from tests.hostile.harness import Case, Trial
+from tests.hostile.harness import NOTES, Case, Outcome, Trial, in_process
 
 KIND = "names"
 Place = Callable[[Path], None]  # puts something hostile at a path
@@ -19,6 +20,7 @@ def cases() -> Iterator[Case]:
     yield from odd_names()
     yield from folders()
     yield from outputs()
+    yield from trees()
 
 
 def things() -> Iterator[Case]:
@@ -96,6 +98,9 @@ STEMS = {
     "backslash": "a\\b",
     "251 bytes": "a" * 251,
     "249 bytes": "ü" * 124 + "a",
+    "ends in a dot": "a.",
+    "Hebrew": "תמונה",
+    "combining": "e\u0301",
 }
 
 
@@ -118,6 +123,7 @@ def _named(stem: str, damaged: bool, folder: Path, bench: Bench) -> Trial:
 
 def folders() -> Iterator[Case]:
     """Names that lead nowhere, too long or too deep; twins."""
+    accepted = {"the same twice": True, "the same by two names": True, "dot": True}
     long, deep = "x" * 300 + ".png", "/".join(["d"] * 3000) + "/x.png"
     for label, words in {
         "missing": ["nothing.png"], "long": [long], "deep": [deep], "empty": [""], "dot": ["."],
@@ -125,7 +131,7 @@ def folders() -> Iterator[Case]:
         "the same twice": ["in/a.png", "in/a.png"], "the same by two names": ["in/a.png", "in/../in/a.png"],
         "only a suffix": ["in/.png"],
     }.items():  # fmt: skip
-        yield Case(f"given {label}", KIND, partial(_given, words, None if label.startswith("the same") else False))
+        yield Case(f"given {label}", KIND, partial(_given, words, accepted.get(label, False)))
 
 
 def _given(words: list[str], accept: bool | None, folder: Path, bench: Bench) -> Trial:
@@ -181,7 +187,7 @@ def _output(value: str, count: int, folder: Path, bench: Bench) -> Trial:
 
     argv = ["infer", *(["in/a.png", "in/b.png"][:count]), "-o", value, "--engines", str(bench.int8)]
     top = value.strip("/").split("/")[0]
-    may = ("a.png", "b.png") if value in (".", "in", "..") else (top or "none",)
+    may = ("a.png", "b.png", NOTES) if value in (".", "in", "..") else (top or "none",)
     if value == "..":
         argv[-1:-1] = []
         return Trial([*argv, "--resume"], None, warm=True, may=may)
@@ -196,3 +202,61 @@ def _wide(first: bool, folder: Path, bench: Bench) -> Trial:
     words = ["in/a good.png", "in/wide.png"]
     argv = ["infer", *(words[::-1] if first else words), "-o", "out", "--engines", str(bench.int8)]
     return Trial([*argv, "--format", "webp"], False, must=("out/a good.webp",), warm=True, seconds=60)
+
+
+def trees() -> Iterator[Case]:
+    """Folders of folders: every picture has an output of its own, nothing that was given changes."""
+    for label, names in TREES.items():
+        for output in ("out", "in/out", "in"):
+            yield Case(f"tree {label} → {output}", KIND, partial(_tree, names, output))
+
+
+# names in the folder; one that ends in `/` is empty, `→` a link
+TREES: dict[str, tuple[str, ...]] = {
+    "plain": ("a.jpg", "b/a.jpg", "b/c/a.jpg"),
+    "twins": ("a.jpg", "a.png", "a.webp", "b/a.jpg", "b/a.png"),
+    "twin of a twin": ("a.jpg", "a.png", "a.jpg.png"),
+    "case": ("a.jpg", "A.jpg", "B/a.jpg", "b/a.jpg", "ß.jpg", "SS.jpg"),
+    "ends": ("a .jpg", "a..jpg", "a.jpg ", "b /c.jpg", "d./e.jpg"),
+    "scripts": ("תמונה.jpg", "\u202egpj.jpg", "e\u0301.jpg", "\xe9.jpg", "日本/写真.jpg"),
+    "hidden": ("a.jpg", ".b.jpg", ".c/d.jpg"),
+    "links to folders": ("a.jpg", "b/c.jpg", "b/up → ..", "b/self → .", "away → /", "c.jpg → b"),
+    "links to files": ("a.jpg", "b.jpg → a.jpg", "c.jpg → nowhere", "d.jpg → d.jpg"),
+    "a folder named as a picture": ("a.jpg", "b.jpg/c.jpg", "d.png/"),
+    "a folder in an output's place": ("a.jpg", "a.png/b.jpg"),
+}
+
+
+def _tree(names: tuple[str, ...], output: str, folder: Path, bench: Bench) -> Trial:
+    for name in names:
+        path, _, link = name.partition(" → ")
+        place = folder / "in" / path
+        (place if path.endswith("/") else place.parent).mkdir(parents=True, exist_ok=True)
+        if link:
+            place.symlink_to(link)
+        elif not path.endswith("/"):
+            pattern().save(place, format={".png": "PNG", ".webp": "WEBP"}.get(place.suffix, "JPEG"))
+    plain = [name for name in names if "→" not in name and not name.endswith("/")]
+    before = {name: (folder / "in" / name).read_bytes() for name in plain}
+    seen = [name for name in plain if not name.startswith(".")]
+
+    def changed() -> list[str]:
+        return [name for name in plain if (folder / "in" / name).read_bytes() != before[name]]
+
+    def run(where: Path) -> Outcome:
+        outcome = in_process(Trial(argv, warm=True, seconds=30), where)
+        return replace(outcome, status=0) if changed() else outcome  # to be judged, whatever it said
+
+    def right(outcome: Outcome) -> str:
+        wanted = len(seen) + ("b.jpg → a.jpg" in names)
+        if changed():
+            return f"changed: {changed()}"
+        if "→" in "".join(names) and "left out" not in outcome.err:
+            return "links are passed over in silence"
+        told = f"{wanted} of {wanted} images written"
+        return "" if told in outcome.out else f"expected {told}, got {outcome.out[-100:]}"
+
+    argv = ["infer", "in", "-o", output, "--engines", str(bench.int8)]
+    # what is refused is a line each: a twin's twin, a picture over itself, a folder in an output's place
+    clear = output != "in" and "a.jpg.png" not in names and "a.png/b.jpg" not in names
+    return Trial(argv, True if clear else None, right, errors=None, may=("out", "in"), run=run, seconds=30)

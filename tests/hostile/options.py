@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from tests.hostile.bench import Bench, difference, pattern
-from tests.hostile.harness import Case, Outcome, Trial
+from tests.hostile.harness import Case, Outcome, Trial, in_process
 
 KIND = "options"
 NUMBERS = (
@@ -65,6 +67,19 @@ LINES = {
     "infer provider engines": "infer $GOOD -o out --engines $INT8 --provider cpu",
     "infer provider cuda": "infer $GOOD -o out --engines $ONNX --provider cuda",
     "infer provider tensorrt": "infer $GOOD -o out --engines $ONNX --provider tensorrt",
+    "infer engines twice": "infer $GOOD -o out --engines $FP32 --engines $INT8",
+    "infer output twice": "infer $GOOD -o out --output out --engines $INT8",
+    "infer to standard output": "infer $GOOD -o - --engines $INT8",
+    "infer one graph": "infer $GOOD -o out --engines $ONNX/unet.onnx",
+    "infer a manifest": "infer $GOOD -o out --engines $INT8/manifest.json",
+    "infer one graph by a provider": "infer $GOOD -o out --engines $ONNX/unet.onnx --provider cpu",
+    "build to standard output": "build-engines $ONNX -o - --dry-run",
+    "build output twice": "build-engines $ONNX -o out -o out --dry-run",
+    "compare to standard output": "compare $GOOD --reference $FLOAT --engines $INT8 -o -",
+    "compare one graph": "compare $GOOD --reference $FLOAT/unet.onnx --engines $INT8 -o out",
+    "benchmark to standard output": "benchmark --engines $INT8 --baseline $FP32 -o - --size 64x64",
+    "batch to standard output": "batch $GOOD - --engines $INT8",
+    "batch engines twice": "batch $GOOD out --engines $INT8 --engines $INT8",
     "build nothing": "build-engines",
     "build missing": "build-engines nowhere -o out",
     "build a file": "build-engines $GOOD -o out",
@@ -133,20 +148,75 @@ def _line(line: list[str], folder: Path, bench: Bench) -> Trial:
         "$GOOD": bench.good, "$INT8": bench.int8, "$FP32": bench.fp32, "$ONNX": bench.onnx_int8,
         "$FLOAT": bench.onnx_fp32,
     }  # fmt: skip
-    argv = [str(values.get(word, word)) for word in line if word]
+    argv = []
+    for word in filter(None, line):
+        name, slash, rest = word.partition("/")
+        argv.append(f"{values.get(name, name)}{slash}{rest}")
     return Trial(argv, False, may=())
 
 
 def resume() -> Iterator[Case]:
-    """--resume over what an earlier run did not leave: those are made anew, whole ones are left alone."""
+    """--resume over what these engines did not make of what the picture is: all of it is made anew."""
     for kind in ("png", "jpg", "webp"):
         for ruin in ("empty", "cut", "text", "other size", "folder", "dangling", "FIFO", "temporary"):
             yield Case(f"resume {ruin} {kind}", KIND, partial(_resume, kind, ruin))
+    for change, again in CHANGES.items():
+        yield Case(f"resume after {change}", KIND, partial(_resume_after, change, again))
+
+
+# after a run: what happens before the next, and how many of two pictures that one makes
+CHANGES = {
+    "nothing": 0, "other times": 0, "a copy back": 0, "another picture": 1, "the same size": 1,
+    "another output": 1, "other engines": 2, "another option": 2, "no notes": 2,
+    "notes of others": 2, "notes of noise": 2, "notes cut": 1, "notes a file": 2,
+}  # fmt: skip
+
+
+def _resume_after(change: str, again: int, folder: Path, bench: Bench) -> Trial:
+    argv = ["infer", "in", "-o", "out", "--engines", str(bench.int8)]
+    for name in ("a.png", "b.png"):
+        (folder / "in").mkdir(exist_ok=True)
+        pattern().save(folder / "in" / name)
+
+    def both(where: Path) -> Outcome:
+        first = in_process(Trial([*argv, *(["--seed", "1"] if change == "another option" else [])]), where)
+        notes = next((where / "out" / ".passionsr-batch").glob("*.jsonl"))
+        source, target = where / "in" / "b.png", where / "out" / "b.png"
+        lines = notes.read_bytes()
+        if change == "other times":
+            for path in (source, target):
+                os.utime(path, (1, 1))
+        elif change == "a copy back":
+            source.write_bytes(source.read_bytes())
+        elif change == "another picture":
+            pattern((40, 32)).save(source)
+        elif change == "the same size":
+            data = bytearray(source.read_bytes())
+            source.write_bytes(data)
+            data[-1] ^= 1  # of the last chunk's checksum, which nobody reads
+            source.write_bytes(data)
+        elif change == "another output":
+            pattern((40, 32)).save(target)
+        elif change in ("no notes", "notes a file"):
+            shutil.rmtree(notes.parent)
+            if change == "notes a file":
+                notes.parent.write_text("")
+        elif change.startswith("notes"):
+            text = {"cut": lines[:-30], "of others": lines.replace(b'"a', b'"x').replace(b'"b', b'"y')}
+            notes.write_bytes(text.get(change.removeprefix("notes "), b"\xff\x00[" * 99))
+        engines = str(bench.fp32 if change == "other engines" else bench.int8)
+        second = in_process(Trial([*argv[:-1], engines, "--resume"]), where)
+        return second if first.status == 0 else first
+
+    def right(outcome: Outcome) -> str:
+        written = f"{again} of {again} images written" in outcome.out if again else "written" not in outcome.out
+        same = difference(folder / "out" / "a.png", bench.result) if change != "other engines" else ""
+        return same or ("" if written else f"expected {again} done again: {outcome.out[-200:]}")
+
+    return Trial([*argv, "--resume"], True, right, run=both, may=("out",), seconds=60)
 
 
 def _resume(kind: str, ruin: str, folder: Path, bench: Bench) -> Trial:
-    import os
-
     out = folder / "out"
     out.mkdir()
     target = out / f"good.{kind}"
@@ -170,8 +240,6 @@ def _resume(kind: str, ruin: str, folder: Path, bench: Bench) -> Trial:
     argv = ["infer", "in", "-o", "out", "--engines", str(bench.int8), "--resume", "--format", kind]
 
     def right(_outcome: Outcome) -> str:
-        if ruin == "other size":  # a picture, of whatever origin
-            return ""
-        return difference(target, out / f"other.{kind}") if ruin != "temporary" else ""
+        return difference(target, out / f"other.{kind}")
 
     return Trial(argv, None if ruin in ("folder", "FIFO") else True, right, must=(f"out/other.{kind}",), warm=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.bundle.picture_files import LeftOut
 
 pytest.importorskip("fsspec", reason="needs fsspec (extra [batch])")
 from passionsr_trt.runtime.batch.cluster import Starts
@@ -32,7 +33,8 @@ def put(folder: Path, *names: str) -> Path:
 
 
 def keys(inputs: list[str], output: Path, lists: list[Path] | None = None) -> list[str]:
-    return [item.key for item in pictures(inputs, lists or [], str(output), ".png") if isinstance(item, Item)]
+    found = pictures(inputs, lists or [], str(output), ".png", LeftOut())
+    return [item.key for item in found if isinstance(item, Item)]
 
 
 def test_folders_keep_their_structure_and_names_never_meet(tmp_path: Path) -> None:
@@ -44,7 +46,8 @@ def test_folders_keep_their_structure_and_names_never_meet(tmp_path: Path) -> No
     assert keys([f"file://{source}"], tmp_path / "out") == expected
     assert keys([str(source)], source / "sub") == expected[:3], "the output folder is no input"
     put(source, "a.jpg.png")
-    refused = [item for item in pictures([str(source)], [], "out", ".png") if isinstance(item, Refused)]
+    found = pictures([str(source)], [], "out", ".png", LeftOut())
+    refused = [item for item in found if isinstance(item, Refused)]
     assert [Path(item.source).name for item in refused] == ["a.jpg"] and "would become a.jpg.png" in refused[
         0
     ].reason

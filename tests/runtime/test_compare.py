@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.picture_files import find_pictures
 from passionsr_trt.runtime.benchmark import summarize
+from passionsr_trt.runtime.compare import find_truths
 from passionsr_trt.runtime.loading import load_engines
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
 from tests.conftest import DEMO, Built
+from tests.engines.test_picture_files import put
 
 
 def compare(built: Built, out: Path, *more: str) -> int:
@@ -51,6 +56,31 @@ def test_two_models_are_not_compared(
     assert "the other bundle's" in capsys.readouterr().err
 
 
+def test_originals_are_those_of_the_same_sub_folder(tmp_path: Path) -> None:
+    low = put(tmp_path / "low", "a_LR4.png", "x/b.png", "y/b.png", "z/c.jpg")
+    high = put(tmp_path / "high", "a_HR.png", "x/b.png", "y/b.webp", "only/c.png", "b.txt")
+    images = find_pictures([low])[0]
+    found = {image.name: find_truths([image], high)[image.path].relative_to(high).as_posix() for image in images}
+    assert found == {
+        "a_LR4.png": "a_HR.png", "x/b.png": "x/b.png", "y/b.png": "y/b.webp", "z/c.jpg": "only/c.png"
+    }  # fmt: skip
+    (low / "b.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no original of b\.png; expected one .* in the same sub-folder"):
+        find_truths(find_pictures([low / "b.png"])[0], high)
+
+
+def test_sub_folders_and_twins_have_sheets_of_their_own(small: Built, tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/a.png"):
+        shutil.copy(DEMO / "photos" / "lr" / "chelsea.png", tmp_path / "in" / name)
+    words = ["compare", str(tmp_path / "in"), "--reference", str(small.onnx_fp32), "--parts-on", "0"]
+    out = tmp_path / "in" / "out"
+    for _ in range(2):
+        assert main([*words, "--engines", str(small.engines_int8), "-o", str(out)]) == 0
+        assert set(json.loads((out / "comparison.json").read_text())["images"]) == {"a.png", "sub/a.png"}
+        assert (out / "a.png").is_file() and (out / "sub" / "a.png").is_file()
+
+
 def test_a_quantized_reference_is_refused(
     small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,8 +101,8 @@ def test_the_benchmark_writes_its_report_and_chart(
     small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["benchmark", "--engines", str(small.engines_int8), "--baseline", str(small.engines_fp32)]
-    command += ["--onnx", str(small.onnx_fp32), "-o", str(tmp_path), "--size", "64x64"]
-    assert main([*command, "--profile"]) == 0
+    command += ["--onnx", str(small.onnx_fp32), "-o", str(tmp_path)]
+    assert main([*command, "--size", "64x64", "--profile"]) == 0
     report = json.loads((tmp_path / "benchmark.json").read_text())
     assert set(report["seconds"]) == {"OpenVINO INT8", "OpenVINO FP32", "ONNX Runtime FP32"}
     assert any("I8" in kind for kind in report["profile"]["unet"])
@@ -85,7 +115,7 @@ def test_the_benchmark_writes_its_report_and_chart(
             main([*command, *wrong])
         assert stop.value.code == 2
     command[4] = str(small.engines_int8)
-    assert main(command) == 1
+    assert main([*command, "--size", "64x64"]) == 1
     assert "--baseline float" in capsys.readouterr().err
 
 

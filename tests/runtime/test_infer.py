@@ -10,6 +10,7 @@ import pytest
 from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
 from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.batch.places import OWN
 from passionsr_trt.runtime.chain import Chain, rescaled
 from passionsr_trt.runtime.main import main
 from PIL import Image
@@ -67,19 +68,8 @@ def test_one_bad_image_never_loses_the_others(
     shutil.copy(photo, folder / "good.png")
     assert infer(small.engines_int8, tmp_path / "out", folder, tmp_path / "missing.png") == 1
     captured = capsys.readouterr()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good.png", OWN}
     assert captured.err.count("error: ") == 6 and "1 of 7 images written" in captured.out
-
-
-def test_resume_skips_what_is_there(
-    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert infer(small.engines_int8, out, photo) == 0
-    shutil.copy(photo, out / "chelsea.png")
-    assert infer(small.engines_int8, out, photo, options=("--resume",)) == 0
-    assert (out / "chelsea.png").read_bytes() == photo.read_bytes()
-    assert "1 of 1 are there already" in capsys.readouterr().out
 
 
 def test_colour_fix_formats_and_tiles_work_together(small: Built, photo: Path, tmp_path: Path) -> None:
@@ -132,14 +122,36 @@ def test_output_that_cannot_be_written_fails_before_the_work(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_clashing_and_impossible_outputs_are_usage_errors(small: Built, photo: Path, tmp_path: Path) -> None:
+def test_impossible_outputs_are_usage_errors(small: Built, photo: Path, tmp_path: Path) -> None:
     twin = tmp_path / "chelsea.jpg"
     with Image.open(photo) as image:
         image.convert("RGB").save(twin)
-    assert infer(small.engines_int8, tmp_path / "out", photo, twin) == 2
     assert infer(small.engines_int8, tmp_path / "out.png", photo, twin) == 2
     assert infer(small.engines_int8, tmp_path / "out.bmp", photo) == 2
     assert infer(small.engines_int8, tmp_path, twin, options=("--format", "jpg")) == 2
+
+
+def test_a_folder_of_folders_and_of_twins_into_itself(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sub").mkdir()
+    before = photo.read_bytes()
+    for name in ("a.png", "b.png", "sub/c.png"):
+        (tmp_path / name).write_bytes(before)
+    with Image.open(photo) as image:
+        image.convert("RGB").save(tmp_path / "a.jpg")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    for _ in range(2):  # what the first made is no picture for the second
+        assert infer(small.engines_int8, tmp_path, tmp_path) == 1
+        captured = capsys.readouterr()
+        assert captured.err.count("error: ") == 3 and "another --format" in captured.err
+        assert "1 of 4 images written" in captured.out and "1 broken link" in captured.err
+        assert pixels(tmp_path / "a.jpg.png").shape == (150, 224, 3)
+        assert all((tmp_path / name).read_bytes() == before for name in ("a.png", "b.png", "sub/c.png"))
+    assert "2 files left out: 1 broken link, 1 that an earlier run made" in captured.err
+    (tmp_path / "a.jpg.png").unlink()
+    assert infer(small.engines_int8, tmp_path / "out", tmp_path) == 0
+    assert pixels(tmp_path / "out" / "sub" / "c.png").shape == (150, 224, 3)
 
 
 def test_equal_seeds_give_equal_pictures_where_the_posterior_is_sampled(tmp_path: Path, photo: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.arguments import CALIBRATIONS
+from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, some_path
 
 
 def add_import_calibration(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,9 @@ def add_import_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", type=int, choices=(8, 6), required=True, help="what the files were calibrated for"
     )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="where calibrations are kept, by content")
+    parser.add_argument(
+        "--cache", type=some_path, default=CALIBRATIONS, help="where calibrations are kept, by content"
+    )
     parser.set_defaults(run=run_import_calibration)
 
 

@@ -1,0 +1,85 @@
+"""Which file a picture becomes: none twice, none over a picture that was given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.bundle.errors import UsageError
+from passionsr_trt.engines.bundle.picture_files import find_pictures
+from passionsr_trt.runtime import outputs
+from passionsr_trt.runtime.outputs import Outputs, plan_outputs
+
+from tests.engines.test_picture_files import put
+
+
+def plan(output: Path, *given: Path, kind: str = "png") -> Outputs:
+    return plan_outputs(find_pictures(list(given), output)[0], output, kind)
+
+
+def targets(planned: Outputs, output: Path) -> list[str]:
+    return [target.relative_to(output).as_posix() for target in planned.pairs.values()]
+
+
+def test_sub_folders_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = put(tmp_path / "in", "a.jpg", "x/a.jpg", "x.y/b.c.webp", "x/dot..png", "x/end .jpg")
+    assert targets(plan(out, source), out) == ["a.png", "x/a.png", "x/dot..png", "x/end .png", "x.y/b.c.png"]
+    assert targets(plan(out, source / "x" / "a.jpg"), out) == ["a.png"]
+
+
+def test_names_that_differ_in_the_suffix_alone_are_both_written(tmp_path: Path) -> None:
+    source, out = put(tmp_path / "in", "a.jpg", "a.png", "a.webp", "b.jpg", "sub/a.jpg"), tmp_path / "out"
+    planned = plan(out, source)
+    assert targets(planned, out) == ["a.jpg.png", "a.png", "a.webp.png", "b.png", "sub/a.png"]
+    assert not planned.refused and "a.jpg → a.jpg.png and 1 more" in planned.line()
+    expected = ["a.jpg", "a.png.jpg", "a.webp.jpg", "b.jpg", "sub/a.jpg"]
+    assert targets(plan(out, source, kind="jpg"), out) == expected
+    put(source, "a.jpg.png")
+    planned = plan(out, source)
+    assert targets(planned, out) == ["a.jpg.png", "a.png", "a.webp.png", "b.png", "sub/a.png"]
+    assert next(iter(planned.pairs)).name == "a.jpg.png", "who has a name by itself keeps it"
+    assert planned.refused == [
+        f"{source}/a.jpg: would become a.jpg.png, as {source}/a.jpg.png; expected different names; run them apart"
+    ]
+
+
+def test_of_two_folders_the_first_has_the_name(tmp_path: Path) -> None:
+    one, two, out = put(tmp_path / "1", "a.png"), put(tmp_path / "2", "a.png", "b.png"), tmp_path / "out"
+    planned = plan(out, one, two, one / "a.png", two / ".." / "1" / "a.png")
+    assert targets(planned, out) == ["a.png", "b.png"] and len(planned.refused) == 1, "one file is done once"
+    assert planned.refused[0].startswith(f"{two}/a.png: would become a.png, as {one}/a.png")
+
+
+def test_no_input_is_written_over(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "a.png", "b.jpg", "sub/b.png")
+    planned = plan(source, source)
+    assert targets(planned, source) == ["b.png"] and len(planned.refused) == 2
+    assert "overwrite its own input; expected another output folder, or another --format" in planned.refused[0]
+    assert targets(plan(source, source, kind="webp"), source) == ["a.webp", "b.webp", "sub/b.webp"]
+    planned = plan(source, source / "b.jpg", put(tmp_path / "other", "c.png") / "c.png", source / "sub" / "b.png")
+    assert not planned.refused and targets(planned, source) == ["b.jpg.png", "c.png", "b.png"]
+    (source / "c.jpg").write_bytes(b"x")
+    (source / "c.png").symlink_to("a.png")
+    planned = plan(source, source / "c.jpg", source / "a.png")
+    assert not planned.pairs and "a.png, an input; expected" in planned.refused[0]
+    assert not plan(source / "a.png", source / "b.jpg", kind="png").refused, "a.png was not given"
+    assert plan(source / "a.png", source / "a.png").refused
+
+
+def test_names_that_differ_in_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = put(tmp_path / "in", "A.jpg", "a.jpg", "Ä/b.jpg", "ä/b.jpg"), tmp_path / "out"
+    if len(list(source.iterdir())) < 4:
+        pytest.skip("this disk takes them for one")
+    assert targets(plan(out, source), out) == ["A.png", "a.png", "Ä/b.png", "ä/b.png"]
+    monkeypatch.setattr(outputs, "folds_case", lambda _folder: True)
+    planned = plan(out, source)
+    assert targets(planned, out) == ["A.jpg.png", "Ä/b.jpg.png"] and len(planned.refused) == 2
+    assert not list(tmp_path.glob("**/.*")), "the trial leaves nothing"
+
+
+def test_outputs_that_cannot_be_are_wrong_usage(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "a.jpg", "b.jpg")
+    for output in (tmp_path / "one.png", tmp_path / "out.bmp", source / "a.jpg"):
+        with pytest.raises(UsageError):
+            plan(output, source)
