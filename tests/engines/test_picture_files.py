@@ -66,7 +66,7 @@ def test_what_is_left_out_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     assert LeftOut().line() == ""
     (tmp_path / "a.png").unlink()
-    with pytest.raises(UserError, match=r"holds no image; expected \.png; 7 files left out: 1 \.cr2"):
+    with pytest.raises(UserError, match=r"holds no image; expected PNG, .*; 7 files left out: 1 \.cr2"):
         find_pictures([tmp_path])
 
 

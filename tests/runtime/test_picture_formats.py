@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.bundle import picture_formats
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.pictures import SUFFIXES, header_size, read_picture
+from passionsr_trt.engines.bundle.picture_formats import SUFFIXES
+from passionsr_trt.engines.bundle.pictures import header_size, read_picture
 from PIL import Image
 
 from tests.pictures import SIZE, noise
