@@ -47,6 +47,22 @@ SMALL: dict[str, Callable[[], torch.nn.Module]] = {
 }  # fmt: skip
 
 
+def _real_plksr(**arguments: Any) -> Callable[[], torch.nn.Module]:
+    return _make("PLKSR", "RealPLKSR", dim=32, n_blocks=1, kernel_size=9, **arguments)
+
+
+# further forms of architectures, by names of their own
+FORMS = {
+    "RealPLKSR": _real_plksr(upscaling_factor=4),
+    "RealPLKSR-layer_norm": _real_plksr(upscaling_factor=2, layer_norm=True),
+    "RealPLKSR-dysample-x2": _real_plksr(upscaling_factor=2, dysample=True),
+    "RealPLKSR-dysample-x4": _real_plksr(upscaling_factor=4, dysample=True),
+    "ESRGAN-x16": _make("ESRGAN", "ESRGAN", num_filters=32, num_blocks=1, scale=16),
+}
+GREY = {
+    "SPAN-grey": _make("SPAN", "SPAN", num_in_ch=1, num_out_ch=1, feature_channels=24, upscale=4, norm=False),
+    "SPAN-grey-normed": _make("SPAN", "SPAN", num_in_ch=1, num_out_ch=1, feature_channels=24, upscale=2),
+}
 REFUSED = {
     "ATD": _make(
         "ATD", "ATD", img_size=64, embed_dim=32, depths=[2], num_heads=[2], window_size=8, category_size=64,
@@ -58,7 +74,7 @@ REFUSED = {
 def write_small(name: str, path: Path) -> Path:
     """A small network's weights as a .safetensors or .pth file."""
     torch.manual_seed(0)
-    network = {**SMALL, **REFUSED}[name]()
+    network = {**SMALL, **FORMS, **GREY, **REFUSED}[name]()
     state = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
     if path.suffix == ".pth":
         torch.save({"params_ema": state}, path)

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import nn
 
 from tests.conftest import DEMO
-from tests.export.networks import SMALL, write_small
+from tests.export.networks import FORMS, GREY, SMALL, write_small
 
 # sites that TensorRT-RTX runs in float though they are quantized: docs/models.md
 RTX_FLOAT = {
@@ -45,10 +45,10 @@ SEES_FAR = {"SAFMN": 28, "SPAN": 34}  # dB; tiles as small as the test's, random
 IMAGES = str(DEMO / "calib" / "lr")
 
 
-def calibrate(network: Path, tmp_path: Path, **spec: object) -> str:
+def calibrate(network: Path, tmp_path: Path, images: str = IMAGES, **spec: object) -> str:
     path, cache = tmp_path / "spec.json", str(tmp_path / "cache")
     path.write_text(json.dumps(spec))
-    words = ["calibrate", str(network), "--images", IMAGES, "--limit", "2", "--spec", str(path), "--cache", cache]
+    words = ["calibrate", str(network), "--images", images, "--limit", "2", "--spec", str(path), "--cache", cache]
     assert main(words) == 0
     return cache
 
@@ -85,6 +85,23 @@ def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp
     allowed = RTX_FLOAT.get(name, ())
     assert [site for site in rtx.float_sites if not site.endswith(allowed)] == [], "docs/models.md has the list"
     assert rtx.macs_share > 0.8
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_further_forms_of_an_architecture_are_exported_for_any_size(name: str, tmp_path: Path) -> None:
+    """Float graphs are the authors' networks; INT8 ones are near them, by the exact reference executor."""
+    network = write_small(name, tmp_path / "network.safetensors")
+    picture, results = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 27, 21)), []
+    (tmp_path / "images").mkdir()
+    picture.save(tmp_path / "images" / "picture.png")
+    cache = calibrate(network, tmp_path, str(tmp_path / "images"), method="range")
+    for kind, more in (("float", ["--float"]), ("int8", ["--cache", cache])):
+        assert main(["export", str(network), *more, "-o", str(tmp_path / kind)]) == 0
+        chain = open_onnx(OnnxBundle.load(tmp_path / kind))
+        results.append(np.asarray(super_resolve(chain, picture, Options()).image, float))
+    exact, quantized = results
+    assert np.abs(exact - by_the_authors(network, picture, chain)).max() <= 1
+    assert 0 < np.abs(quantized - exact).mean() < 1
 
 
 def by_the_authors(network: Path, picture: Image.Image, chain: Chain) -> np.ndarray:
@@ -259,12 +276,14 @@ def test_what_cannot_be_taken_is_refused_in_one_line(tmp_path: Path, capsys: pyt
     damaged["body.2.weight"] = damaged["body.2.weight"][:, :5]
     torch.save(damaged, tmp_path / "misshapen.pth")
     sorting = write_small("ATD", tmp_path / "sorting.pth")
+    grey = [write_small(name, tmp_path / f"{name}.pth") for name in GREY]
     for file, reason in (
         (truncated, "cannot be read"),
         (unknown, "no architecture that spandrel knows"),
         (hostile, "holds more than tensors"),
         (tmp_path / "misshapen.pth", "cannot be read as a network"),
         (sorting, "aten.sort"),
+        *((file, "from 1 to 1 channels; expected RGB") for file in grey),
         (tmp_path / "missing.pth", "no such folder or file"),
     ):
         capsys.readouterr()
