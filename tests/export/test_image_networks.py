@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -12,7 +13,7 @@ import onnx
 import pytest
 import torch
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.export.families.image_network.architectures import KNOWN
+from passionsr_trt.export.families.image_network.architectures import EXTRA, KNOWN
 from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.families.image_network.seams import seam_overlap
 from passionsr_trt.export.families.registry import load_model
@@ -31,7 +32,7 @@ from PIL import Image
 from torch import nn
 
 from tests.conftest import DEMO
-from tests.export.networks import FORMS, GREY, SMALL, write_small
+from tests.export.networks import EXTRA_FORMS, FORMS, GREY, SMALL, write_small
 
 # sites that TensorRT-RTX runs in float though they are quantized: docs/models.md
 RTX_FLOAT = {
@@ -42,6 +43,8 @@ RTX_FLOAT = {
     "SwinIR": (".attn.qkv",),
 }
 SEES_FAR = {"SAFMN": 28, "SPAN": 34}  # dB; tiles as small as the test's, random weights; measured: 29, 35
+HAS_EXTRA = importlib.util.find_spec("spandrel_extra_arches") is not None
+needs_extra = pytest.mark.skipif(not HAS_EXTRA, reason="needs spandrel_extra_arches")
 IMAGES = str(DEMO / "calib" / "lr")
 
 
@@ -87,7 +90,7 @@ def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp
     assert rtx.macs_share > 0.8
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [*FORMS, *(pytest.param(name, marks=needs_extra) for name in EXTRA_FORMS)])
 def test_further_forms_of_an_architecture_are_exported_for_any_size(name: str, tmp_path: Path) -> None:
     """Float graphs are the authors' networks; INT8 ones are near them, by the exact reference executor."""
     network = write_small(name, tmp_path / "network.safetensors")
@@ -293,5 +296,16 @@ def test_what_cannot_be_taken_is_refused_in_one_line(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "executed").exists() and not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(HAS_EXTRA, reason="spandrel_extra_arches is installed")
+@pytest.mark.parametrize("name", EXTRA)
+def test_what_spandrel_leaves_to_another_package_is_called_by_its_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({EXTRA[name]: torch.zeros(2, 2), "conv_first.weight": torch.zeros(2, 2)}, tmp_path / "network.pth")
+    assert main(["export", str(tmp_path / "network.pth"), "--float", "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"this is {name}" in line and "pip install spandrel_extra_arches" in line
+
+
 def test_every_architecture_of_the_table_is_tried() -> None:
-    assert {name for name, known in KNOWN.items() if not known.refused} == set(SMALL)
+    assert {name for name, known in KNOWN.items() if not known.refused} == {*SMALL, *EXTRA_FORMS}

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from passionsr_trt.export.families.image_network.windows import (
     HybridBlock,
     OverlapAttention,
+    PermutedAttention,
+    PermutedBlock,
     RectangleAttention,
     SwinBlock,
     WindowAttention,
@@ -140,6 +142,8 @@ REPLACED: dict[str, Callable[[Any], nn.Module]] = {
     "MeanShift": MeanShift,
     "OCAB": OverlapAttention,
     "PLKConv2d": PartialConv,
+    "PSA": PermutedAttention,
+    "PSA_Block": PermutedBlock,
     "Spatial_Attention": RectangleAttention,
     "SwinTransformerBlock": SwinBlock,
     "WindowAttention": WindowAttention,
