@@ -48,25 +48,29 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_import_model(parser: argparse.ArgumentParser) -> None:
     from passionsr_trt.export.families.registry import FAMILIES
 
-    parser.add_argument("-o", "--output", type=some_path, required=True, help="model folder to write (float32)")
+    written = "model folder to write (float32); of an image network also a .safetensors file"
+    parser.add_argument("-o", "--output", type=some_path, required=True, help=written)
     parser.add_argument(
         "base",
         type=Path,
         nargs="?",
         help="Stable Diffusion 2.1-base (its first hub page is gone, copies such as sd2-community's remain): a "
-        "diffusers folder, or one .safetensors or .ckpt file; an image network: its file",
+        "diffusers folder, or one .safetensors or .ckpt file; an image network: its file, or ncnn's .param",
     )
+    parser.add_argument("weights", type=Path, nargs="?", help="ncnn's .bin, where it is not beside the .param")
     names = [family.name for family in FAMILIES]
-    parser.add_argument("--family", choices=names, default=names[0], help="what kind of model it is")
+    parser.add_argument(
+        "--family", choices=names, help=f"what kind of model it is ({names[0]}; ncnn's: image-network)"
+    )
     for family in FAMILIES:
         family.add_arguments(parser.add_argument_group(family.name))
     parser.set_defaults(run=run_import_model)
 
 
 def run_import_model(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.families.registry import FAMILIES
+    from passionsr_trt.export.families.registry import importer
 
-    return next(family for family in FAMILIES if family.name == arguments.family).import_model(arguments)
+    return importer(arguments).import_model(arguments)
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:

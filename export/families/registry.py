@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.families.image_network.family import ImageNetwork
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.export.families.image_network.family import NCNN, ImageNetwork
 from passionsr_trt.export.families.resshift.family import ResShift
 from passionsr_trt.export.families.stable_diffusion.family import StableDiffusion
 
@@ -28,6 +28,15 @@ class Family(Protocol):
 
 
 FAMILIES: tuple[Family, ...] = (StableDiffusion(), ResShift(), ImageNetwork())
+
+
+def importer(arguments: argparse.Namespace) -> Family:
+    """Which family `import-model` is meant for: --family's, that of ncnn's files, the first one otherwise."""
+    of_ncnn = arguments.base is not None and arguments.base.suffix.lower() == NCNN
+    if arguments.weights is not None and not of_ncnn:
+        raise UsageError(f"{arguments.weights}: a second file", f"expected one beside ncnn's {NCNN} alone")
+    name = arguments.family or (ImageNetwork.name if of_ncnn else FAMILIES[0].name)
+    return next(family for family in FAMILIES if family.name == name)
 
 
 def check_model(path: Path) -> Family:

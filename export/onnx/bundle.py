@@ -10,6 +10,7 @@ import torch
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.manifest import atomic_folder
 from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
+from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
@@ -19,7 +20,6 @@ from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size,
 from passionsr_trt.export.quantize.proof import prove, relative_error
 from passionsr_trt.export.quantize.recast import recast
 from torch import Tensor
-from tqdm import tqdm
 
 QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake quantization's
 
@@ -47,17 +47,18 @@ def export_bundle(
     infos, multiple = [], chain_multiple(model.parts)
     tensors = on_device(_proof_sources(model, plan, multiple), device)
     with atomic_folder(output, "onnx-bundle") as folder:
-        with tqdm(model.parts, desc="exporting", unit="part") as progress:
-            for part in progress:
-                progress.set_postfix_str(part.name)
+        with Stages(len(model.parts)) as stages:
+            for part in model.parts:
+                stages.begin(part.name)
+                stages.enter("folding")
                 path = folder / f"{part.name}.onnx"
                 with working_on(device, [part]):
                     applied = 0 if scales is None else scales.of_part(part).apply(part, tensors)
                     info = part.info(path.name, tensors)
                     infos.append(replace(info, format=plan.format if applied else plan.precision))
                     reference, allowed = expected_result(part, tensors, plan)
-                export_part(part, multiple, plan, path, consume)
-                progress.set_postfix_str(f"{part.name}: proving")
+                export_part(part, multiple, plan, path, consume, stages)
+                stages.enter("proving")
                 feed = {tensor.name: tensors[tensor.name].cpu().numpy() for tensor in part.inputs}
                 prove(f"{part.name} graph", reference.cpu(), torch.from_numpy(run_reference(path, feed)), allowed)
                 tensors[part.output.name] = reference

@@ -11,7 +11,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import onnx
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import Size
+from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import NamedSite, Site, named_sites
@@ -44,15 +45,19 @@ class ExportPlan:
 
 
 @torch.no_grad()
-def export_part(part: Part, multiple: int, plan: ExportPlan, path: Path, consume: bool = False) -> None:
+def export_part(
+    part: Part, multiple: int, plan: ExportPlan, path: Path, consume: bool = False, stages: Stages | None = None
+) -> None:
     """Write `path`. Sites with scales become QDQ, the others stay float in `plan.precision`.
 
     multiple: of picture sides that the chain takes. consume: the part's own weights are let go on the way.
+    stages: told which stage begins.
     """
     twin = _export_twin(part, plan.precision, consume)
     # two of two multiples: torch takes a batch or a side of 1 for a constant
     size, batch = ((2 * multiple, 2 * multiple), 2) if plan.dynamic else (plan.size, 1)
-    with quiet_exporter(), in_mode(twin, Mode.QDQ):
+    heard = nullcontext() if stages is None else stages.of_exporter()
+    with quiet_exporter(), heard, in_mode(twin, Mode.QDQ):
         program = torch.onnx.export(
             twin,
             tuple(torch.zeros(tensor.at(size, batch)) for tensor in part.inputs),
@@ -61,9 +66,11 @@ def export_part(part: Part, multiple: int, plan: ExportPlan, path: Path, consume
             input_names=[tensor.name for tensor in part.inputs],
             output_names=[part.output.name],
             dynamic_shapes=_symbols(part, multiple) if plan.dynamic else None,
-            verbose=False,
+            verbose=stages is not None,
         )
     assert program is not None
+    if stages is not None:
+        stages.enter("writing")
     program.save(str(path), external_data=True)  # weights beside the graph: never twice in memory
     del program
     model = onnx.load(str(path), load_external_data=False)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 
-def _make(package: str, name: str, **arguments: Any) -> Callable[[], torch.nn.Module]:
+def _make(package: str, name: str, library: str = "spandrel", **arguments: Any) -> Callable[[], torch.nn.Module]:
     def make() -> torch.nn.Module:
-        module = importlib.import_module(f"spandrel.architectures.{package}")
+        module = importlib.import_module(f"{library}.architectures.{package}")
         network: torch.nn.Module = getattr(module, name)(**arguments)
         return network
 
@@ -47,6 +47,33 @@ SMALL: dict[str, Callable[[], torch.nn.Module]] = {
 }  # fmt: skip
 
 
+def _real_plksr(**arguments: Any) -> Callable[[], torch.nn.Module]:
+    return _make("PLKSR", "RealPLKSR", dim=32, n_blocks=1, kernel_size=9, **arguments)
+
+
+# further forms of architectures, by names of their own
+FORMS = {
+    "RealPLKSR": _real_plksr(upscaling_factor=4),
+    "RealPLKSR-layer_norm": _real_plksr(upscaling_factor=2, layer_norm=True),
+    "RealPLKSR-dysample-x2": _real_plksr(upscaling_factor=2, dysample=True),
+    "RealPLKSR-dysample-x4": _real_plksr(upscaling_factor=4, dysample=True),
+    "ESRGAN-x16": _make("ESRGAN", "ESRGAN", num_filters=32, num_blocks=1, scale=16),
+}
+# of spandrel_extra_arches, which users may install and the project does not
+EXTRA_FORMS = {
+    "SRFormer": _make(
+        "SRFormer", "SRFormer", "spandrel_extra_arches", img_size=64, embed_dim=32, depths=[2], num_heads=[2],
+        window_size=16, mlp_ratio=2.0, upscale=2, **DIRECT,
+    ),
+    "Restormer": _make(
+        "Restormer", "Restormer", "spandrel_extra_arches", dim=16, num_blocks=[1, 1, 1, 1],
+        num_refinement_blocks=1, heads=[1, 2, 2, 4],
+    ),
+}  # fmt: skip
+GREY = {
+    "SPAN-grey": _make("SPAN", "SPAN", num_in_ch=1, num_out_ch=1, feature_channels=24, upscale=4, norm=False),
+    "SPAN-grey-normed": _make("SPAN", "SPAN", num_in_ch=1, num_out_ch=1, feature_channels=24, upscale=2),
+}
 REFUSED = {
     "ATD": _make(
         "ATD", "ATD", img_size=64, embed_dim=32, depths=[2], num_heads=[2], window_size=8, category_size=64,
@@ -58,7 +85,7 @@ REFUSED = {
 def write_small(name: str, path: Path) -> Path:
     """A small network's weights as a .safetensors or .pth file."""
     torch.manual_seed(0)
-    network = {**SMALL, **REFUSED}[name]()
+    network = {**SMALL, **FORMS, **EXTRA_FORMS, **GREY, **REFUSED}[name]()
     state = {key: tensor.clone().contiguous() for key, tensor in network.state_dict().items()}
     if path.suffix == ".pth":
         torch.save({"params_ema": state}, path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from PIL import Image
 from torch import nn
 
 from tests.conftest import DEMO
-from tests.export.networks import SMALL, write_small
+from tests.export.networks import EXTRA_FORMS, FORMS, SMALL, write_small
 
 # sites that TensorRT-RTX runs in float though they are quantized: docs/models.md
 RTX_FLOAT = {
@@ -42,13 +42,16 @@ RTX_FLOAT = {
     "SwinIR": (".attn.qkv",),
 }
 SEES_FAR = {"SAFMN": 28, "SPAN": 34}  # dB; tiles as small as the test's, random weights; measured: 29, 35
+needs_extra = pytest.mark.skipif(
+    importlib.util.find_spec("spandrel_extra_arches") is None, reason="needs spandrel_extra_arches"
+)
 IMAGES = str(DEMO / "calib" / "lr")
 
 
-def calibrate(network: Path, tmp_path: Path, **spec: object) -> str:
+def calibrate(network: Path, tmp_path: Path, images: str = IMAGES, **spec: object) -> str:
     path, cache = tmp_path / "spec.json", str(tmp_path / "cache")
     path.write_text(json.dumps(spec))
-    words = ["calibrate", str(network), "--images", IMAGES, "--limit", "2", "--spec", str(path), "--cache", cache]
+    words = ["calibrate", str(network), "--images", images, "--limit", "2", "--spec", str(path), "--cache", cache]
     assert main(words) == 0
     return cache
 
@@ -85,6 +88,23 @@ def test_an_architecture_goes_from_its_checkpoint_to_int8_engines(name: str, tmp
     allowed = RTX_FLOAT.get(name, ())
     assert [site for site in rtx.float_sites if not site.endswith(allowed)] == [], "docs/models.md has the list"
     assert rtx.macs_share > 0.8
+
+
+@pytest.mark.parametrize("name", [*FORMS, *(pytest.param(name, marks=needs_extra) for name in EXTRA_FORMS)])
+def test_further_forms_of_an_architecture_are_exported_for_any_size(name: str, tmp_path: Path) -> None:
+    """Float graphs are the authors' networks; INT8 ones are near them, by the exact reference executor."""
+    network = write_small(name, tmp_path / "network.safetensors")
+    picture, results = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB").crop((0, 0, 27, 21)), []
+    (tmp_path / "images").mkdir()
+    picture.save(tmp_path / "images" / "picture.png")
+    cache = calibrate(network, tmp_path, str(tmp_path / "images"), method="range")
+    for kind, more in (("float", ["--float"]), ("int8", ["--cache", cache])):
+        assert main(["export", str(network), *more, "-o", str(tmp_path / kind)]) == 0
+        chain = open_onnx(OnnxBundle.load(tmp_path / kind))
+        results.append(np.asarray(super_resolve(chain, picture, Options()).image, float))
+    exact, quantized = results
+    assert np.abs(exact - by_the_authors(network, picture, chain)).max() <= 1
+    assert 0 < np.abs(quantized - exact).mean() < 1
 
 
 def by_the_authors(network: Path, picture: Image.Image, chain: Chain) -> np.ndarray:
@@ -239,40 +259,5 @@ def test_a_checkpoint_becomes_a_folder_and_gives_the_same_graph(tmp_path: Path) 
     assert main(["export", str(tmp_path / "model"), "--float", "-o", str(tmp_path / "out")]) == 1
 
 
-class Hostile:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.mark,)
-
-
-def test_what_cannot_be_taken_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = write_small("Compact", tmp_path / "good.pth")
-    truncated, unknown, hostile = (tmp_path / f"{name}.pth" for name in ("truncated", "unknown", "hostile"))
-    truncated.write_bytes(good.read_bytes()[:-200])
-    torch.save({"something.weight": torch.zeros(2, 2)}, unknown)
-    hostile.write_bytes(pickle.dumps({"params": Hostile(tmp_path / "executed")}))
-    damaged = torch.load(good, weights_only=True)["params_ema"]
-    damaged["body.2.weight"] = damaged["body.2.weight"][:, :5]
-    torch.save(damaged, tmp_path / "misshapen.pth")
-    sorting = write_small("ATD", tmp_path / "sorting.pth")
-    for file, reason in (
-        (truncated, "cannot be read"),
-        (unknown, "no architecture that spandrel knows"),
-        (hostile, "holds more than tensors"),
-        (tmp_path / "misshapen.pth", "cannot be read as a network"),
-        (sorting, "aten.sort"),
-        (tmp_path / "missing.pth", "no such folder or file"),
-    ):
-        capsys.readouterr()
-        assert main(["export", str(file), "--float", "-o", str(tmp_path / "out")]) == 1, file
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1 and reason in lines[0], lines
-    assert not (tmp_path / "executed").exists() and not (tmp_path / "out").exists()
-
-
 def test_every_architecture_of_the_table_is_tried() -> None:
-    assert {name for name, known in KNOWN.items() if not known.refused} == set(SMALL)
+    assert {name for name, known in KNOWN.items() if not known.refused} == {*SMALL, *EXTRA_FORMS}

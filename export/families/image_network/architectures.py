@@ -49,13 +49,26 @@ KNOWN: dict[str, Architecture] = {
     "OmniSR": Architecture(lambda network: network.window_size, ("OSAG",)),
     "PLKSR": Architecture(blocks=("PLKBlock",)),
     "RCAN": Architecture(lambda network: network.downscale_factor, ("ResidualGroup",)),
+    "Restormer": Architecture(lambda _network: 8, ("TransformerBlock",)),
     "SAFMN": Architecture(lambda _network: 8, ("AttBlock",)),
     "SPAN": Architecture(),
+    "SRFormer": Architecture(
+        lambda network: network.window_size,
+        ("PSA_Group",),
+        (Absorb("attn.q", "norm1"), Absorb("attn.kv", "norm1"), Absorb("mlp.fc1", "norm2")),
+    ),
     "SwinIR": Architecture(
         lambda network: network.window_size,
         ("RSTB",),
         (Absorb("attn.qkv", "norm1"), Absorb("mlp.fc1", "norm2")),
     ),
+}
+
+
+# of spandrel_extra_arches, by a weight that only they have
+EXTRA = {
+    "SRFormer": "layers.0.residual_group.blocks.0.attn.aligned_relative_position_index",
+    "Restormer": "encoder_level1.0.attn.temperature",
 }
 
 

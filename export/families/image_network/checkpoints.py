@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError, reason_of
+from passionsr_trt.export.families.image_network.architectures import EXTRA
 from passionsr_trt.export.families.weights import read_checkpoint
 from torch import Tensor
 
@@ -49,11 +50,19 @@ def recognise(weights: Weights, source: str) -> Any:
     """spandrel's description of a network, which holds it; UserError where it is none from RGB to RGB."""
     from spandrel import MAIN_REGISTRY, ImageModelDescriptor, UnsupportedModelError
 
+    _add_extra()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             described = MAIN_REGISTRY.load(dict(weights))
     except UnsupportedModelError:
+        for name, weight in EXTRA.items():
+            if weight in weights:
+                raise UserError(
+                    f"{source}: this is {name}, which spandrel leaves to spandrel_extra_arches",
+                    "expected that installed",
+                    "pip install spandrel_extra_arches (it holds code under non-commercial licences)",
+                ) from None
         raise UserError(
             f"{source}: of no architecture that spandrel knows", "expected a super-resolution network's weights"
         ) from None
@@ -69,6 +78,15 @@ def recognise(weights: Weights, source: str) -> Any:
         raise UserError(f"{source}: {name} from {channels}", "expected RGB, 3 to 3")
     described.model.eval().requires_grad_(False)
     return described
+
+
+def _add_extra() -> None:
+    """Let spandrel know further architectures where the user has installed them."""
+    try:
+        from spandrel_extra_arches import install
+    except ImportError:
+        return
+    install(ignore_duplicates=True)
 
 
 def statement(described: Any) -> dict[str, Any]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
+from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target, check_writable
+from passionsr_trt.engines.bundle.temporaries import temporary_folder
 
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.part import Model
+    from torch import Tensor
 
 DESCRIPTION, WEIGHTS = "network.json", "network.safetensors"
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
+SINGLE = ".safetensors"  # what an output's name ends in where it is to be one file
+NCNN = ".param"  # its weights lie in a .bin
 
 
 class ImageNetwork:
@@ -44,24 +48,50 @@ class ImageNetwork:
         """None: weights tell everything."""
 
     def import_model(self, arguments: argparse.Namespace) -> int:
-        """A checkpoint → a folder of safetensors, proved and read again."""
+        """A checkpoint or ncnn's files → a folder, or one safetensors file; proved and read again."""
         from passionsr_trt.export.families.image_network.checkpoints import read_network, recognise, statement
+
+        base, target = arguments.base, arguments.output
+        if base is None:
+            raise UsageError(
+                "nothing to import", "expected a network's .pth or .safetensors file, or ncnn's .param"
+            )
+        if target.suffix.lower() != SINGLE:
+            check_target(target, "model")
+        elif target.exists():
+            raise UserError(f"{target}: is there already", "expected a new file's name", "remove it first")
+        else:
+            check_writable(target.parent)
+        if base.suffix.lower() == NCNN:
+            from passionsr_trt.export.families.image_network.ncnn_graphs import read_ncnn
+
+            weights = read_ncnn(base, arguments.weights or base.with_suffix(".bin"))
+        else:
+            weights = read_network(base)
+        stated = statement(recognise(weights, str(base)))
+        sites = self._write(target, weights, stated)
+        kind = f"{stated['architecture']} ×{stated['scale']}"
+        print(
+            f"{target}: {kind}, {sites} sites, written and read again; "
+            f"next: passionsr-trt calibrate {target} --images …"
+        )
+        return 0
+
+    def _write(self, target: Path, weights: dict[str, Tensor], stated: dict[str, Any]) -> int:
+        """The number of sites of what was written. Nothing stays where it cannot be read again."""
         from safetensors.torch import save_file
 
-        if arguments.base is None:
-            raise UsageError("nothing to import", "expected a network's .pth or .safetensors file")
-        check_target(arguments.output, "model")
-        weights = read_network(arguments.base)
-        stated = statement(recognise(weights, str(arguments.base)))
-        with atomic_folder(arguments.output, "model") as folder:
-            own = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+        own = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+        if target.suffix.lower() == SINGLE:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary_folder(target.parent) as folder:
+                save_file(own, folder / WEIGHTS)
+                (folder / WEIGHTS).chmod(0o644)
+                model = self.load(folder / WEIGHTS)
+                (folder / WEIGHTS).replace(target)
+            return len(model.parts[0].sites())
+        with atomic_folder(target, "model") as folder:
             save_file(own, folder / WEIGHTS)
             (folder / DESCRIPTION).write_text(json.dumps(stated, indent=1) + "\n")
             model = self.load(folder)
-        sites = len(model.parts[0].sites())
-        kind = f"{stated['architecture']} ×{stated['scale']}"
-        print(
-            f"{arguments.output}: {kind}, {sites} sites, written and read again; "
-            f"next: passionsr-trt calibrate {arguments.output} --images …"
-        )
-        return 0
+        return len(model.parts[0].sites())

@@ -19,7 +19,7 @@ from passionsr_trt.export.quantize.sites import Site
 from torch import Tensor, nn
 
 NAME = "image-network"
-SCALES = (1, 2, 3, 4, 8)
+SCALES = (1, 2, 3, 4, 8, 16)
 
 
 class Network(nn.Module):

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from passionsr_trt.export.families.image_network.windows import (
     HybridBlock,
     OverlapAttention,
+    PermutedAttention,
+    PermutedBlock,
     RectangleAttention,
     SwinBlock,
     WindowAttention,
@@ -34,12 +36,40 @@ class PartialConv(nn.Module):
 
     def __init__(self, module: Any) -> None:
         super().__init__()
-        self.conv, self.adds, self.width = module.conv, module.with_idt, module.idx
+        self.conv, self.adds, self.width = module.conv, getattr(module, "with_idt", False), module.idx
 
     def forward(self, x: Tensor) -> Tensor:
         own, others = x[:, : self.width], x[:, self.width :]
         mixed = self.conv(own)
         return torch.cat([mixed + own if self.adds else mixed, others], dim=1)
+
+
+class DynamicSampling(nn.Module):
+    """DySample's enlargement: every pixel is read where a convolution says. x [B, C, h, w] → [B, O, s·h, s·w].
+
+    The authors' code makes positions of numbers, which no exporter takes for any picture.
+    """
+
+    init_pos: Tensor
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.offset, self.scope, self.scale, self.groups = module.offset, module.scope, module.scale, module.groups
+        self.end_conv = module.end_conv if module.end_convolution else nn.Identity()
+        self.register_buffer("init_pos", module.init_pos)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _channels, height, width = x.shape
+        offset = self.offset(x) * self.scope(x).sigmoid() * 0.5 + self.init_pos
+        across, down = offset.chunk(2, dim=1)
+        column, row = (torch.arange(side, device=x.device).to(x.dtype) + 0.5 for side in (width, height))
+        across = (across + column) * 2 / width - 1
+        down = (down + row[:, None]) * 2 / height - 1
+        grid = [F.pixel_shuffle(axis, self.scale).flatten(0, 1) for axis in (across, down)]
+        apart = x.reshape(batch * self.groups, -1, height, width)
+        read = F.grid_sample(apart, torch.stack(grid, -1), "bilinear", "border", align_corners=False)
+        enlarged: Tensor = self.end_conv(read.reshape(batch, -1, self.scale * height, self.scale * width))
+        return enlarged
 
 
 def merged_convolution(module: Any) -> nn.Module:
@@ -106,11 +136,14 @@ REPLACED: dict[str, Callable[[Any], nn.Module]] = {
     "Attention_regular": RectangleAttention,
     "CRAFT": with_positions,
     "Conv3XC": merged_convolution,
+    "DySample": DynamicSampling,
     "HAB": HybridBlock,
     "HAT": with_window_masks,
     "MeanShift": MeanShift,
     "OCAB": OverlapAttention,
     "PLKConv2d": PartialConv,
+    "PSA": PermutedAttention,
+    "PSA_Block": PermutedBlock,
     "Spatial_Attention": RectangleAttention,
     "SwinTransformerBlock": SwinBlock,
     "WindowAttention": WindowAttention,

@@ -93,6 +93,48 @@ class SwinBlock(nn.Module):
         return result
 
 
+class PermutedAttention(nn.Module):
+    """SRFormer's attention: keys and values are 2×2 tokens each. x [W, N, C] → [W, N, C]."""
+
+    bias: Tensor
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.q, self.kv, self.proj, self.products = attention.q, attention.kv, attention.proj, Products()
+        self.heads, self.scale, self.halves = attention.num_heads, attention.scale, attention.permuted_window_size
+        table, index = attention.relative_position_bias_table, attention.aligned_relative_position_index
+        self.register_buffer("bias", positions(table, index).contiguous())
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        down, across = self.halves
+        gathered = self.kv(x).reshape(-1, down, 2, across, 2, 2, x.shape[2] // 4).permute(0, 1, 3, 5, 2, 4, 6)
+        pairs = gathered.reshape(-1, down * across, 2, x.shape[2])
+        key, value = (split_heads(pairs[:, :, which], self.heads) for which in (0, 1))
+        query = split_heads(self.q(x), self.heads) * self.scale
+        mixed: Tensor = self.proj(self.products(query, key, value, self.bias, mask))
+        return mixed
+
+
+class PermutedBlock(nn.Module):
+    """SRFormer's block: x [B, H·W, C] and (H, W) → [B, H·W, C]."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.window, self.shift = (block.window_size,) * 2, block.shift_size
+
+    def forward(self, x: Tensor, x_size: Pair) -> Tensor:
+        batch, tokens, channels = x.shape
+        picture, mask = self.norm1(x).reshape(batch, *x_size, channels), None
+        if self.shift:  # 2×2 tokens lie on the side of the seam on which their first one does
+            whole = shift_mask(x_size, self.window, (self.shift, self.shift), x.device).to(x.dtype)
+            mask = whole.unflatten(2, self.window)[..., ::2, ::2].flatten(2)
+        picture = in_windows(picture, self.window, self.shift, lambda windows: self.attn(windows, mask=mask))
+        x = x + picture.reshape(batch, tokens, channels)
+        result: Tensor = x + self.mlp(self.norm2(x), x_size)
+        return result
+
+
 class RectangleAttention(nn.Module):
     """DAT's and CRAFT's attention in windows that lie or stand; its MLP of positions is a constant.
 
