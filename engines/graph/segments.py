@@ -130,7 +130,7 @@ def port_values(
         codes = codes.transpose(0, 2, 1)[..., None]
     elif product.op_type == "Conv":
         top, left, bottom, right = (
-            ours - theirs for ours, theirs in zip(_pads(product), _pads(before), strict=True)
+            max(ours - theirs, 0) for ours, theirs in zip(_pads(product), _pads(before), strict=True)
         )
         codes = codes[:, :, top : codes.shape[2] - bottom, left : codes.shape[3] - right]
     shift = 128 if own_zero.dtype == np.uint8 and zero.dtype == np.int8 else 0

@@ -89,6 +89,8 @@ def _values(bundle: Graph, judge: Path, names: Iterable[str], feeds: Mapping[str
 
 def _judge(bundle: Graph, site: str, found: np.ndarray, expected: np.ndarray, picture: str) -> None:
     """UserError where a slice of a site's result is further off than `allowed`."""
+    if found.shape != expected.shape:
+        raise wrong(f"{site} gives {list(found.shape)}", f"{list(expected.shape)}")
     off = (found.astype(np.float64) - expected) ** 2
     for axis, most in allowed(bundle, site, expected).items():
         ratio = np.sqrt(_along(off, axis) / most)
