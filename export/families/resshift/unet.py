@@ -6,9 +6,6 @@
 3. 1/√d of the windows' attention → W_q; the table of relative positions → one constant for each head.
 4. Nearest ×2 in front of a 3×3 convolution → sub-pixel form.
 
-The first convolution has to stay float, as it does by default: behind a Concat of tensors of 3 channels OpenVINO's
-INT8 convolution is wrong (2026.4.1, fixed shapes; `build-engines` refuses such engines).
-
 Names of sites are the authors'; a window's qkv is three sites that read one port.
 """
 
