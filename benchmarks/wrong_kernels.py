@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -97,7 +98,7 @@ class Sketch:
     sources: set[str] = field(default_factory=set)  # what the feeds give
     channels: int = CHANNELS
 
-    def node(self, kind: str, *inputs: str, results: int = 1, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, results: int = 1, **attributes: Any) -> str:
         name = f"{kind}{len(self.nodes)}"
         outputs = [name, *(f"{name}_{index}" for index in range(1, results))]
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, name, **attributes))
@@ -163,7 +164,7 @@ class Sketch:
             return self.node(kind, x, pads, self.constant(np.float32(0)))
         if kind == "Resize":
             sides = self.constant(np.array([1, 1, 2, 2], np.float32))
-            more = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            more: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             return self.node(kind, x, "", sides, mode="nearest", **more)
         if kind == "DepthToSpace":
             self.channels //= 4
@@ -186,7 +187,7 @@ class Sketch:
             y = self.node("MatMul", self.codes(x), self.weight((self.channels, self.channels), 1))
             sides = self.constant(np.array([1, self.channels, SIDE, SIDE]))
             return self.node("Reshape", self.node("Transpose", y, perm=[0, 2, 1]), sides)
-        extra = {"LeakyRelu": {"alpha": 0.2}}
+        extra: dict[str, dict[str, Any]] = {"LeakyRelu": {"alpha": 0.2}}
         return self.node(kind, x, **extra.get(kind, {}))
 
     @property
