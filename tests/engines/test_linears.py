@@ -83,6 +83,26 @@ def test_convolutions_give_what_linears_gave(shared: bool, bias: bool, tmp_path:
     assert linears_as_convolutions(model, tmp_path / "model.onnx") == 0, "nothing is left to do a second time"
 
 
+def test_tokens_that_become_channels_are_not_turned_twice(tmp_path: Path) -> None:
+    """OpenVINO gets the transposition back and another one behind it wrong."""
+    model = graph()
+    for tensor in (tensor for tensor in model.graph.initializer if tensor.name.endswith("codes")):
+        tensor.CopyFrom(numpy_helper.from_array(np.clip(numpy_helper.to_array(tensor), -63, 63), tensor.name))
+    del model.graph.node[-2:]
+    model.graph.node.append(helper.make_node("Transpose", ["a.biased"], ["out"], perm=[0, 2, 1]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, OUTPUTS, TOKENS]))
+    x = np.random.default_rng(1).standard_normal((2, TOKENS, CHANNELS)).astype(np.float32)
+    before = run(model, x)
+    assert linears_as_convolutions(model, tmp_path / "model.onnx") == 2
+    np.testing.assert_allclose(run(model, x), before, rtol=1e-4, atol=1e-5)
+    turned = [node for node in model.graph.node if node.op_type == "Transpose" and "a." in node.output[0]]
+    assert not turned
+    path = tmp_path / "model.onnx"
+    onnx.save(model, str(path))
+    found = compile_static(path, {"x": x.shape})({"x": x})[0]
+    np.testing.assert_allclose(found, before, rtol=1e-3, atol=1e-3)
+
+
 def test_weights_outside_the_graph_are_laid_out_anew_in_their_file(tmp_path: Path) -> None:
     model = graph()
     x = np.random.default_rng(1).standard_normal((2, TOKENS, CHANNELS)).astype(np.float32)
