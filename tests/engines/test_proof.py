@@ -179,7 +179,7 @@ def test_shifts_are_taken_back_by_the_weights_that_are_used(demo: Built, tmp_pat
     builder.target = replace(builder.target, weight_code_limit=63)
     part = bundle.part("vae_decoder")
     builder(bundle, part, tmp_path)
-    feed = {"x0": np.random.default_rng(0).normal(0, 1, (1, 4, 16, 16)).astype(np.float32)}
-    feed = dict(zip((tensor.name for tensor in part.inputs), feed.values(), strict=True))
+    random = np.random.default_rng(0)
+    feed = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in part.shapes((128, 128)).items()}
     with limited_copy(bundle.open(part), 63) as judge:
         prove_sites(part, tmp_path / part.file, judge, {"noise": feed})
