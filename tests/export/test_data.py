@@ -14,6 +14,7 @@ from passionsr_trt.engines.bundle.picture_formats import SUFFIXES
 from passionsr_trt.engines.bundle.pictures import pad_to_multiple
 from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo
 from passionsr_trt.export.calibrate.data import calibration_files, load_sources
+from passionsr_trt.runtime import images
 from PIL import Image
 
 from tests.conftest import DEMO
