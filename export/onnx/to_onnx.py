@@ -22,7 +22,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.export.onnx.stages import Stages
-from passionsr_trt.export.quantize.modes import Mode, in_mode
+from passionsr_trt.export.quantize.modes import Mode, Moded, in_mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import NamedSite, Site, named_sites
 from torch import nn
@@ -145,12 +145,12 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
 
 
 def _halve(module: nn.Module) -> None:
-    """A module's own parameters, constant keys and values, and float weights to be stored, to half precision."""
+    """A module's own parameters and the buffers that it calls weights, to half precision; codes stay."""
     for key, parameter in list(module.named_parameters(recurse=False)):
         if parameter.dtype == torch.float32:
             setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
-    for key in ("key_t", "value", "stored"):
-        buffer = module._buffers.get(key)
+    for key in module.weight_buffers if isinstance(module, Moded) else ():
+        buffer = module._buffers[key]
         if buffer is not None and buffer.dtype == torch.float32:
             module._buffers[key] = buffer.half()
 

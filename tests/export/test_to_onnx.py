@@ -11,7 +11,8 @@ import torch
 from onnx import numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.export.quantize.modes import Mode
+from passionsr_trt.export.onnx.to_onnx import _halve
+from passionsr_trt.export.quantize.modes import Mode, Moded
 from passionsr_trt.export.quantize.quantizer import quantize
 from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
 from torch import nn
@@ -134,3 +135,27 @@ def test_a_port_without_a_scale_changes_nothing() -> None:
     for mode in Mode:
         port.mode = mode
         assert port(x) is x
+
+
+class Table(Moded):
+    """Two buffers: one that it calls a weight, and one that is not, whatever its name."""
+
+    weight_buffers = ("table",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(2))
+        self.register_buffer("value", torch.ones(2))
+
+
+def test_half_precision_takes_the_buffers_that_a_module_calls_weights() -> None:
+    module = nn.Sequential(
+        Table(), SiteConv(torch.ones(1, 1, 1, 1), torch.ones(1)), SiteLinear(torch.ones(1, 1), None)
+    )
+    for site in module[1:]:
+        site.prepare_export()
+        site.port.set_scale(torch.tensor(1.0), -128, 127)
+    for found in module.modules():
+        _halve(found)
+    halved = {name for name, tensor in module.state_dict().items() if tensor.dtype == torch.float16}
+    assert halved == {"0.table", "1.weight", "1.bias", "1.stored", "2.weight", "2.stored"}
