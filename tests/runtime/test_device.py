@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,11 @@ def graph_of(part: PartInfo) -> Any:
     return model
 
 
-HOST = Chain(MODEL, PARTS, HostExecutor({part.name: OnnxEngine(graph_of(part), 1) for part in PARTS}), "right")
+@cache
+def host() -> Chain:
+    """What is right."""
+    engines = {part.name: OnnxEngine(graph_of(part), 1) for part in PARTS}
+    return Chain(MODEL, PARTS, HostExecutor(engines), "right")
 
 
 def simulated(device: SimulatedDevice, graphs: bool = True) -> Chain:
@@ -107,7 +111,7 @@ def everything(chain: Chain) -> Iterator[np.ndarray]:
 
 
 def compare(chain: Chain, work: Callable[[Chain], Iterator[np.ndarray]] = everything) -> None:
-    for found, right in zip(work(chain), work(HOST), strict=True):
+    for found, right in zip(work(chain), work(host()), strict=True):
         np.testing.assert_array_equal(found, right)
 
 
@@ -182,7 +186,7 @@ def test_the_next_picture_goes_up_meanwhile(chain: Chain, device: SimulatedDevic
     for image, path in zip(images, pairs, strict=True):
         image.save(path)
     assert list(upscale_all(chain, pairs, Options(), Mock())) == [(path, None) for path in pairs]
-    for right, path in zip(super_resolve_all(HOST, images, Options()), pairs.values(), strict=True):
+    for right, path in zip(super_resolve_all(host(), images, Options()), pairs.values(), strict=True):
         assert not isinstance(right, Exception) and right.image.tobytes() == Image.open(path).tobytes()
     jobs = [entry.kind for entry in device.log if entry.when != "ran" and entry.kind in ("upload", "synchronize")]
     assert jobs == ["upload"] * 2 + (["upload"] * 2 + ["synchronize"]) * 19 + ["synchronize"]
