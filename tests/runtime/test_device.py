@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
-from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.backends.host import HostExecutor, shapes_of
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
 from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
@@ -281,6 +281,38 @@ def test_a_job_outlives_the_failure_of_the_next(chain: Chain, device: SimulatedD
         with pytest.raises(UserError):
             chain.begin(sources(size))
     assert np.isfinite(chain.executor.collect(ticket).tensors["picture"]).all()
+
+
+def test_a_plan_frees_everything_else_where_one_free_fails(device: SimulatedDevice) -> None:
+    engines = {part.name: SimulatedEngine(graph_of(part), part, device, MOST) for part in PARTS}
+    shapes = shapes_of(PARTS, sources((16, 24)))
+    with device.current():
+        plan = Plan.make(device, engines, PARTS, shapes, ("picture",))
+        graphs = [Mock(**{"free.side_effect": error}) for error in (None, UserError("a graph"), None)]
+        plan.graphs = [*graphs, None]
+        device.failing["free"] = 3
+        with pytest.raises(UserError, match="a graph"):
+            plan.free()
+    assert device.failed == 1 and all(graph.free.call_count == 1 for graph in graphs)
+    assert [buffer.size for buffer in device.memory.values() if buffer.live] == [device.live]
+    assert not device._pinned and not (plan.slots or plan.memory or plan.contexts or plan.graphs)
+
+
+def test_a_failed_free_at_the_end_keeps_neither_other_plans_nor_engines(device: SimulatedDevice) -> None:
+    chain = simulated(device)
+    same(chain, (16, 24), (24, 16))
+    device.failing["free"] = 1
+    with pytest.raises(Fault, match=r"leak: \d+ bytes, 0 pinned arrays, 0 operations, 0 engines or graphs"):
+        chain.close()  # the simulated device notices the one buffer
+    assert [buffer.size for buffer in device.memory.values() if buffer.live] == [device.live]
+
+
+def test_a_failure_is_told_rather_than_the_one_of_freeing_after_it(device: SimulatedDevice) -> None:
+    chain = simulated(device)
+    device.failing["allocate"], device.failing["free"] = 5, 1
+    with pytest.raises(UserError, match="allocate failed"):
+        chain.run(sources((16, 24)))
+    assert device.failed == 2
 
 
 def test_a_failed_wait_at_the_end_leaks_nothing(chain: Chain, device: SimulatedDevice) -> None:
