@@ -1,9 +1,14 @@
-"""setup.cfg beside the tree: every package and file is in it."""
+"""setup.cfg beside the tree: every package and file is in it, and every extra that a message names."""
 
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.bundle.extras import EXTRAS, ORT_GPU, install
+from passionsr_trt.runtime.doctor import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = configparser.ConfigParser()
@@ -15,10 +20,21 @@ FILES = [
     if path.is_file() and not any(name.startswith((".", "__pycache__")) for name in path.relative_to(ROOT).parts)
 ]
 CODE = [path for path in FILES if path.suffix == ".py"]
+# modules whose package has another name, or comes with one
+BROUGHT_BY = {module: package for package, (module, _purpose) in PACKAGES.items()} | {
+    "cuda": "cuda-python",
+    "pyarrow": "ray",
+}
 
 
 def package_of(path: Path) -> str:
     return ".".join(("passionsr_trt", *path.relative_to(ROOT).parts))
+
+
+def requirements(extra: str) -> set[str]:
+    """Names of distributions."""
+    lines = SETUP["options.extras_require"][extra].split("\n")
+    return {found[0] for line in lines if (found := re.match(r"[\w-]+", line))}
 
 
 def test_every_folder_with_code_is_a_package_and_listed() -> None:
@@ -39,3 +55,15 @@ def test_every_other_file_is_package_data() -> None:
     }
     assert {path for path in FILES if path.suffix != ".py"} == set().union(*taken.values())
     assert all(taken.values()), "a pattern that matches nothing"
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_a_module_s_extra_brings_it(module: str) -> None:
+    assert BROUGHT_BY.get(module, module) in requirements(EXTRAS[module])
+
+
+def test_no_message_names_an_extra_by_itself() -> None:
+    assert "onnxruntime-gpu" in requirements(ORT_GPU)
+    naming = [path.name for path in CODE if "passionsr-trt[" in path.read_text(encoding="utf-8")]
+    assert naming == ["extras.py"]
+    assert install("cpu", "rtx", "cpu") == "pip install 'passionsr-trt[cpu,rtx]'"
