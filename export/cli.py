@@ -277,23 +277,11 @@ def add_own_calibration(parser: argparse.ArgumentParser) -> None:
 def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:
     """The calibration that --calibration names, or the model's own in --cache; UserError for another model's."""
     from passionsr_trt.export.quantize.calibration import Calibration
+    from passionsr_trt.export.quantize.calibration_cache import find_calibration
 
-    folder = arguments.calibration or find_calibration(arguments.cache, digest)
-    calibration = Calibration.load(folder)
+    if arguments.calibration is None:
+        return find_calibration(arguments.cache, digest)
+    calibration = Calibration.load(arguments.calibration)
     if calibration.model_digest != digest:
-        raise UserError(f"{folder}: made for another model", f"expected one of {arguments.model}")
+        raise UserError(f"{arguments.calibration}: made for another model", f"expected one of {arguments.model}")
     return calibration
-
-
-def find_calibration(cache: Path, model_digest: str) -> Path:
-    """The one calibration of a model in the cache; where there are several, the caller must choose."""
-    from passionsr_trt.export.quantize.calibration import Calibration
-
-    folders = sorted(path.parent for path in cache.glob(f"*/{MANIFEST}"))
-    found = [folder for folder in folders if Calibration.load(folder).model_digest == model_digest]
-    if not found:
-        raise UserError(f"{cache}: no calibration of this model", "", "run `passionsr-trt calibrate` first")
-    if len(found) > 1:
-        names = ", ".join(str(folder) for folder in found)
-        raise UserError(f"{cache}: {len(found)} calibrations of this model", f"choose: --calibration ({names})")
-    return found[0]

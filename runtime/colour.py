@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from passionsr_trt.engines.bundle.wiring import ADAIN_EPSILON, WAVELET_LEVELS
 
 
 def align(result: np.ndarray, source: np.ndarray, method: str) -> np.ndarray:
@@ -17,13 +18,13 @@ def align(result: np.ndarray, source: np.ndarray, method: str) -> np.ndarray:
 def adain(result: np.ndarray, source: np.ndarray) -> np.ndarray:
     """Per channel: (x − μ_x)/σ_x · σ_s + μ_s."""
     axes = (1, 2)
-    mean, deviation = result.mean(axes, keepdims=True), result.std(axes, keepdims=True) + 1e-5
+    mean, deviation = result.mean(axes, keepdims=True), result.std(axes, keepdims=True) + ADAIN_EPSILON
     gain = source.std(axes, keepdims=True) / deviation
     return result * gain + (source.mean(axes, keepdims=True) - mean * gain)
 
 
-def wavelet(result: np.ndarray, source: np.ndarray, levels: int = 5) -> np.ndarray:
-    """High frequencies of the result on the low frequencies of the source (à-trous, 5 levels)."""
+def wavelet(result: np.ndarray, source: np.ndarray, levels: int = WAVELET_LEVELS) -> np.ndarray:
+    """High frequencies of the result on the low frequencies of the source (à-trous)."""
     return result - low_pass(result, levels) + low_pass(source, levels)
 
 

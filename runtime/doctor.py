@@ -12,27 +12,24 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
+from passionsr_trt.engines.bundle.extras import extra_of, install
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
 from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.benchmark import cpu_name
 
-# package: (module, extra, what it is for)
+# package: (module, what it is for)
 PACKAGES = {
-    "openvino": ("openvino", "cpu", "build and run INT8 engines on this CPU"),
-    "onnxruntime": ("onnxruntime", "cpu", "reference results, float baseline"),
-    "polygraphy": ("polygraphy", "compare", "per-part comparison"),
-    "scikit-image": ("skimage", "compare", "SSIM"),
-    "torch": ("torch", "export", "calibrate and export"),
-    "diffusers": ("diffusers", "export", "load models"),
-    "tensorrt-rtx-cu12-bindings": (
-        "tensorrt_rtx_bindings",
-        "rtx",
-        "compile engines for RTX cards, GPU not needed",
-    ),
-    "tensorrt": ("tensorrt", "tensorrt", "build engines on the GPU at hand"),
-    "pycuda": ("pycuda", "cuda", "run engines on the GPU"),
-    "cuda-python": ("cuda.bindings", "cuda", "CUDA graphs, fewer launches"),
+    "openvino": ("openvino", "build and run INT8 engines on this CPU"),
+    "onnxruntime": ("onnxruntime", "reference results, float baseline"),
+    "polygraphy": ("polygraphy", "per-part comparison"),
+    "scikit-image": ("skimage", "SSIM"),
+    "torch": ("torch", "calibrate and export"),
+    "diffusers": ("diffusers", "load models"),
+    "tensorrt-rtx-cu12-bindings": ("tensorrt_rtx_bindings", "compile engines for RTX cards, GPU not needed"),
+    "tensorrt": ("tensorrt", "build engines on the GPU at hand"),
+    "pycuda": ("pycuda", "run engines on the GPU"),
+    "cuda-python": ("cuda.bindings", "CUDA graphs, fewer launches"),
 }
 
 
@@ -58,18 +55,17 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
     cpu = cpu_runs() if "openvino" not in lacking else False
     runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking)
     if missing:
-        extras = ",".join(dict.fromkeys(missing))
-        print(f"to add everything that is missing: pip install 'passionsr-trt[{extras}]'")
+        print(f"to add everything that is missing: {install(*missing)}")
     return 0 if runs_here else 1
 
 
 def check_packages() -> dict[str, str]:
     """Print a line a package; returns those that are missing, each with its extra."""
     missing = {}
-    for package, (module, extra, purpose) in PACKAGES.items():
+    for package, (module, purpose) in PACKAGES.items():
         if not installed(module):
-            missing[package] = extra
-            print(f"  missing   {package:<28} {purpose}: pip install passionsr-trt[{extra}]")
+            missing[package] = extra_of(module)
+            print(f"  missing   {package:<28} {purpose}: {install(missing[package])}")
             continue
         try:
             version = importlib.metadata.version(package)

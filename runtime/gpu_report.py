@@ -21,6 +21,7 @@ import onnxruntime
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.extras import ORT_GPU, install
 from passionsr_trt.engines.bundle.manifest import write_atomic
 from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
 from passionsr_trt.runtime.benchmark import random_sources
@@ -182,9 +183,7 @@ class Walk:
     def provider(self, name: str) -> dict[str, Any]:
         """The ONNX bundle by one of ONNX Runtime's own GPU providers."""
         if PROVIDERS[name] not in onnxruntime.get_available_providers():
-            raise Skipped(
-                f"this ONNX Runtime has no {PROVIDERS[name]}: pip install passionsr-trt[gpu] in place of [cpu]"
-            )
+            raise Skipped(f"this ONNX Runtime has no {PROVIDERS[name]}: {install(ORT_GPU)} in place of [cpu]")
         with self._reference(name) as chain:
             return {"chain": chain.label, "ms": total(measured(chain, self._sources(chain)))}
 

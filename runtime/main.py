@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 
 from passionsr_trt.engines.bundle.arguments import refuse_twice
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable
+from passionsr_trt.engines.bundle.extras import EXTRAS, install
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
@@ -144,28 +145,11 @@ def ended_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-EXTRAS = {
-    "torch": "export",
-    "diffusers": "export",
-    "safetensors": "export",
-    "openvino": "cpu",
-    "onnxruntime": "cpu",
-    "polygraphy": "compare",
-    "skimage": "compare",
-    "matplotlib": "compare",
-    "jinja2": "compare",
-    "gradio": "serve",
-    "ray": "batch",
-    "pyarrow": "batch",
-    "fsspec": "batch",
-}
-
-
 def _missing(error: ModuleNotFoundError) -> int:
     name = (error.name or "").split(".")[0]
     if name not in EXTRAS:
         raise error
-    print(f"error: {name} is not installed; `pip install passionsr-trt[{EXTRAS[name]}]`", file=sys.stderr)
+    print(f"error: {name} is not installed; `{install(EXTRAS[name])}`", file=sys.stderr)
     return 1
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,18 @@ needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="needs TensorRT-RTX: compiles an engine"
 )
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """No session is made while tests are collected: every process would pay for it, whatever it runs."""
+
+    def refused(*_arguments: object, **_options: object) -> None:
+        pytest.fail("an ONNX Runtime session while tests are collected; expected it in a test or a fixture")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxruntime.InferenceSession", refused)
+        return (yield)
 
 
 @dataclass(frozen=True)

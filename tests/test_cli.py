@@ -64,7 +64,7 @@ def test_a_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
         monkeypatch.delitem(sys.modules, name)
     model = str(ROOT / "demo" / "model")
     assert main(["export", model, "--float", "-o", "unused"]) == 1
-    assert "pip install passionsr-trt[export]" in capsys.readouterr().err
+    assert "`pip install 'passionsr-trt[export]'`" in capsys.readouterr().err
 
 
 def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -21,6 +21,10 @@ BY_WIDTH = -1
 LATER = ("attention", "loss", "feature_weight", "block_share")
 
 
+class ByWidth(int):
+    """A number of steps that no spec states: `dataclasses.replace` hands it on, and it follows the bits anew."""
+
+
 @dataclass(frozen=True)
 class QuantSpec:
     """How a model is quantized.
@@ -94,9 +98,9 @@ class QuantSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.lbq_steps == BY_WIDTH:
+        if self.lbq_steps == BY_WIDTH or isinstance(self.lbq_steps, ByWidth):
             eight = self.bits_weights == self.bits_activations == 8
-            object.__setattr__(self, "lbq_steps", 0 if eight else 48)
+            object.__setattr__(self, "lbq_steps", ByWidth(0 if eight else 48))
         for name, allowed in (
             ("bits_weights", (4, 6, 8)),
             ("bits_activations", (4, 6, 8)),
@@ -166,8 +170,8 @@ class QuantSpec:
         return self.explicit_gain if self.bits_activations == 8 else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        lists = {"exclude": list(self.exclude), "explicit": list(self.explicit)}
-        stated = {"schema_version": SCHEMA_VERSION, **asdict(self), **lists}
+        plain = {"exclude": list(self.exclude), "explicit": list(self.explicit), "lbq_steps": int(self.lbq_steps)}
+        stated = {"schema_version": SCHEMA_VERSION, **asdict(self), **plain}
         unused = {key for key in LATER if stated[key] == getattr(type(self), key)}
         return {key: value for key, value in stated.items() if key not in unused}
 

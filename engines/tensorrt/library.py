@@ -8,12 +8,9 @@ import sys
 from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.extras import extra_of, install
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
-INSTALL = {
-    "tensorrt": "pip install passionsr-trt[tensorrt]",
-    "tensorrt-rtx": "pip install passionsr-trt[rtx]",
-}
 
 
 def load_tensorrt(backend: str) -> Any:
@@ -21,7 +18,8 @@ def load_tensorrt(backend: str) -> Any:
     try:
         return importlib.import_module(MODULES[backend])
     except (ImportError, OSError) as error:
-        raise UserError(f"{backend} is not installed ({error})", "", f"`{INSTALL[backend]}`") from None
+        fix = f"`{install(extra_of(MODULES[backend]))}`"
+        raise UserError(f"{backend} is not installed ({error})", "", fix) from None
 
 
 def has_driver() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.export.families.diffusers_folders import PIPELINE, class_of
 from passionsr_trt.export.families.image_network.family import NCNN, ImageNetwork
 from passionsr_trt.export.families.resshift.family import ResShift
 from passionsr_trt.export.families.stable_diffusion.family import StableDiffusion
@@ -47,6 +48,10 @@ def check_model(path: Path) -> Family:
     for family in FAMILIES:
         if family.detect(path):
             return family
+    if kind := class_of(path):
+        raise UserError(
+            f"{path}: is diffusers' {kind}", f"expected {expected}", f"`import-model` makes one of a {PIPELINE}"
+        )
     raise UserError(f"{path}: no model that is known", f"expected {expected}", "make one with `import-model`")
 
 

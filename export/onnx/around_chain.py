@@ -11,10 +11,8 @@ import numpy as np
 import onnx
 from onnx import parser
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.wiring import TensorInfo, chain_multiple
+from passionsr_trt.engines.bundle.wiring import ADAIN_EPSILON, WAVELET_LEVELS, TensorInfo, chain_multiple
 from passionsr_trt.export.onnx.bicubic import enlargement
-
-WAVELET_LEVELS = 5  # as runtime/colour.py
 
 SIDES = """
     lr_sides = Shape<start=2, end=4>(lr)
@@ -128,7 +126,7 @@ def parsed(text: str) -> list[onnx.NodeProto]:
 
 def numbers(bundle: OnnxBundle) -> dict[str, np.ndarray]:
     multiple = chain_multiple(bundle.parts)
-    floats = {"c0": 0, "c1": 1, "c127": 127.5, "c_1": -1, "c255": 255, "half": 0.5, "epsilon": 1e-5}
+    floats = {"c0": 0, "c1": 1, "c127": 127.5, "c_1": -1, "c255": 255, "half": 0.5, "epsilon": ADAIN_EPSILON}
     return {
         **{name: np.array(value, np.float32) for name, value in floats.items()},
         "multiple": np.array([multiple], np.int64),

@@ -22,7 +22,7 @@ import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.export.onnx.stages import Stages
-from passionsr_trt.export.quantize.modes import Mode, in_mode
+from passionsr_trt.export.quantize.modes import Mode, Moded, in_mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import NamedSite, Site, named_sites
 from torch import nn
@@ -54,6 +54,27 @@ def export_part(
     stages: told which stage begins.
     """
     twin = _export_twin(part, plan.precision, consume)
+    _write_program(part, twin, multiple, plan, path, stages)
+    model = onnx.load(str(path), load_external_data=False)
+    sites = list(named_sites(twin, part.name))
+    rename_nodes(model, sites, part.name)
+    if consume:  # by force: the exporter's rewriter keeps its last graph
+        for named in sites:
+            assert named.site.stored is not None
+            storage = named.site.stored.untyped_storage()
+            if storage.resizable():
+                storage.resize_(0)
+    if plan.dynamic:
+        _name_axes(model, part)
+    _forget_sources(model)
+    is_large = save_model(model, path)
+    onnx.checker.check_model(str(path), full_check=not is_large)
+
+
+def _write_program(
+    part: Part, twin: nn.Module, multiple: int, plan: ExportPlan, path: Path, stages: Stages | None
+) -> None:
+    """What torch's exporter makes of the twin; weights lie beside the graph: never twice in memory."""
     # two of two multiples: torch takes a batch or a side of 1 for a constant
     size, batch = ((2 * multiple, 2 * multiple), 2) if plan.dynamic else (plan.size, 1)
     heard = nullcontext() if stages is None else stages.of_exporter()
@@ -71,22 +92,7 @@ def export_part(
     assert program is not None
     if stages is not None:
         stages.enter("writing")
-    program.save(str(path), external_data=True)  # weights beside the graph: never twice in memory
-    del program
-    model = onnx.load(str(path), load_external_data=False)
-    sites = list(named_sites(twin, part.name))
-    rename_nodes(model, sites, part.name)
-    if consume:  # by force: the exporter's rewriter keeps its last graph
-        for named in sites:
-            assert named.site.stored is not None
-            storage = named.site.stored.untyped_storage()
-            if storage.resizable():
-                storage.resize_(0)
-    if plan.dynamic:
-        _name_axes(model, part)
-    _forget_sources(model)
-    is_large = save_model(model, path)
-    onnx.checker.check_model(str(path), full_check=not is_large)
+    program.save(str(path), external_data=True)
 
 
 def _symbols(part: Part, multiple: int) -> tuple[dict[int, Any], ...]:
@@ -124,7 +130,7 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
     twin = copy.deepcopy(part.module, memo)
     memo.clear()
     own, sites = part.sites(), list(named_sites(twin, part.name))
-    first, last = part.ends or (sites[0].name, sites[-1].name)
+    first, last = part.first_and_last
     if precision == "fp16":
         # the first and the last site stay float32, and with them the formulas and images beyond them
         next(named.site for named in sites if named.name == first).out_dtype = torch.float16
@@ -145,12 +151,12 @@ def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
 
 
 def _halve(module: nn.Module) -> None:
-    """A module's own parameters, constant keys and values, and float weights to be stored, to half precision."""
+    """A module's own parameters and the buffers that it calls weights, to half precision; codes stay."""
     for key, parameter in list(module.named_parameters(recurse=False)):
         if parameter.dtype == torch.float32:
             setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
-    for key in ("key_t", "value", "stored"):
-        buffer = module._buffers.get(key)
+    for key in module.weight_buffers if isinstance(module, Moded) else ():
+        buffer = module._buffers[key]
         if buffer is not None and buffer.dtype == torch.float32:
             module._buffers[key] = buffer.half()
 

@@ -15,8 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.engines.bundle.errors import UserError, reason_of
+from passionsr_trt.engines.bundle.manifest import (
+    MANIFEST,
+    atomic_folder,
+    checked_file,
+    read_manifest,
+    write_manifest,
+)
+from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.quantize.formats import INT8, Codes
 from passionsr_trt.export.quantize.modes import Mode, in_mode
@@ -30,7 +37,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-TENSORS = "calibration.safetensors"
+KIND, TENSORS = "calibration", "calibration.safetensors"
+EARLIER = {"rounding": "nearest", "output_bias": False, "settle_steps": 0}  # what was done, and not stated
 
 
 @dataclass
@@ -57,12 +65,12 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write atomically; UserError where the disk refuses."""
-        with atomic_folder(folder, "calibration") as temporary:
+        with atomic_folder(folder, KIND) as temporary:
             write_tensors(self.tensors, temporary / TENSORS)
             write_manifest(
                 temporary,
                 {
-                    "kind": "calibration",
+                    "kind": KIND,
                     "model_digest": self.model_digest,
                     "data_digest": self.data_digest,
                     "spec": self.spec.to_json(),
@@ -71,16 +79,13 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
-        manifest = read_manifest(folder, "calibration")
-        stated = {
-            "rounding": "nearest",
-            "output_bias": False,
-            "settle_steps": 0,
-            **manifest["spec"],
-        }  # what earlier versions did, and did not state
-        spec = QuantSpec.from_json(stated, f"{folder} spec")
-        tensors = load_file(checked_file(folder, manifest, TENSORS))
-        return cls(manifest["model_digest"], spec, manifest["data_digest"], tensors)
+        """UserError for a folder that is damaged, or no calibration of ours."""
+        manifest = read_manifest(folder, KIND)
+        stated = {name: manifest[name] for name in ("model_digest", "data_digest", "spec") if name in manifest}
+        if isinstance(stated.get("spec"), dict):
+            stated["spec"] = {**EARLIER, **stated["spec"]}
+        path = checked_file(folder, manifest, TENSORS)
+        return decode(cls, stated, str(folder / MANIFEST), ready={"tensors": read_tensors(path)})
 
     def of_part(self, part: Part) -> Calibration:
         """A part's own tensors, on the device that the part is on."""
@@ -179,6 +184,18 @@ class Calibration:
             moved = (rounded - site.weight).double().flatten(1).sum(dim=1) * anchor * site.port.scale
             own = 0.0 if site.output_bias is None else site.output_bias
             site.output_bias = (own + moved).float()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds; UserError where it is none."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({reason_of(error)})",
+            "expected a calibration's",
+            "make it again",
+        ) from None
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -28,7 +28,7 @@ def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:
     4. sites that share a port are quantized together or not at all.
     """
     sites = part.sites()
-    ends = set(part.ends or (sites[0].name, sites[-1].name)) if spec.keep_first_last else set()
+    ends = part.first_and_last if spec.keep_first_last else ()
     kept = {
         named.name
         for named in sites

@@ -25,9 +25,13 @@ class Mode(enum.Enum):
 
 
 class Moded(nn.Module):
-    """A module that computes by mode; `in_mode` switches it, and back."""
+    """A module that computes by mode; `in_mode` switches it, and back.
+
+    weight_buffers: those of its buffers that are weights, and go with its parameters into half precision.
+    """
 
     mode: Mode = Mode.FLOAT
+    weight_buffers: tuple[str, ...] = ()
 
 
 @contextmanager

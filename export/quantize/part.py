@@ -34,7 +34,8 @@ class Part:
     """A deployable module and how it is wired (engines/bundle/wiring.py).
 
     absorb: which neighbours absorb which port. blocks: kinds of modules whose sites learn together. rest:
-    `bfloat16` where what is not INT8 bears it. ends: the sites that run first and last, if not listed so.
+    `bfloat16` where what is not INT8 bears it. ends: the sites that run first and last, if not listed so (see
+    `first_and_last`).
     float_inputs: it learns on the float parts' outputs, where those before it would change what it decides.
     """
 
@@ -57,6 +58,12 @@ class Part:
 
     def sites(self) -> list[NamedSite]:
         return list(named_sites(self.module, self.name))
+
+    @property
+    def first_and_last(self) -> tuple[str, str]:
+        """Names of the sites that run first and last: a spec may keep them float, half precision leaves them."""
+        names = self.ends or [named.name for named in self.sites()]
+        return names[0], names[-1]
 
     def operands(self) -> dict[str, Operand]:
         return named_operands(self.module, self.name)

@@ -91,6 +91,7 @@ class Site(Moded):
     weight: nn.Parameter
     bias: nn.Parameter | None
     kind = ""
+    weight_buffers = ("stored",)
     macs_saved = 1.0  # MACs as the model's authors wrote it / as executed
 
     def __init__(self, weight: Tensor, bias: Tensor | None, port: Port | None = None) -> None:

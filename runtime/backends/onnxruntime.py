@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.extras import ORT_GPU, install
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
@@ -23,7 +24,7 @@ class OnnxEngine:
             raise UserError(
                 f"ONNX Runtime has no {chosen[0]} here",
                 f"has {', '.join(onnxruntime.get_available_providers())}",
-                "`pip uninstall onnxruntime`, then `pip install passionsr-trt[gpu]`",
+                f"`pip uninstall onnxruntime`, then `{install(ORT_GPU)}`",
             )
         # TensorRT leaves the nodes that it does not take to CUDA
         chosen += ["CUDAExecutionProvider"] if provider == "tensorrt" else []

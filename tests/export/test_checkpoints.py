@@ -230,6 +230,11 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(
     for file, message in (("tiny.ckpt", "does not fit"), ("cut.ckpt", "cut.ckpt: "), ("none.ckpt", "not there")):
         assert main(words(tmp_path / file, tmp_path)) == 1
         assert message in capsys.readouterr().err
+    other = shutil.copytree(small_model, tmp_path / "other")
+    config = json.loads((other / "unet" / "config.json").read_text())
+    (other / "unet" / "config.json").write_text(json.dumps({**config, "act_fn": "gelu"}))
+    assert main(words(other, tmp_path)) == 1
+    assert "act_fn is 'gelu'; expected 'silu'" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("x")

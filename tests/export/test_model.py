@@ -11,6 +11,7 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.export.families import weights
+from passionsr_trt.export.families.registry import check_model
 from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, OneStepModel
 from safetensors.torch import load_file, save_file
 
@@ -78,6 +79,41 @@ def test_damage_is_named(
     damage(folder)
     with pytest.raises(UserError, match=message):
         load_model(folder)
+
+
+FOREIGN: list[tuple[dict[str, str], str]] = [
+    (
+        {"model_index": "StableDiffusionXLPipeline", "unet/config": "UNet2DConditionModel"},
+        "StableDiffusionXLPipeline",
+    ),
+    ({"config": "AutoencoderKL"}, "AutoencoderKL"),
+    ({"vae/config": "AutoencoderKL"}, "AutoencoderKL in vae/"),
+    (
+        {"vae/config": "AutoencoderTiny", "unet/config": "UNet2DConditionModel"},
+        "UNet2DConditionModel in unet/, AutoencoderTiny in vae/",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "kind"), FOREIGN, ids=[case[1] for case in FOREIGN])
+def test_a_foreign_folder_of_diffusers_is_called_by_its_name(
+    files: dict[str, str], kind: str, tmp_path: Path
+) -> None:
+    for name, stated in files.items():
+        path = tmp_path / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"_class_name": stated}))
+    with pytest.raises(UserError) as raised:
+        check_model(tmp_path)
+    assert raised.value.fact == f"{tmp_path}: is diffusers' {kind}"
+    assert "expected unet/, vae/, one_step.json, or" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_what_only_looks_like_diffusers_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": [1]}')
+    with pytest.raises(UserError, match="no model that is known"):
+        check_model(tmp_path)
 
 
 def test_the_digest_follows_the_content_not_the_place(small_model: Path, tmp_path: Path) -> None:

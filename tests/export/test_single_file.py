@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.export.onnx import single_file
-from passionsr_trt.export.onnx.around_chain import parsed
+from passionsr_trt.export.onnx.around_chain import after, numbers, parsed
 from passionsr_trt.export.onnx.bicubic import enlargement
+from passionsr_trt.runtime import colour
 from passionsr_trt.runtime.loading import open_onnx
 from passionsr_trt.runtime.main import main
 from passionsr_trt.runtime.planning import Options
@@ -71,6 +73,24 @@ def test_one_file_gives_the_picture_that_infer_gives(align: str, tmp_path: Path)
     assert (properties["scale"], properties["colour_fix"]) == (str(bundle.model.upscale), align)
     compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert np.abs(compiled({"lr": as_input(picture)})[0] - found).max() * 255 < 1, "OpenVINO runs it too"
+
+
+@pytest.mark.parametrize("align", ALIGNMENTS)
+@pytest.mark.parametrize("size", [(3, 5), (40, 33)])
+def test_the_colour_fix_of_the_graph_is_the_runtimes(align: str, size: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    result, source = (random.normal(mean, 0.4, (3, *size)).astype(np.float32) for mean in (0.1, -0.2))
+    constants = {**numbers(OnnxBundle.load(COMMITTED / "onnx_fp32")), "sides": np.array(size, np.int64)}
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, None, None])
+        for name in ("result", "enlarged", "picture")
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(after("result", align), "after", values[:2], values[2:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (found,) = reference_session(model).run(None, {"result": result[None], "enlarged": source[None]})
+    expected = colour.align(result.clip(-1, 1), source, align)
+    np.testing.assert_allclose(found[0], (expected / 2 + 0.5).clip(0, 1), atol=1e-6)
 
 
 def test_a_network_quantized_in_one_file_by_the_command(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_what_came_later_is_stated_where_it_is_used() -> None:
 def test_lbq_is_learned_below_8_bits_unless_the_spec_says_otherwise(data: dict[str, int], steps: int) -> None:
     spec = QuantSpec.from_json(data)
     assert spec.lbq_steps == spec.to_json()["lbq_steps"] == steps
+
+
+def test_lbq_s_steps_follow_the_bits_where_no_spec_states_them() -> None:
+    eight, six = QuantSpec(), QuantSpec(bits_weights=6)
+    assert replace(eight, bits_weights=6) == six and replace(six, bits_weights=8) == eight
+    assert replace(replace(eight, seed=1), bits_weights=6).lbq_steps == 48
+    assert json.dumps(eight.to_json()) == json.dumps(QuantSpec(lbq_steps=0).to_json()), "one key"
+    assert replace(QuantSpec(lbq_steps=0), bits_weights=6).lbq_steps == 0
+    assert replace(QuantSpec(bits_weights=6, lbq_steps=7), bits_weights=8).lbq_steps == 7
+    stated = QuantSpec.from_json(eight.to_json())
+    assert stated == eight and replace(stated, bits_weights=6).lbq_steps == 0, "a manifest states them"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,17 @@ import pytest
 import torch
 from onnx import numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.export.quantize.modes import Mode
+from passionsr_trt.export.onnx.to_onnx import _export_twin, _halve
+from passionsr_trt.export.quantize.chosen import quantized_sites
+from passionsr_trt.export.quantize.modes import Mode, Moded
 from passionsr_trt.export.quantize.quantizer import quantize
-from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
+from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear, named_sites
 from torch import nn
 
 from tests.conftest import Built
-from tests.helpers import switch
+from tests.helpers import lone_part, switch
 
 
 @pytest.fixture(scope="module", params=["vae_encoder", "unet", "vae_decoder"])
@@ -134,3 +139,43 @@ def test_a_port_without_a_scale_changes_nothing() -> None:
     for mode in Mode:
         port.mode = mode
         assert port(x) is x
+
+
+class Table(Moded):
+    """Two buffers: one that it calls a weight, and one that is not, whatever its name."""
+
+    weight_buffers = ("table",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.ones(2))
+        self.register_buffer("value", torch.ones(2))
+
+
+def test_half_precision_takes_the_buffers_that_a_module_calls_weights() -> None:
+    module = nn.Sequential(
+        Table(), SiteConv(torch.ones(1, 1, 1, 1), torch.ones(1)), SiteLinear(torch.ones(1, 1), None)
+    )
+    for site in module[1:]:
+        site.prepare_export()
+        site.port.set_scale(torch.tensor(1.0), -128, 127)
+    for found in module.modules():
+        _halve(found)
+    halved = {name for name, tensor in module.state_dict().items() if tensor.dtype == torch.float16}
+    assert halved == {"0.table", "1.weight", "1.bias", "1.stored", "2.weight", "2.stored"}
+
+
+@pytest.mark.parametrize(("ends", "expected"), [((), ("a", "c")), (("part.b", "part.a"), ("b", "a"))])
+def test_the_first_and_the_last_site_are_the_same_to_a_spec_and_to_half_precision(
+    ends: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    module = nn.Sequential(OrderedDict((name, SiteConv(torch.ones(3, 3, 1, 1), None)) for name in "abc"))
+    part = replace(lone_part("part", module, 3), ends=ends)
+    first, last = (f"part.{name}" for name in expected)
+    assert part.first_and_last == (first, last)
+    sites = {named.name: named.site for named in part.sites()}
+    assert set(sites) - {named.name for named in quantized_sites(part, QuantSpec(min_channels=0))} == {first, last}
+    twin = named_sites(_export_twin(part, "fp16", consume=False), "part")
+    stored = {named.name: (named.site.stored.dtype, named.site.out_dtype) for named in twin}
+    assert {name for name, (kind, _out) in stored.items() if kind == torch.float32} == {first, last}
+    assert [name for name, (_kind, out) in stored.items() if out is not None] == [first]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
-from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.backends.host import HostExecutor, shapes_of
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
 from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
@@ -58,7 +58,11 @@ def graph_of(part: PartInfo) -> Any:
     return model
 
 
-HOST = Chain(MODEL, PARTS, HostExecutor({part.name: OnnxEngine(graph_of(part), 1) for part in PARTS}), "right")
+@cache
+def host() -> Chain:
+    """What is right."""
+    engines = {part.name: OnnxEngine(graph_of(part), 1) for part in PARTS}
+    return Chain(MODEL, PARTS, HostExecutor(engines), "right")
 
 
 def simulated(device: SimulatedDevice, graphs: bool = True) -> Chain:
@@ -107,7 +111,7 @@ def everything(chain: Chain) -> Iterator[np.ndarray]:
 
 
 def compare(chain: Chain, work: Callable[[Chain], Iterator[np.ndarray]] = everything) -> None:
-    for found, right in zip(work(chain), work(HOST), strict=True):
+    for found, right in zip(work(chain), work(host()), strict=True):
         np.testing.assert_array_equal(found, right)
 
 
@@ -182,7 +186,7 @@ def test_the_next_picture_goes_up_meanwhile(chain: Chain, device: SimulatedDevic
     for image, path in zip(images, pairs, strict=True):
         image.save(path)
     assert list(upscale_all(chain, pairs, Options(), Mock())) == [(path, None) for path in pairs]
-    for right, path in zip(super_resolve_all(HOST, images, Options()), pairs.values(), strict=True):
+    for right, path in zip(super_resolve_all(host(), images, Options()), pairs.values(), strict=True):
         assert not isinstance(right, Exception) and right.image.tobytes() == Image.open(path).tobytes()
     jobs = [entry.kind for entry in device.log if entry.when != "ran" and entry.kind in ("upload", "synchronize")]
     assert jobs == ["upload"] * 2 + (["upload"] * 2 + ["synchronize"]) * 19 + ["synchronize"]
@@ -277,6 +281,38 @@ def test_a_job_outlives_the_failure_of_the_next(chain: Chain, device: SimulatedD
         with pytest.raises(UserError):
             chain.begin(sources(size))
     assert np.isfinite(chain.executor.collect(ticket).tensors["picture"]).all()
+
+
+def test_a_plan_frees_everything_else_where_one_free_fails(device: SimulatedDevice) -> None:
+    engines = {part.name: SimulatedEngine(graph_of(part), part, device, MOST) for part in PARTS}
+    shapes = shapes_of(PARTS, sources((16, 24)))
+    with device.current():
+        plan = Plan.make(device, engines, PARTS, shapes, ("picture",))
+        graphs = [Mock(**{"free.side_effect": error}) for error in (None, UserError("a graph"), None)]
+        plan.graphs = [*graphs, None]
+        device.failing["free"] = 3
+        with pytest.raises(UserError, match="a graph"):
+            plan.free()
+    assert device.failed == 1 and all(graph.free.call_count == 1 for graph in graphs)
+    assert [buffer.size for buffer in device.memory.values() if buffer.live] == [device.live]
+    assert not device._pinned and not (plan.slots or plan.memory or plan.contexts or plan.graphs)
+
+
+def test_a_failed_free_at_the_end_keeps_neither_other_plans_nor_engines(device: SimulatedDevice) -> None:
+    chain = simulated(device)
+    same(chain, (16, 24), (24, 16))
+    device.failing["free"] = 1
+    with pytest.raises(Fault, match=r"leak: \d+ bytes, 0 pinned arrays, 0 operations, 0 engines or graphs"):
+        chain.close()  # the simulated device notices the one buffer
+    assert [buffer.size for buffer in device.memory.values() if buffer.live] == [device.live]
+
+
+def test_a_failure_is_told_rather_than_the_one_of_freeing_after_it(device: SimulatedDevice) -> None:
+    chain = simulated(device)
+    device.failing["allocate"], device.failing["free"] = 5, 1
+    with pytest.raises(UserError, match="allocate failed"):
+        chain.run(sources((16, 24)))
+    assert device.failed == 2
 
 
 def test_a_failed_wait_at_the_end_leaks_nothing(chain: Chain, device: SimulatedDevice) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.errors import UserError, reason_of
+from passionsr_trt.engines.bundle.extras import extra_of, install
 from passionsr_trt.export.families.image_network.architectures import EXTRA
 from passionsr_trt.export.families.weights import read_checkpoint
 from torch import Tensor
@@ -29,7 +30,7 @@ def read_network(path: Path) -> Weights:
         raise UserError(
             f"image networks need spandrel ({error})",
             "expected it installed",
-            "pip install 'passionsr-trt[networks]'",
+            f"`{install(extra_of('spandrel'))}`",
         ) from None
     found = read_checkpoint(path, whole=True)
     if isinstance(found, dict):

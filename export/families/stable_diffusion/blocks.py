@@ -20,6 +20,7 @@ class ConstantCrossAttention(Moded):
 
     key_t: Tensor
     value: Tensor
+    weight_buffers = ("key_t", "value")
 
     def __init__(self, attention: Any, text: Tensor) -> None:
         super().__init__()

@@ -22,7 +22,8 @@ class StableDiffusion:
     folder = "unet/, vae/, one_step.json"
 
     def detect(self, folder: Path) -> bool:
-        return any((folder / name).exists() for name in ("one_step.json", "unet", "vae"))
+        """By what no other diffusers folder has."""
+        return any((folder / name).exists() for name in ("one_step.json", "text_embedding.safetensors"))
 
     def load(self, folder: Path) -> Model:
         from passionsr_trt.export.families.stable_diffusion.chain import build_model
@@ -71,6 +72,7 @@ class StableDiffusion:
         from passionsr_trt.export.families.stable_diffusion import checkpoints, lora
         from passionsr_trt.export.families.stable_diffusion.folder import OneStep, OneStepModel
         from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path
+        from passionsr_trt.export.families.stable_diffusion.unet import check_supported
 
         if arguments.base is None or arguments.text_embedding is None:
             raise UsageError("import-model", "expected a Stable Diffusion folder or file and --text-embedding")
@@ -80,6 +82,7 @@ class StableDiffusion:
         config = arguments.base if arguments.base.is_dir() else arguments.config or checkpoints.SD21
         text = checkpoints.read_text_embedding(arguments.text_embedding)
         unet, vae = checkpoints.load_base(arguments.base, config)
+        check_supported(unet.config)
         recipe = lora.OSEDIFF
         if arguments.lora:
             source = str(arguments.lora)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.bundle.extras import extra_of, install
 
 
 class OutOfDeviceMemory(UserError):
@@ -184,5 +185,5 @@ class CapturedGraph:
         self._driver.cuGraphExecDestroy(self._executable)
 
 
-INSTALL = "`pip install passionsr-trt[cuda]`; it needs nvcc, or take the Docker image"
+INSTALL = f"`{install(extra_of('pycuda'))}`; it needs nvcc, or take the Docker image"
 NO_GPU = "run `passionsr-trt doctor`, or build with --backend openvino"

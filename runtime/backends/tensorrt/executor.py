@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from passionsr_trt.engines.bundle.errors import UserError
@@ -17,7 +18,7 @@ from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.runtime.backends.host import shapes_of
 from passionsr_trt.runtime.backends.tensorrt.device import Device, OutOfDeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.engine import DeviceEngine
-from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, Plan, Slot
+from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, Plan, Slot, every
 from passionsr_trt.runtime.chain import Arrays, Done
 
 KEPT_PLANS = (
@@ -122,17 +123,12 @@ class DeviceExecutor:
         if self._closed:
             return
         self._closed = True
+        scratch = [] if self._scratch is None else [partial(self.device.free, self._scratch)]
+        plans, engines = self._plans.values(), self.engines.values()
         with suppress(UserError), self.device.current():
-            with suppress(UserError):
-                self._settle()
-            for plan in self._plans.values():
-                plan.free()
-            self._plans.clear()
-            self._under_way.clear()
-            if self._scratch is not None:
-                self.device.free(self._scratch)
-            for engine in self.engines.values():
-                engine.close()
+            every([self._settle, *(plan.free for plan in plans), *scratch, *(engine.close for engine in engines)])
+        self._plans.clear()
+        self._under_way.clear()
         self.engines.clear()
         del self._up, self._work, self._down
         self.device.close()
@@ -162,7 +158,8 @@ class DeviceExecutor:
                 plan.scratch = None  # bound and captured again when it is used
                 self._plans[key] = plan
             else:
-                plan.free()
+                with suppress(Exception):  # what failed first is told
+                    plan.free()
             raise
         self._plans[key] = plan
         return plan

@@ -9,14 +9,13 @@ Parts read and write `memory`, whose addresses never change, so that graphs stay
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.runtime.backends.host import Shapes
 from passionsr_trt.runtime.backends.tensorrt.device import Device, Graph
@@ -74,7 +73,8 @@ class Plan:
             for _ in range(SLOTS):
                 plan._add_slot()
         except BaseException:
-            plan.free()
+            with suppress(Exception):  # what failed first is told
+                plan.free()
             raise
         return plan
 
@@ -125,23 +125,22 @@ class Plan:
             graph.launch()
 
     def drop_graphs(self) -> None:
-        for graph in self.graphs:
-            if graph is not None:
-                graph.free()
-        self.graphs = []
+        graphs, self.graphs = self.graphs, []
+        every(graph.free for graph in graphs if graph is not None)
 
     def free(self) -> None:
-        """Give everything back; nothing may be under way."""
-        self.drop_graphs()
-        with suppress(UserError):
-            for slot in self.slots:
-                for array in (*slot.host_in.values(), *slot.host_out.values()):
-                    self.device.unpin(array)
-                for buffer in (*slot.staged_in.values(), *slot.staged_out.values()):
-                    self.device.free(buffer)
-            for buffer in self.memory.values():
-                self.device.free(buffer)
-        self.slots, self.memory, self.contexts = [], {}, []
+        """Give everything back; nothing may be under way. What fails is raised when all of it was tried."""
+        slots, memory, self.slots, self.memory = self.slots, self.memory, [], {}
+        arrays = [array for slot in slots for array in (*slot.host_in.values(), *slot.host_out.values())]
+        staged = [buffer for slot in slots for buffer in (*slot.staged_in.values(), *slot.staged_out.values())]
+        every(
+            [
+                self.drop_graphs,
+                *(partial(self.device.unpin, array) for array in arrays),
+                *(partial(self.device.free, buffer) for buffer in (*staged, *memory.values())),
+                self.contexts.clear,
+            ]
+        )
 
     def _add_slot(self) -> None:
         device, shapes = self.device, self.shapes
@@ -155,6 +154,18 @@ class Plan:
             for name in names:
                 staged[name] = device.allocate(bytes_of(shapes[name]))
                 host[name] = device.pinned(shapes[name])
+
+
+def every(works: Iterable[Callable[[], object]]) -> None:
+    """Do all of it, whatever fails; the first error is raised after."""
+    errors = []
+    for work in works:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def bytes_of(shape: tuple[int, ...]) -> int:

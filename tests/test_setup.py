@@ -1,0 +1,69 @@
+"""setup.cfg beside the tree: every package and file is in it, and every extra that a message names."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from passionsr_trt.engines.bundle.extras import EXTRAS, ORT_GPU, install
+from passionsr_trt.runtime.doctor import PACKAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+FILES = [
+    path
+    for room in ("engines", "export", "runtime")
+    for path in sorted((ROOT / room).rglob("*"))
+    if path.is_file() and not any(name.startswith((".", "__pycache__")) for name in path.relative_to(ROOT).parts)
+]
+CODE = [path for path in FILES if path.suffix == ".py"]
+# modules whose package has another name, or comes with one
+BROUGHT_BY = {module: package for package, (module, _purpose) in PACKAGES.items()} | {
+    "cuda": "cuda-python",
+    "pyarrow": "ray",
+}
+
+
+def package_of(path: Path) -> str:
+    return ".".join(("passionsr_trt", *path.relative_to(ROOT).parts))
+
+
+def requirements(extra: str) -> set[str]:
+    """Names of distributions."""
+    lines = SETUP["options.extras_require"][extra].split("\n")
+    return {found[0] for line in lines if (found := re.match(r"[\w-]+", line))}
+
+
+def test_every_folder_with_code_is_a_package_and_listed() -> None:
+    listed = SETUP["options"]["packages"].split()
+    assert listed == sorted({package_of(path.parent) for path in CODE})
+
+
+def test_every_other_file_is_package_data() -> None:
+    data = {
+        package: [pattern.strip() for pattern in patterns.split(",")]
+        for package, patterns in SETUP["options.package_data"].items()
+    }
+    owners = {package: ROOT.joinpath(*package.split(".")[1:]) for package in data}
+    taken = {
+        (package, pattern): {path for path in owners[package].glob(pattern) if path.is_file()}
+        for package, patterns in data.items()
+        for pattern in patterns
+    }
+    assert {path for path in FILES if path.suffix != ".py"} == set().union(*taken.values())
+    assert all(taken.values()), "a pattern that matches nothing"
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_a_module_s_extra_brings_it(module: str) -> None:
+    assert BROUGHT_BY.get(module, module) in requirements(EXTRAS[module])
+
+
+def test_no_message_names_an_extra_by_itself() -> None:
+    assert "onnxruntime-gpu" in requirements(ORT_GPU)
+    naming = [path.name for path in CODE if "passionsr-trt[" in path.read_text(encoding="utf-8")]
+    assert naming == ["extras.py"]
+    assert install("cpu", "rtx", "cpu") == "pip install 'passionsr-trt[cpu,rtx]'"
