@@ -38,7 +38,7 @@ ALLOWED = {
     "quantize/observers.py:__init__": "counts are summed up on the host",
     "quantize/observers.py:centres": "of the counts, which are on the host",
     "quantize/observers.py:dobi_boundary": "of the counts, which are on the host",
-    "quantize/sub_pixel.py:": "two small constants; they go where the weight is",
+    "quantize/sub_pixel.py:": "a small constant; it goes where the weight is",
 }
 
 
