@@ -38,11 +38,8 @@ class HostMemory:
     streams: int = 1
 
     @classmethod
-    def of(cls, bundle: EngineBundle, streams: int = 1) -> HostMemory | None:
-        """None where the build did not note the activations."""
+    def of(cls, bundle: EngineBundle, streams: int = 1) -> HostMemory:
         activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
-        if not all(activations.values()):
-            return None
         listed = (entry for part in bundle.parts for entry in bundle.listed(part).values())
         return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams)
 

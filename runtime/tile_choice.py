@@ -20,7 +20,7 @@ from passionsr_trt.runtime.tiling import Tiles
 SIDES = (640, 512, 448, 384, 320, 256, 192, 128)  # of squares: tiles of at most their areas, less for less memory
 LEAST, MOST = 0.6, 1.6  # a tile's sides over its square's
 # rows of 576 and 1024 pixels against 512 at Stable Diffusion's size, OpenVINO on an AMD Zen 4: 1.15 to 1.24
-# (benchmarks/tile_shapes.py)
+# (measured in f3149c7)
 WIDE, WIDE_COST = 512, 1.18
 
 

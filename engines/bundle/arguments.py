@@ -20,11 +20,16 @@ def gibibytes(text: str) -> int:
     return _number(text, 2**30, "GiB, such as 3.5")
 
 
-def _number(text: str, unit: int, expected: str) -> int:
+def _float(text: str) -> float:
+    """Not a number where it is none: no range holds that."""
     try:
-        number = float(text)
+        return float(text)
     except ValueError:
-        number = 0.0
+        return math.nan
+
+
+def _number(text: str, unit: int, expected: str) -> int:
+    number = _float(text)
     if not 0 < number < 2**20:
         raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
     return round(number * unit)
@@ -135,10 +140,7 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 def decibels(text: str) -> float:
     """An argparse type: a finite number of decibels."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.inf
+    number = _float(text)
     if not -1000 < number < 1000:
         raise argparse.ArgumentTypeError(f"{text}: expected decibels, such as 35")
     return number
@@ -146,10 +148,7 @@ def decibels(text: str) -> float:
 
 def positive(text: str) -> float:
     """An argparse type: a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = _float(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
     return number
@@ -157,10 +156,7 @@ def positive(text: str) -> float:
 
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
+    number = _float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
     return number

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -159,15 +159,8 @@ def _load(cls: type[B], folder: Path, kind: str) -> B:
         target = decode(TARGETS[backend], content.get("target"), f"{where}: target")
     bundle = decode(cls, content, where, ready={"folder": folder, **({"target": target} if target else {})})
     check_wiring(bundle.parts, where)
-    bundle = replace(bundle, parts=tuple(_with_format(part, bundle.precision) for part in bundle.parts))
     _check_ranges(bundle, where)
     return bundle
-
-
-def _with_format(part: PartInfo, precision: str) -> PartInfo:
-    """Bundles that state no formats were made when INT8 was the only one."""
-    quantized = any(site.quantized for site in part.sites)
-    return part if part.format else replace(part, format="int8" if quantized else precision)
 
 
 def _check_ranges(bundle: Bundle, where: str) -> None:

@@ -19,8 +19,7 @@ from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.json_files import read_object
 from passionsr_trt.engines.bundle.temporaries import prefix, sweep, temporary_folder
 
-SCHEMA_VERSION = 4  # 2: any batch; 3: the wiring, typed records; 4: sub-pixel form, MACs as written
-OLDEST = {"onnx-bundle": 3, "engine-bundle": 3}  # of other kinds every version is read
+SCHEMA_VERSION = 1  # of every manifest; another one is not read
 MANIFEST = "manifest.json"
 
 
@@ -45,7 +44,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
-    """Parse a manifest of the given kind; a newer schema is refused before any key is looked at."""
+    """Parse a manifest of the given kind; another schema is refused before any key is looked at."""
     path = folder / MANIFEST
     if folder.is_file():
         what = "one graph for other tools (docs/other-tools.md)" if folder.suffix == ".onnx" else "a file"
@@ -61,17 +60,12 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     version = data.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
-    if version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        newer = version > SCHEMA_VERSION
         raise UserError(
-            f"{path}: made by a newer version (schema {version})",
-            f"this one reads up to {SCHEMA_VERSION}",
-            "update passionsr-trt",
-        )
-    if data.get("kind") == kind and version < OLDEST.get(kind, 0):
-        raise UserError(
-            f"{path}: made by an older version (schema {version})",
-            f"this one reads {OLDEST[kind]}",
-            AGAIN[kind],
+            f"{path}: made by {'a newer' if newer else 'an older'} version (schema {version})",
+            f"this one reads {SCHEMA_VERSION}",
+            "update passionsr-trt" if newer else AGAIN[kind],
         )
     if data.get("kind") != kind:
         raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
@@ -99,7 +93,12 @@ NAMES = {
     "engine-bundle": "an engine bundle",
     "calibration": "a calibration",
 }
-AGAIN = {"onnx-bundle": "export again", "engine-bundle": "export again, then build-engines again"}
+AGAIN = {
+    "model": "import-model again",
+    "onnx-bundle": "export again",
+    "engine-bundle": "export again, then build-engines again",
+    "calibration": "calibrate again",
+}
 HINTS = {
     "onnx-bundle": "make one with `passionsr-trt export`",
     "engine-bundle": "make one with `passionsr-trt build-engines`",
@@ -136,7 +135,7 @@ def checked_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
 
 
 def check_target(target: Path, kind: str) -> None:
-    """Refuse to replace anything but an empty folder or an earlier result of the same kind."""
+    """Refuse to replace anything but an empty folder or an earlier result of the kind, of any schema."""
     if not target.exists():
         return
     if not target.is_dir():
@@ -144,11 +143,13 @@ def check_target(target: Path, kind: str) -> None:
     if not any(target.iterdir()):
         return
     try:
-        read_manifest(target, kind)
-    except UserError:
+        found = read_object(target / MANIFEST, "a manifest").get("kind")
+    except (FileNotFoundError, UserError):
+        found = None
+    if found != kind:
         raise UserError(
             f"{target}: holds other files, which would be lost", f"expected an empty folder or {NAMES[kind]}"
-        ) from None
+        )
 
 
 @contextmanager

@@ -15,10 +15,9 @@ MOST = 1_000_000  # steps, candidates, crops: more is a slip
 OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
-LOSSES = ("output", "features")
 BY_WIDTH = -1
 # stated where they are used: what was calibrated before keeps its key
-LATER = ("attention", "loss", "feature_weight", "block_share")
+LATER = ("attention", "block_share")
 
 
 class ByWidth(int):
@@ -55,8 +54,6 @@ class QuantSpec:
     Of `learned` alone:
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     block_share: which of a part's blocks learn, the costliest; the others keep what the search found;
-    loss: of the `output`, or also of the `features` that blocks give (2DQuant's, with feature_weight; for a whole
-    module, a third slower);
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; lbq_steps BY_WIDTH: none at 8 bits,
     where boundaries that are learned lose to searched ones once weights are rounded in second order, else 48;
     staged: LET first, then LBQ, as DQC does, else both at once;
@@ -91,8 +88,6 @@ class QuantSpec:
     settle_steps: int = 200
     granularity: str = "module"
     block_share: float = 1.0
-    loss: str = "output"
-    feature_weight: float = 1.0
     accumulate: int = 1
     learning_rate: float = 0.01
     seed: int = 0
@@ -110,7 +105,6 @@ class QuantSpec:
             ("method", METHODS),
             ("rounding", ROUNDINGS),
             ("granularity", ("module", "block")),
-            ("loss", LOSSES),
             ("shift", ("none", "free", "all")),
         ):
             value = getattr(self, name)
@@ -127,13 +121,6 @@ class QuantSpec:
                 raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at most {MOST}")
         if not 0 <= self.explicit_gain <= 1000:
             raise UserError(f"spec: explicit_gain is {self.explicit_gain}", "expected 0 to 1000 dB")
-        if not 0 <= self.feature_weight <= 1000:
-            raise UserError(f"spec: feature_weight is {self.feature_weight}", "expected 0 to 1000")
-        if self.loss == "features" and self.granularity == "block":
-            raise UserError(
-                "spec: loss `features` block by block",
-                "expected granularity `module`: a block's output is its features",
-            )
         if not 0 < self.block_share <= 1:
             raise UserError(f"spec: block_share is {self.block_share}", "expected more than 0, at most 1")
         if self.block_share < 1 and self.granularity != "block":

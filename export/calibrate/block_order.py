@@ -15,12 +15,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.blockwise import Inputs
 from passionsr_trt.export.calibrate.distributed import in_turn, rank, size
 from passionsr_trt.export.quantize.devices import HOST
+from passionsr_trt.export.quantize.hooks import hooked
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part
 from torch import Tensor, nn
@@ -79,22 +82,17 @@ def passages(part: Part, blocks: Mapping[str, nn.Module], inputs: Inputs) -> dic
             torch.cuda.synchronize(device)
         return time.monotonic()
 
-    def begin(path: str) -> None:
+    def begin(path: str, *_given: object) -> None:
         begun[path] = now()
 
-    def end(path: str) -> None:
+    def end(path: str, *_given: object) -> None:
         found[path] = Passage(begun[path] - start, now() - start)
 
-    handles = []
-    for path, block in blocks.items():
-        handles.append(block.register_forward_pre_hook(lambda *_given, path=path: begin(path)))
-        handles.append(block.register_forward_hook(lambda *_given, path=path: end(path)))
-    start = now()
-    try:
+    before = (block.register_forward_pre_hook(partial(begin, path)) for path, block in blocks.items())
+    after = (block.register_forward_hook(partial(end, path)) for path, block in blocks.items())
+    with hooked(chain(before, after)):
+        start = now()
         part.module(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -16,6 +16,7 @@ from passionsr_trt.engines.bundle.temporaries import temporary_folder
 from passionsr_trt.export.calibrate.distributed import in_turn
 from passionsr_trt.export.calibrate.placement import Placement, Spill
 from passionsr_trt.export.calibrate.stages import Pairs, Samples
+from passionsr_trt.export.quantize.hooks import hooked
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import Site
@@ -59,13 +60,8 @@ def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
     def note(module: nn.Module, _args: object) -> None:
         order.append((names[module], module))
 
-    handles = [module.register_forward_pre_hook(note) for module in names]
-    try:
-        with torch.no_grad():
-            part.module(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(module.register_forward_pre_hook(note) for module in names), torch.no_grad():
+        part.module(*inputs)
     return order
 
 

@@ -12,6 +12,7 @@ import torch
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.export.quantize.calibration import write_tensors
 from passionsr_trt.export.quantize.devices import HOST, move, move_own, told_when_full, working_on
+from passionsr_trt.export.quantize.hooks import hooked
 from passionsr_trt.export.quantize.part import Part
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -107,16 +108,14 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
             yield lambda _block: None
         return
     inside = {module for block in waiting for module in block.modules()}
-    handles = [block.register_forward_pre_hook(lambda block, _args: bring(block)) for block in waiting]
     try:
-        for module in part.module.modules():
-            if module not in inside:
-                move_own(module, device)
-        with told_when_full(device):
-            yield bring
+        with hooked(block.register_forward_pre_hook(lambda block, _args: bring(block)) for block in waiting):
+            for module in part.module.modules():
+                if module not in inside:
+                    move_own(module, device)
+            with told_when_full(device):
+                yield bring
     finally:
-        for handle in handles:
-            handle.remove()
         move(part.module, HOST)
 
 

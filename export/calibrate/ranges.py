@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from passionsr_trt.export.calibrate.distributed import begin_alike, merge, rank,
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
+from passionsr_trt.export.quantize.hooks import hooked
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
 from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.sites import Port
@@ -26,18 +28,14 @@ from tqdm import tqdm
 def observing(ports: Mapping[str, Port]) -> Iterator[dict[str, Histogram]]:
     """Histograms of every named port's input while the context lasts; hooks always go."""
     histograms = {name: Histogram() for name in ports}
-    handles = []
-    try:
-        for name, port in ports.items():
 
-            def hook(_module: nn.Module, args: tuple[Tensor], histogram: Histogram = histograms[name]) -> None:
-                histogram.observe(args[0])
+    def observe(histogram: Histogram, _port: nn.Module, args: tuple[Tensor]) -> None:
+        histogram.observe(args[0])
 
-            handles.append(port.register_forward_pre_hook(hook))
+    with hooked(
+        port.register_forward_pre_hook(partial(observe, histograms[name])) for name, port in ports.items()
+    ):
         yield histograms
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def activation_scales(histograms: Mapping[str, Histogram], spec: QuantSpec) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The stages of DQC on one module, a part or a block of it: LET with boundaries that follow, then LBQ.
 
-Losses against the float twin: export/calibrate/losses.py. Adam, cosine decay, seeded order.
+The loss against the float twin: ‖O − O_q‖² / ‖O‖². Adam, cosine decay, seeded order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.distributed import shared, size, sum_gradients
 from passionsr_trt.export.calibrate.learn import LearnedPort, LearnedWeight
-from passionsr_trt.export.calibrate.losses import Loss, output_loss
 from passionsr_trt.export.quantize.sites import Site
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -97,14 +96,7 @@ def freeze_boundaries(module: nn.Module) -> None:
         port.freeze_boundary()
 
 
-def run_stage(
-    module: nn.Module,
-    stage: Stage,
-    title: str,
-    pairs: Pairs,
-    spec: QuantSpec,
-    measure: Loss = output_loss,
-) -> None:
+def run_stage(module: nn.Module, stage: Stage, title: str, pairs: Pairs, spec: QuantSpec) -> None:
     """Learn one stage."""
     if not stage.boundaries_follow:
         freeze_boundaries(module)
@@ -121,8 +113,8 @@ def run_stage(
             total = 0.0
             for index in shared([next(samples) for _crop in range(spec.accumulate)]):
                 target = pairs.targets[index]
-                error, loss = measure(module, pairs.inputs[index], target)
-                loss = loss / spec.accumulate
+                error = nn.functional.mse_loss(module(*pairs.inputs[index]), target)
+                loss = error / target.square().mean().clamp_min(1e-12) / spec.accumulate
                 loss.backward()
                 total += float(loss.detach()) * size()
             sum_gradients(parameters)

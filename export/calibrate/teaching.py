@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.block_order import Schedule, block_costs, learning_order, passages
 from passionsr_trt.export.calibrate.blockwise import Inputs, block_pairs, blocks_in_order
-from passionsr_trt.export.calibrate.losses import FeatureLoss, output_loss
 from passionsr_trt.export.calibrate.placement import Bring
 from passionsr_trt.export.calibrate.resume import Progress, State
 from passionsr_trt.export.calibrate.search import PortSearch
@@ -57,14 +56,11 @@ class Lesson:
             settle(self.part, self.spec, searches, self.pairs)
 
     def _whole(self) -> None:
-        by_features, name = self.spec.loss == "features", self.part.name
-        named = blocks_in_order(self.part, self.teacher[0]) if self.low_memory or by_features else []
-        modules = [block for _path, block in named]
-        measure = FeatureLoss(modules, self.spec.feature_weight) if by_features and modules else output_loss
-        with recomputing(modules if self.low_memory else []):
+        named = blocks_in_order(self.part, self.teacher[0]) if self.low_memory else []
+        with recomputing([block for _path, block in named]):
             for stage in stages(self.spec):
                 if stage.name not in self.state.done:
-                    run_stage(self.part.module, stage, name, self.pairs, self.spec, measure)
+                    run_stage(self.part.module, stage, self.part.name, self.pairs, self.spec)
                     self._done(stage.name)
 
     def _blocks(self, small: Sequence[Inputs]) -> None:

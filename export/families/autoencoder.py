@@ -6,11 +6,12 @@ cannot: its bias would stand in the zero padding too.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.families.blocks import Downsample, ResBlock, SpatialSelfAttention, Upsample
+from passionsr_trt.export.families.blocks import Mid, ResBlock, SpatialSelfAttention, resamplers
 from passionsr_trt.export.quantize.sites import SiteConv
 from passionsr_trt.export.quantize.transform import Absorb, Into
 from torch import Tensor, nn
@@ -21,19 +22,9 @@ AUTOENCODER_ABSORB = (
 )
 
 
-class Mid(nn.Module):
-    """ResBlock, attention over pixels (its queries in `slices`), ResBlock."""
-
-    def __init__(self, block: Any, slices: int) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(ResBlock(resnet, None) for resnet in block.resnets)
-        self.attentions = nn.ModuleList(SpatialSelfAttention(attention, slices) for attention in block.attentions)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for attention, resnet in zip(self.attentions, self.resnets[1:], strict=True):
-            x = resnet(attention(x))
-        return x
+def middle(block: Any, slices: int) -> Mid:
+    """With attention over pixels, its queries in `slices`."""
+    return Mid(block, None, partial(SpatialSelfAttention, slices=slices))
 
 
 class Stage(nn.Module):
@@ -42,9 +33,7 @@ class Stage(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResBlock(resnet, None) for resnet in block.resnets)
-        down, up = getattr(block, "downsamplers", None), getattr(block, "upsamplers", None)
-        self.downsamplers = nn.ModuleList([Downsample(down[0])] if down else [])
-        self.upsamplers = nn.ModuleList([Upsample(up[0])] if up else [])
+        self.downsamplers, self.upsamplers = resamplers(block)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (*self.resnets, *self.downsamplers, *self.upsamplers):
@@ -59,7 +48,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv_in = SiteConv.from_conv(encoder.conv_in)
         self.down_blocks = nn.ModuleList(Stage(block) for block in encoder.down_blocks)
-        self.mid_block = Mid(encoder.mid_block, slices)
+        self.mid_block = middle(encoder.mid_block, slices)
         self.conv_norm_out = encoder.conv_norm_out
         self.conv_out = SiteConv.from_conv(encoder.conv_out)
         if mix is not None:
@@ -84,7 +73,7 @@ class Decoder(nn.Module):
         if before is not None:
             self.post_quant_conv = before
         self.conv_in = SiteConv.from_conv(decoder.conv_in)
-        self.mid_block = Mid(decoder.mid_block, slices)
+        self.mid_block = middle(decoder.mid_block, slices)
         self.up_blocks = nn.ModuleList(Stage(block) for block in decoder.up_blocks)
         self.conv_norm_out = decoder.conv_norm_out
         self.conv_out = SiteConv.from_conv(decoder.conv_out)

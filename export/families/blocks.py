@@ -5,6 +5,7 @@ Attribute names follow diffusers, so that a site's name is the path users know f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -116,6 +117,27 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
+
+
+def resamplers(block: Any) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """A level's Downsample and its Upsample, a list of one or none each."""
+    down, up = getattr(block, "downsamplers", None), getattr(block, "upsamplers", None)
+    return nn.ModuleList([Downsample(down[0])] if down else []), nn.ModuleList([Upsample(up[0])] if up else [])
+
+
+class Mid(nn.Module):
+    """ResBlock, attention as `attend` makes it of the block's, ResBlock."""
+
+    def __init__(self, block: Any, time_embedding: Tensor | None, attend: Callable[[Any], nn.Module]) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(ResBlock(resnet, time_embedding) for resnet in block.resnets)
+        self.attentions = nn.ModuleList(attend(attention) for attention in block.attentions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        for attention, resnet in zip(self.attentions, self.resnets[1:], strict=True):
+            x = resnet(attention(x))
+        return x
 
 
 def to_tokens(x: Tensor) -> Tensor:

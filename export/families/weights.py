@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,17 @@ from torch import Tensor, nn
 KEYS_AT_ONCE = 64
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+
+
+@contextmanager
+def must_run(what: str, expected: str) -> Iterator[None]:
+    """UserError for whatever a model of the right names and shapes raises as it is built and run."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be run ({reason_of(error)})", expected) from error
 
 
 def folder_digest(folder: Path) -> str:

@@ -31,14 +31,12 @@ from passionsr_trt.export.quantize.part import Part, Tensors
 from passionsr_trt.export.quantize.proof import prove
 from passionsr_trt.export.quantize.quantizer import unpack_turns
 from passionsr_trt.export.quantize.sites import NamedSite, group_ports
-from passionsr_trt.export.quantize.sub_pixel import EnlargedConv, SubPixelConv
 from passionsr_trt.export.quantize.transform import fold_port
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 KIND, TENSORS = "calibration", "calibration.safetensors"
-EARLIER = {"rounding": "nearest", "output_bias": False, "settle_steps": 0}  # what was done, and not stated
 
 
 @dataclass
@@ -82,8 +80,6 @@ class Calibration:
         """UserError for a folder that is damaged, or no calibration of ours."""
         manifest = read_manifest(folder, KIND)
         stated = {name: manifest[name] for name in ("model_digest", "data_digest", "spec") if name in manifest}
-        if isinstance(stated.get("spec"), dict):
-            stated["spec"] = {**EARLIER, **stated["spec"]}
         path = checked_file(folder, manifest, TENSORS)
         return decode(cls, stated, str(folder / MANIFEST), ready={"tensors": read_tensors(path)})
 
@@ -106,10 +102,7 @@ class Calibration:
             if weight_scale is None:
                 continue
             scale = self.tensors.get(f"{named.port_name}.activation_scale")
-            rows = named.site.weight.shape[0]
-            if isinstance(named.site, SubPixelConv) and weight_scale.shape == (rows // SubPixelConv.phases,):
-                weight_scale = self._phase_scales(named, weight_scale)
-            if scale is None or weight_scale.shape != (rows,):
+            if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
                 raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
             if not (torch.all(weight_scale > 0) and scale > 0):
                 raise UserError(f"calibration: {named.name} has a scale that is not positive")
@@ -137,19 +130,6 @@ class Calibration:
         if found is not None and (found.shape != named.site.weight.shape[:1] or not torch.all(found.isfinite())):
             raise UserError(f"calibration: {named.name}.{what} does not fit", "expected one number per row")
         return found
-
-    def _phase_scales(self, named: NamedSite, written: Tensor) -> Tensor:
-        """Of a site that was calibrated as the convolution behind an enlargement, scales [O] `written`: what its
-        boundaries cover of the convolution's range they cover of every phase's.
-        """
-        assert isinstance(named.site, SubPixelConv)
-        none = named.site.weight.new_ones(named.site.in_channels)
-        s = self.tensors.get(f"{named.port_name}.let_scale", none).reshape(1, -1, 1, 1)
-        of_phases, of_written = (
-            (weight.data * s).flatten(1).abs().amax(1).clamp_min(1e-12)
-            for weight in (named.site.weight, EnlargedConv.of(named.site).weight)
-        )
-        return of_phases * named.site.per_row(written / of_written)
 
     @torch.no_grad()
     def _fold(self, part: Part, groups: dict[str, list[NamedSite]], probe: Tensors | None) -> None:

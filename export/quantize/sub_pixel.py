@@ -24,9 +24,6 @@ from passionsr_trt.export.quantize.sites import SiteConv
 from torch import Tensor, nn
 
 SUMS = torch.tensor([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], dtype=torch.float64)  # phase, tap, k
-TAPS = torch.tensor(
-    [[0, 0, 1, 0], [1, 0, -1, 0], [0, 1, 0, 0]], dtype=torch.float64
-)  # k from odd's and even's taps
 
 
 class SubPixelConv(SiteConv):
@@ -85,30 +82,3 @@ def in_sub_pixel_form(layers: nn.ModuleDict) -> nn.ModuleDict:
                 layer = SubPixelConv.of(layer.weight.data, None if layer.bias is None else layer.bias.data)
         result[name] = layer
     return result
-
-
-class EnlargedConv(SiteConv):
-    """x [B, C, h, w] → [B, O, 2h, 2w] as the model's authors wrote it: nearest ×2, then Conv 3×3.
-
-    The port is behind the enlargement: enlarged behind DequantizeLinear OpenVINO 2026.4 gets codes wrong.
-    """
-
-    @classmethod
-    def of(cls, site: SubPixelConv) -> EnlargedConv:
-        """The same before anything was folded into `site`; the nine taps are differences of the sums."""
-        channels, matrix = site.weight.shape[0] // site.phases, TAPS.to(site.weight.device)
-        taps = site.weight.double().unflatten(0, (2, 2, channels)).permute(0, 4, 1, 5, 2, 3)
-        weight = torch.einsum("jr,ku,ruoc->ocjk", matrix, matrix, taps.flatten(2, 3).flatten(0, 1))
-        return cls(weight.float(), None if site.bias is None else site.bias.data[:channels].clone(), pads=1)
-
-    def forward(self, x: Tensor, ported: bool = False) -> Tensor:
-        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"), ported)
-
-
-def as_written(module: nn.Module) -> None:
-    """Put every enlargement of a module back in front of its convolution, to compare with."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, SubPixelConv):
-            setattr(module, name, EnlargedConv.of(child))
-        else:
-            as_written(child)

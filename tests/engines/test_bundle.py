@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.manifest import atomic_folder, checked_file, read_manifest, write_manifest
+from passionsr_trt.engines.bundle.manifest import (
+    atomic_folder,
+    check_target,
+    checked_file,
+    read_manifest,
+    write_manifest,
+)
 from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo, check_wiring
 from passionsr_trt.runtime.main import main
 
@@ -39,19 +45,29 @@ def test_loading_gives_back_what_was_saved(small: Built) -> None:
 
 def test_a_newer_schema_is_named_before_its_unknown_keys(copy: Path) -> None:
     edit(copy, schema_version=99, invented=True)
-    with pytest.raises(UserError, match="newer version"):
+    with pytest.raises(UserError, match=r"a newer version \(schema 99\); this one reads 1; update passionsr-trt$"):
         EngineBundle.load(copy)
 
 
-def test_an_older_schema_is_named_with_the_way_out(small: Built, copy: Path, tmp_path: Path) -> None:
-    edit(copy, schema_version=2)
-    with pytest.raises(UserError, match=r"an older version \(schema 2\).*export again, then build-engines"):
-        EngineBundle.load(copy)
-    onnx = tmp_path / "onnx"
-    shutil.copytree(small.onnx_int8, onnx)
-    edit(onnx, schema_version=2)
-    with pytest.raises(UserError, match="this one reads 3; export again"):
-        OnnxBundle.load(onnx)
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [
+        ("engine-bundle", "export again, then build-engines again"),
+        ("onnx-bundle", "export again"),
+        ("calibration", "calibrate again"),
+    ],
+)
+def test_an_older_schema_is_named_with_the_way_out(
+    kind: str, way_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, {"kind": kind, "invented": True})
+    assert read_manifest(tmp_path, kind)["schema_version"] == 1
+    monkeypatch.setattr("passionsr_trt.engines.bundle.manifest.SCHEMA_VERSION", 2)
+    with pytest.raises(UserError, match=rf"an older version \(schema 1\); this one reads 2; {way_out}$"):
+        read_manifest(tmp_path, kind)
+    check_target(tmp_path, kind)  # the way out may lead to the same folder
+    with pytest.raises(UserError, match="holds other files"):
+        check_target(tmp_path, "model")
 
 
 def test_values_of_another_type_are_named(copy: Path) -> None:

@@ -99,6 +99,17 @@ def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp
         Calibration.load(folder)
 
 
+def test_scales_of_another_number_of_rows_are_refused(small_model: Path) -> None:
+    """One for every row of a phase too: a convolution in sub-pixel form has four times as many."""
+    model = load_model(small_model)
+    name = "vae_decoder.up_blocks.0.upsamplers.0.conv"
+    own = calibrate(model, QuantSpec(), calibration_files(IMAGES, 1)).tensors
+    rows = own[f"{name}.weight_scale"]
+    other = Calibration(model.digest, QuantSpec(), "", own | {f"{name}.weight_scale": rows[: len(rows) // 4]})
+    with pytest.raises(UserError, match=f"{name} does not fit this model"):
+        other.apply(model.part("vae_decoder"))
+
+
 @pytest.mark.parametrize(("cache", "limit"), [("calib_cache", 127), ("calib_cache/no_vnni", 63)])
 def test_the_committed_calibrations_are_the_demos(cache: str, limit: int) -> None:
     digests = {folder_digest(ROOT / "demo" / name) for name in ("model", "realesrgan")}

@@ -23,6 +23,10 @@ LOADING = "a model is loaded, folded and proved on the host; its parts move afte
 ALLOWED = {
     "calibrate/data.py:load_sources": "a picture comes from a file; `on_device` moves it",
     "calibrate/ranges.py:activation_scales": "what the calibration keeps, a number",
+    **{
+        f"families/image_network/ncnn_graphs.py:{name}": LOADING
+        for name in ("compact", "in_branches", "plain", "weights")
+    },
     "families/resshift/reference.py:time_embedding": LOADING,
     "families/stable_diffusion/chain.py:_prove_blocks": LOADING,
     "families/stable_diffusion/folder.py:_alpha_bar": LOADING,
@@ -34,7 +38,7 @@ ALLOWED = {
     "quantize/observers.py:__init__": "counts are summed up on the host",
     "quantize/observers.py:centres": "of the counts, which are on the host",
     "quantize/observers.py:dobi_boundary": "of the counts, which are on the host",
-    "quantize/sub_pixel.py:": "two small constants; they go where the weight is",
+    "quantize/sub_pixel.py:": "a small constant; it goes where the weight is",
 }
 
 

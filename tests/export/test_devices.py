@@ -72,7 +72,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("stable-diffusion", {"method": "smoothquant", **NEAREST}),
     ("resshift", {**LEARNED, **NEAREST}),
     ("resshift", SEARCHED),
-    ("SwinIR", {**LEARNED, **NEAREST, "attention": True, "loss": "features"}),
+    ("SwinIR", {**LEARNED, **NEAREST, "attention": True}),
     ("SwinIR", {**LEARNED, **NEAREST, "granularity": "block"}),
     ("HAT", {}),
     ("DAT", {}),

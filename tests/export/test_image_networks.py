@@ -154,7 +154,7 @@ def test_tiles_overlap_as_far_as_a_network_sees(reach: int) -> None:
     [
         ("Compact", {"granularity": "module"}),
         ("SwinIR", {"granularity": "block"}),
-        ("SwinIR", {"loss": "features", "attention": True}),
+        ("SwinIR", {"attention": True}),
         ("ESRGAN", {"granularity": "block"}),
     ],
 )

@@ -12,9 +12,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 
 
 def test_it_survives_a_round_trip(tmp_path: Path) -> None:
-    spec = QuantSpec(
-        bits_weights=6, exclude=("unet.mid_block.*",), percentile=99.0, attention=True, loss="features"
-    )
+    spec = QuantSpec(bits_weights=6, exclude=("unet.mid_block.*",), percentile=99.0, attention=True)
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec.to_json()))
     assert QuantSpec.load(path) == spec
@@ -22,8 +20,8 @@ def test_it_survives_a_round_trip(tmp_path: Path) -> None:
 
 def test_what_came_later_is_stated_where_it_is_used() -> None:
     """So that calibrations of before keep their keys."""
-    assert not {"attention", "loss", "feature_weight", "block_share"} & QuantSpec().to_json().keys()
-    assert QuantSpec(loss="features").to_json()["loss"] == "features"
+    assert not {"attention", "block_share"} & QuantSpec().to_json().keys()
+    assert QuantSpec(attention=True).to_json()["attention"] is True
 
 
 @pytest.mark.parametrize(
@@ -67,9 +65,6 @@ def test_lbq_s_steps_follow_the_bits_where_no_spec_states_them() -> None:
         ({"activation_observer": "median"}, "expected one of minmax"),
         ({"weight_code_limit": 100}, "expected one of 63, 127"),
         ({"exclude": [1]}, "not a string"),
-        ({"loss": "edges"}, "expected one of output, features"),
-        ({"loss": "features", "granularity": "block"}, "a block's output is its features"),
-        ({"feature_weight": -1}, "feature_weight is -1"),
         ({"block_share": 0}, "block_share is 0; expected more than 0, at most 1"),
         ({"block_share": 0.2}, "block_share 0.2 of a whole module; expected granularity `block` with it"),
         ([], "not a JSON object"),

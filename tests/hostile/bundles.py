@@ -172,8 +172,8 @@ TEXT_EDITS: dict[str, Edit] = {
     "schema 2": lambda text: text.replace(SCHEMA, '"schema_version": 2', 1),
     "schema 99": lambda text: text.replace(SCHEMA, '"schema_version": 99', 1),
     "schema true": lambda text: text.replace(SCHEMA, '"schema_version": true', 1),
-    "schema 4.5": lambda text: text.replace(SCHEMA, '"schema_version": 4.5', 1),
-    "schema text": lambda text: text.replace(SCHEMA, '"schema_version": "4"', 1),
+    "schema 1.5": lambda text: text.replace(SCHEMA, '"schema_version": 1.5', 1),
+    "schema text": lambda text: text.replace(SCHEMA, '"schema_version": "1"', 1),
     "unknown key": lambda text: text.replace("{", '{"invented": true,', 1),
     "another kind": lambda text: text.replace("-bundle", "-bundles", 1),
 }

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.memory import free_memory
 from passionsr_trt.runtime.chain import Chain
@@ -107,12 +106,6 @@ def test_less_memory_gives_nearly_the_same_picture(demo: Built, photo: Path, tmp
     whole, tiled = (np.asarray(Image.open(tmp_path / f"{name}.png"), float) for name in ("whole", "tiled"))
     error = np.sqrt(np.mean((whole - tiled) ** 2))
     assert 0 < error < 10
-
-
-def test_engines_of_an_older_build_are_taken_without_a_prediction(demo: Built) -> None:
-    bundle = EngineBundle.load(demo.engines_int8)
-    older = {**bundle.coverage, "unet": replace(bundle.coverage["unet"], activation_bytes=0)}
-    assert HostMemory.of(replace(bundle, coverage=older)) is None
 
 
 def test_a_container_has_less_than_the_machine(tmp_path: Path) -> None:

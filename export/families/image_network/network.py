@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError, reason_of
+from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.image_network.architectures import KNOWN, Architecture, sequential_rows
 from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.families.image_network.seams import seam_overlap
+from passionsr_trt.export.families.weights import must_run
 from passionsr_trt.export.quantize.hooks import watching_outputs
 from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.quantize.sites import Site
@@ -52,19 +53,13 @@ def build_network(described: Any, digest: str, source: str) -> Model:
         def reference(sources: Tensors) -> dict[str, Tensor]:
             return {"picture": original(sources["lr"] * 0.5 + 0.5) * 2 - 1}
 
-        try:
+        with must_run(f"{source}: {name}", "expected a trained network"):
             part = wire(as_sites(copy.deepcopy(original)), original, known, scale)
             first_last(part)
             model = Model(
                 NAME, digest, scale, "none", (part,), reference, overlap=partial(overlap_of, part, scale)
             )
             model.prove(smooth_sources(model.parts, proof_size(part.multiple)))
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # weights of the right names and shapes that cannot be run
-            raise UserError(
-                f"{source}: {name} cannot be run ({reason_of(error)})", "expected a trained network"
-            ) from error
     return model
 
 

@@ -84,12 +84,17 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, x_size: Pair) -> Tensor:
         batch, tokens, channels = x.shape
-        picture, mask = self.norm1(x).reshape(batch, *x_size, channels), None
-        if self.shift:
-            mask = shift_mask(x_size, self.window, (self.shift, self.shift), x.device).to(x.dtype)
-        picture = in_windows(picture, self.window, self.shift, lambda windows: self.attn(windows, mask=mask))
+        picture = self.norm1(x).reshape(batch, *x_size, channels)
+        attend = partial(self.attn, mask=self.mask(x, x_size) if self.shift else None)
+        picture = in_windows(picture, self.window, self.shift, attend)
         x = x + picture.reshape(batch, tokens, channels)
-        result: Tensor = x + self.mlp(self.norm2(x))
+        return x + self.after(self.norm2(x), x_size)
+
+    def mask(self, x: Tensor, x_size: Pair) -> Tensor:
+        return shift_mask(x_size, self.window, (self.shift, self.shift), x.device).to(x.dtype)
+
+    def after(self, x: Tensor, _x_size: Pair) -> Tensor:
+        result: Tensor = self.mlp(x)
         return result
 
 
@@ -115,23 +120,14 @@ class PermutedAttention(nn.Module):
         return mixed
 
 
-class PermutedBlock(nn.Module):
-    """SRFormer's block: x [B, H·W, C] and (H, W) → [B, H·W, C]."""
+class PermutedBlock(SwinBlock):
+    """SRFormer's block: its MLP convolves; 2×2 tokens lie on the side of the seam where their first one does."""
 
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
-        self.window, self.shift = (block.window_size,) * 2, block.shift_size
+    def mask(self, x: Tensor, x_size: Pair) -> Tensor:
+        return super().mask(x, x_size).unflatten(2, self.window)[..., ::2, ::2].flatten(2)
 
-    def forward(self, x: Tensor, x_size: Pair) -> Tensor:
-        batch, tokens, channels = x.shape
-        picture, mask = self.norm1(x).reshape(batch, *x_size, channels), None
-        if self.shift:  # 2×2 tokens lie on the side of the seam on which their first one does
-            whole = shift_mask(x_size, self.window, (self.shift, self.shift), x.device).to(x.dtype)
-            mask = whole.unflatten(2, self.window)[..., ::2, ::2].flatten(2)
-        picture = in_windows(picture, self.window, self.shift, lambda windows: self.attn(windows, mask=mask))
-        x = x + picture.reshape(batch, tokens, channels)
-        result: Tensor = x + self.mlp(self.norm2(x), x_size)
+    def after(self, x: Tensor, x_size: Pair) -> Tensor:
+        result: Tensor = self.mlp(x, x_size)
         return result
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from passionsr_trt.engines.bundle.arguments import positive, whole
-from passionsr_trt.engines.bundle.errors import UsageError, UserError, reason_of
+from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
 
 if TYPE_CHECKING:
@@ -31,14 +31,11 @@ class ResShift:
 
     def load(self, path: Path) -> Model:
         from passionsr_trt.export.families.resshift.chain import build_model
+        from passionsr_trt.export.families.weights import must_run
 
         model = read_model(path)
-        try:
+        with must_run(f"{path}:", "expected a trained model"):
             return build_model(model)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # weights of the right names and shapes that cannot be run
-            raise UserError(f"{path}: cannot be run ({reason_of(error)})", "expected a trained model") from error
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
         parser.add_argument("--unet", type=Path, help="needed: SinSR_v2.pth, or TAD-SR's or ResShift's file")

@@ -28,17 +28,11 @@ class StableDiffusion:
     def load(self, folder: Path) -> Model:
         from passionsr_trt.export.families.stable_diffusion.chain import build_model
         from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
+        from passionsr_trt.export.families.weights import must_run
 
         model = OneStepModel.load(folder)
-        try:
+        with must_run(f"{folder}:", "expected configs that fit the weights"):
             return build_model(model)
-        except (UserError, MemoryError):
-            raise
-        except Exception as error:  # configs that diffusers takes and cannot run
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"{folder}: cannot be run ({reason})", "expected configs that fit the weights"
-            ) from error
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
         parser.add_argument(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.export.families.blocks import Downsample, ResBlock, Upsample
+from passionsr_trt.export.families.blocks import Mid, ResBlock, resamplers
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
 from passionsr_trt.export.quantize.sites import SiteConv
 from torch import Tensor, nn
@@ -21,9 +22,7 @@ class Stage(nn.Module):
         self.resnets = nn.ModuleList(ResBlock(resnet, time_embedding) for resnet in block.resnets)
         attentions = getattr(block, "attentions", None) or []
         self.attentions = nn.ModuleList(SpatialTransformer(attention, text) for attention in attentions)
-        down, up = getattr(block, "downsamplers", None), getattr(block, "upsamplers", None)
-        self.downsamplers = nn.ModuleList([Downsample(down[0])] if down else [])
-        self.upsamplers = nn.ModuleList([Upsample(up[0])] if up else [])
+        self.downsamplers, self.upsamplers = resamplers(block)
 
     def step(self, index: int, x: Tensor) -> Tensor:
         """ResBlock `index` and, where there is one, its transformer."""
@@ -48,21 +47,6 @@ class Stage(nn.Module):
         return x
 
 
-class MidStage(nn.Module):
-    """ResBlock, transformer, ResBlock."""
-
-    def __init__(self, block: Any, time_embedding: Tensor, text: Tensor) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(ResBlock(resnet, time_embedding) for resnet in block.resnets)
-        self.attentions = nn.ModuleList(SpatialTransformer(attention, text) for attention in block.attentions)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.resnets[0](x)
-        for attention, resnet in zip(self.attentions, self.resnets[1:], strict=True):
-            x = resnet(attention(x))
-        return x
-
-
 class OneStepUNet(nn.Module):
     """latent z [B, C, H/8, W/8] → clean latent x0, same shape, float32 in and out.
 
@@ -81,7 +65,7 @@ class OneStepUNet(nn.Module):
             embedding = unet.time_embedding(time)
             self.conv_in = SiteConv.from_conv(unet.conv_in)
             self.down_blocks = nn.ModuleList(Stage(block, embedding, text) for block in unet.down_blocks)
-            self.mid_block = MidStage(unet.mid_block, embedding, text)
+            self.mid_block = Mid(unet.mid_block, embedding, partial(SpatialTransformer, text=text))
             self.up_blocks = nn.ModuleList(Stage(block, embedding, text) for block in unet.up_blocks)
             self.conv_norm_out = unet.conv_norm_out
             self.conv_out = SiteConv.from_conv(unet.conv_out)
