@@ -44,6 +44,8 @@ from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 from tqdm import tqdm
 
+OVERVIEW = "overview.png"  # beside the pictures' sheets
+
 
 def run_compare(arguments: argparse.Namespace) -> int:
     reference_bundle = OnnxBundle.load(arguments.reference)
@@ -58,7 +60,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if reference_bundle.spec is not None:
         raise UserError(f"{arguments.reference}: is quantized", "expected a float bundle", "use `export --float`")
     found, left = find_pictures(arguments.images, arguments.output)
-    planned = in_folder(found, arguments.output, "png")
+    planned = in_folder(found, arguments.output, "png", OVERVIEW)
     for line in filter(None, (left.line(), *left.folders, *planned.refused)):
         print(printable(line), file=sys.stderr)
     if not planned.pairs:
@@ -77,7 +79,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         closing(open_tested()) as tested,
     ):
         report, sheets, views = compare_all(reference, tested, images, truths, planned.pairs, arguments)
-    save_image(overview(sheets), arguments.output / "overview.png")
+    save_image(overview(sheets), arguments.output / OVERVIEW)
     text = json.dumps(report, indent=1) + "\n"
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "comparison.json").write_text(text, encoding="utf-8")

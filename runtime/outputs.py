@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UsageError
-from passionsr_trt.engines.bundle.picture_files import Found
-from passionsr_trt.engines.bundle.picture_formats import SUFFIXES
+from passionsr_trt.engines.bundle.picture_files import Found, is_folder
+from passionsr_trt.engines.bundle.picture_formats import SUFFIXES, suffix_of
 from passionsr_trt.engines.bundle.temporaries import prefix
 from passionsr_trt.runtime.images import WRITABLE, check_output
 
@@ -38,7 +38,7 @@ class Outputs:
 
 def is_file(output: Path) -> bool:
     """Is it one picture that is to be written, not a folder?"""
-    return output.suffix.lower() in WRITABLE and not output.is_dir()
+    return output.suffix.lower() in WRITABLE and not is_folder(output)
 
 
 def plan_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
@@ -48,15 +48,15 @@ def plan_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
             raise UsageError(f"{output}: one file for {len(found)} images", "expected a folder")
         check_output(output)
         return guarded({found[0].path: output}, found, Outputs())
-    if (output.exists() and not output.is_dir()) or output.suffix.lower() in SUFFIXES:
+    if (os.path.lexists(output) and not is_folder(output)) or suffix_of(output.name) in SUFFIXES:
         raise UsageError(f"{output}: is no folder", "expected one, or a name ending in .png, .jpg or .webp")
     return in_folder(found, output, kind)
 
 
-def in_folder(found: list[Found], output: Path, kind: str) -> Outputs:
-    """The same where `output` is, or becomes, a folder."""
+def in_folder(found: list[Found], output: Path, kind: str, reserved: str = "") -> Outputs:
+    """The same where `output` is, or becomes, a folder. reserved: a name there that no picture gets."""
     planned = Outputs()
-    names = named(found, output, kind, planned)
+    names = named(found, output, kind, planned, reserved)
     return guarded({path: output / name for path, name in names.items()}, found, planned)
 
 
@@ -65,7 +65,7 @@ def plain_name(name: str, kind: str) -> str:
     return path.with_name(f"{path.stem}.{kind}").as_posix()
 
 
-def named(found: list[Found], output: Path, kind: str, planned: Outputs) -> dict[Path, str]:
+def named(found: list[Found], output: Path, kind: str, planned: Outputs, reserved: str = "") -> dict[Path, str]:
     """Input → name in the output, none twice; the rest goes to `planned`."""
     unique = list({picture.path: picture for picture in found}.values())
     plain = {picture.path: plain_name(picture.name, kind) for picture in unique}
@@ -78,7 +78,8 @@ def named(found: list[Found], output: Path, kind: str, planned: Outputs) -> dict
     names: dict[Path, str] = {}
     for picture in unique:
         name = plain[picture.path]
-        if met[key(name)] > 1 and not key(picture.name).endswith(f".{kind}"):
+        twin = met[key(name)] > 1 and not key(picture.name).endswith(f".{kind}")
+        if twin or name.casefold() == reserved:
             name = f"{picture.name}.{kind}"
         names[picture.path] = name
     taken: dict[str, Found] = {}
@@ -123,7 +124,7 @@ def _same_but_for_case(source: Path, target: Path) -> bool:
 
 def folds_case(folder: Path) -> bool:
     """Does the disk there take `A` and `a` for one name? False where it cannot be tried."""
-    there = next((place for place in (folder, *folder.parents) if place.is_dir()), Path())
+    there = next((place for place in (folder, *folder.parents) if is_folder(place)), Path())
     try:
         with tempfile.NamedTemporaryFile(prefix=prefix(), suffix="-case", dir=there) as file:
             path = Path(file.name)

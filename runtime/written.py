@@ -76,7 +76,9 @@ def _add_metadata(result: Written, picture: Picture, suffix: str) -> None:
     if texts:
         notes.append(f"{len(texts)} text{'s' * (len(texts) > 1)} left out: PNG keeps them")
     if found.wide:
-        notes.append("primaries (cHRM) left out: PNG keeps them")
+        coded = any(name == b"cICP" for name, _ in found.chunks)
+        what = "coding of colours (cICP)" if coded else "primaries (cHRM)"
+        notes.append(f"{what} left out: PNG keeps {'it' if coded else 'them'}")
 
 
 def _png_info(picture: Picture) -> PngInfo:

@@ -213,8 +213,8 @@ def check_writable(folder: Path) -> None:
 
     What earlier runs that were killed left there is removed.
     """
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         handle, name = tempfile.mkstemp(prefix=prefix(), dir=folder)

@@ -6,9 +6,10 @@ import math
 import re
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from passionsr_trt.engines.bundle.exif import without_geometry
-from passionsr_trt.engines.bundle.pixels import GAMMA, GAMMAS, significant_gamma
+from passionsr_trt.engines.bundle.pixels import GAMMA, GAMMAS, is_srgb, significant_gamma
 from PIL import Image
 
 WITH_EXIF = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")  # a TIFF's tags describe its own pixels
@@ -16,8 +17,9 @@ MOST_TEXT = 1 << 20  # bytes, of texts and of XMP: what a PNG reader takes
 TAGS = {270: "description", 315: "artist", 33432: "copyright", 34665: "EXIF", 33723: "IPTC"}  # of a TIFF
 KINDS = {
     "transparency": (int, bytes, tuple), "gamma": (float,), "srgb": (int,), "chromaticity": (tuple,),
-    "icc_profile": (bytes,), "dpi": (tuple,),
+    "icc_profile": (bytes,), "dpi": (tuple,), "cicp": (bytes,),
 }  # fmt: skip
+SRGB_CODED = b"\x01\x0d\x00\x01"  # a cICP of sRGB's primaries and curve
 OWN_NAMES = {*KINDS, "exif", "xmp", "interlace"}  # a text of such a name is what no Pillow gets over
 IPTC = 0x0404  # of Photoshop's blocks in a JPEG
 PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # sRGB's white, red, green, blue
@@ -41,7 +43,9 @@ class Metadata:
 
     @property
     def wide(self) -> bool:
-        """Are its colours of other primaries than sRGB's, by a PNG's cHRM?"""
+        """Are its colours of other primaries or another curve than sRGB's, by a PNG's cICP or cHRM?"""
+        if any(name == b"cICP" and data != SRGB_CODED for name, data in self.chunks):
+            return True
         own = [struct.unpack(">8I", data) for name, data in self.chunks if name == b"cHRM"]
         return any(abs(a / 1e5 - b) > 0.01 for found in own for a, b in zip(found, PRIMARIES, strict=True))
 
@@ -55,7 +59,7 @@ def drop_strangers(image: Image.Image) -> None:
 
 def metadata_of(image: Image.Image, notes: list[str]) -> Metadata:
     """Of an image that is loaded: some of a PNG's stands behind its pixels."""
-    found = Metadata(dpi=_dpi(image.info.get("dpi")), chunks=_colour_chunks(image, notes))
+    found = Metadata(dpi=_dpi(image), chunks=_colour_chunks(image, notes))
     if image.format in WITH_EXIF:
         found.exif = _exif(image.info, notes)
     found.xmp = _xmp(image.info, notes)
@@ -101,11 +105,13 @@ def _xmp(info: dict[str | tuple[int, int], object], notes: list[str]) -> bytes |
     return GEOMETRY.sub(b"", found)
 
 
-def _dpi(found: object) -> tuple[float, float] | None:
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
     """Dots per inch as they are, where a JPEG can say them: they are the print's, not the pixels'."""
+    if image.format == "TIFF" and 282 not in image.tag_v2:  # type: ignore[attr-defined]
+        return None  # Pillow says 1 where the file says nothing
     try:
-        across, down = (float(side) for side in found)  # type: ignore[attr-defined]
-    except (TypeError, ValueError, ArithmeticError):
+        across, down = (float(side) for side in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
     return (across, down) if all(math.isfinite(side) and 1 <= side <= 65535 for side in (across, down)) else None
 
@@ -132,16 +138,28 @@ def _texts(image: Image.Image, notes: list[str]) -> dict[str, str]:
     if length > MOST_TEXT:
         notes.append(f"texts of {length / 1e6:.1f} MB left out")
         return {}
-    return {key: text for key, text in texts.items() if 0 < len(key) < 80}
+    kept = {key: text for key, text in texts.items() if 0 < len(key) < 80}
+    if lost := len(texts) - len(kept):
+        notes.append(f"{lost} text{'s' * (lost > 1)} left out: a name has 1 to 79 characters")
+    return kept
 
 
 def _colour_chunks(image: Image.Image, notes: list[str]) -> list[tuple[bytes, bytes]]:
-    """Of a PNG without a profile: its sRGB, or its gAMA and cHRM. A significant gAMA is converted."""
+    """Of a PNG: its cICP, which overrules all; without a profile its sRGB, or its gAMA and cHRM.
+
+    A significant gAMA is converted.
+    """
     info = image.info
-    if image.format != "PNG" or info.get("icc_profile"):
+    if image.format != "PNG":
         return []
+    if "cicp" in info:
+        return [(b"cICP", info["cicp"])]
+    if info.get("icc_profile"):
+        return []
+    if is_srgb(info):
+        return [(b"sRGB", bytes([info["srgb"]]))]
     if "srgb" in info:
-        return [(b"sRGB", bytes([info["srgb"]]))] if info["srgb"] <= 3 else []
+        notes.append("a damaged sRGB left out")
     gamma, primaries = info.get("gamma"), info.get("chromaticity")
     converted = significant_gamma(info)
     if converted is not None:
@@ -158,6 +176,21 @@ def _colour_chunks(image: Image.Image, notes: list[str]) -> list[tuple[bytes, by
     if primaries is not None:
         chunks.append((b"cHRM", struct.pack(">8I", *(round(value * 1e5) for value in primaries))))
     return chunks
+
+
+def coding_of(path: Path) -> bytes | None:
+    """What a PNG's cICP says (primaries, curve, matrix, range), which Pillow passes over; None where it is unsound
+    or missing.
+    """
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+            (length,) = struct.unpack(">I", head[:4])
+            if head[4:] == b"cICP":
+                data = file.read(4)
+                return data if length == 4 and data[2:3] == b"\0" else None
+            file.seek(length + 4, 1)
+    return None
 
 
 def _sound(primaries: tuple[float, ...]) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.picture_formats import READABLE, SUFFIXES, advice
+from passionsr_trt.engines.bundle.picture_formats import READABLE, SUFFIXES, advice, suffix_of
 
 OWN = ".passionsr-"  # how names of what is unfinished, and of records, begin
 # pictures by their names, whether or not they can be read
@@ -58,11 +58,6 @@ KINDS = {
 }
 
 
-def suffix_of(name: str) -> str:
-    """`.png` of `A.PNG`, and of `a.png ` too: a name may end in what is hard to see."""
-    return Path(name.rstrip(" .")).suffix.lower()
-
-
 def find_pictures(inputs: list[Path], output: Path | None = None) -> tuple[list[Found], LeftOut]:
     """Files as given (a missing one fails when it is read); folders give theirs and their sub-folders', by name.
 
@@ -71,7 +66,7 @@ def find_pictures(inputs: list[Path], output: Path | None = None) -> tuple[list[
     found: list[Found] = []
     left = LeftOut()
     for item in inputs:
-        if not item.is_dir():
+        if not is_folder(item):
             found.append(Found(item, item.name, walked=False))
             continue
         before = len(found)
@@ -80,6 +75,14 @@ def find_pictures(inputs: list[Path], output: Path | None = None) -> tuple[list[
         if len(found) == before:
             raise no_picture(str(item), left)
     return found, left
+
+
+def is_folder(path: Path) -> bool:
+    """False for what cannot be asked too: a name that is too long, a folder above that is closed."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def no_picture(folder: str, left: LeftOut) -> UserError:

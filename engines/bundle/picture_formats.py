@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, features
@@ -82,14 +84,33 @@ READABLE = _readable()
 SUFFIXES = tuple(suffix for suffixes in READABLE.values() for suffix in suffixes)
 
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else what it has to say stands on stderr, of no file
+
+
+def suffix_of(name: str) -> str:
+    """`.png` of `A.PNG`, and of `a.png ` too: a name may end in what is hard to see."""
+    return Path(name.rstrip(" .")).suffix.lower()
+
+
 def formats_for(path: Path) -> list[str]:
     """What a file may be, whatever its name says; what has no mark of its own only by its name."""
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path.name)
     known = {name: suffixes for name, suffixes in READABLE.items() if name in Image.OPEN}  # MPO opens as a JPEG
     return [name for name, suffixes in known.items() if name not in NAMELESS or suffix in suffixes]
 
 
 def advice(path: Path) -> str:
     """What would read a picture of such a name; nothing where it can be read, or is no picture's name."""
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path.name)
     return "" if suffix in SUFFIXES else ADVICE.get(suffix, "")
+
+
+def marked(path: Path) -> str:
+    """The format whose mark a file begins with, of those that are read; nothing where there is none."""
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(16)
+        for name in formats_for(path):
+            accept = Image.OPEN[name][1]
+            if accept is not None and accept(start) is True:
+                return name
+    return ""

@@ -17,8 +17,8 @@ import numpy as np
 from passionsr_trt.engines.bundle.depth import joined, low_bytes, rawmode, stored_bits, whole_numbers
 from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.frames import frames_note
-from passionsr_trt.engines.bundle.metadata import Metadata, drop_strangers, metadata_of
-from passionsr_trt.engines.bundle.picture_formats import READABLE, advice, formats_for
+from passionsr_trt.engines.bundle.metadata import Metadata, coding_of, drop_strangers, metadata_of
+from passionsr_trt.engines.bundle.picture_formats import READABLE, advice, formats_for, marked
 from passionsr_trt.engines.bundle.pixels import CONVERTED, Pixels, eight_bits, significant_gamma, sixteen_bits
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -77,18 +77,22 @@ def read_picture(path: Path) -> Picture:
                 notes = frames_note(other, path)
             pixels = _pixels(image, path, notes)
             icc = _kept_icc(image, notes)
-            return Picture(
-                pixels.rgb, pixels.alpha, pixels.grey, icc, notes, metadata_of(image, notes), pixels.deep
-            )
+            found = metadata_of(image, notes)
+            return Picture(pixels.rgb, pixels.alpha, pixels.grey, icc, notes, found, pixels.deep)
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError:  # from the header alone
         limit = f"expected at most {MAX_PIXELS / 1e6:.0f} megapixels"
         raise UserError(f"{path}: far too many pixels", limit, "crop or shrink it first") from None
     except UnidentifiedImageError:
+        if kind := marked(path):
+            reason = f"{path}: a {kind} that is damaged, or of a kind that cannot be read"
+            raise UserError(reason, "expected a whole one", "save it anew, as PNG") from None
         expected = f"expected {', '.join(READABLE)}"
         raise UserError(f"{path}: not an image that can be read", expected, advice(path)) from None
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's; Pillow's own have none
+            raise UserError(f"{path}: cannot be read ({error.strerror})", "expected an image") from None
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be decoded ({reason})", "expected a whole image") from None
 
@@ -155,9 +159,13 @@ def _pixels(image: Image.Image, path: Path, notes: list[str]) -> Pixels:
     if ";16" in raw:
         with opened(path) as again:
             low = low_bytes(image, again, path)
+    if image.info.get("icc_profile", b"") is None:
+        notes.append("a damaged colour profile left out")
     drop_strangers(image)
     image.load()
     drop_strangers(image)
+    if image.format == "PNG" and (coded := coding_of(path)):
+        image.info["cicp"] = coded
     key, gamma = image.info.get("transparency"), significant_gamma(image.info)
     upright = _upright(image)
     deep = None

@@ -73,12 +73,19 @@ def reduced(deep: np.ndarray) -> np.ndarray:
 def significant_gamma(info: dict[str | tuple[int, int], object]) -> float | None:
     """The gamma of a PNG whose values are not sRGB's, so that they have to be converted; else None.
 
-    A profile and an sRGB chunk overrule it; within 5 % of 1/2.2 it is sRGB's; beyond GAMMAS it is a mistake.
+    A cICP chunk, a profile and an sRGB chunk overrule it; within 5 % of 1/2.2 it is sRGB's; beyond GAMMAS it is a
+    mistake.
     """
     gamma = info.get("gamma")
-    if not isinstance(gamma, float) or "srgb" in info or info.get("icc_profile"):
+    if not isinstance(gamma, float) or is_srgb(info) or info.get("icc_profile") or "cicp" in info:
         return None
     return gamma if GAMMAS[0] <= gamma <= GAMMAS[1] and abs(gamma / GAMMA - 1) > 0.05 else None
+
+
+def is_srgb(info: dict[str | tuple[int, int], object]) -> bool:
+    """By a PNG's sRGB chunk, which holds an intent from 0 to 3; one that holds another is void."""
+    intent = info.get("srgb")
+    return isinstance(intent, int) and intent <= 3
 
 
 def to_srgb(gamma: float, most: int) -> np.ndarray:

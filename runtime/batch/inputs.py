@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, reason_of
-from passionsr_trt.engines.bundle.picture_files import LeftOut, kind_of, no_picture, walk
+from passionsr_trt.engines.bundle.picture_files import LeftOut, is_folder, kind_of, no_picture, walk
 from passionsr_trt.runtime.batch.places import (
     OWN,
     Stamp,
@@ -158,7 +158,7 @@ class StoreFolder:
 def as_folder(url: str) -> LocalFolder | StoreFolder | None:
     """None for what is no folder."""
     if is_local(url):
-        return LocalFolder(url) if Path(local_path(url)).is_dir() else None
+        return LocalFolder(url) if is_folder(Path(local_path(url))) else None
     store, root = open_store(url)
     try:
         return StoreFolder(url, store, root) if store.isdir(root) else None

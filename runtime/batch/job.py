@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable, reason_of
+from passionsr_trt.engines.bundle.picture_files import is_folder
 from passionsr_trt.engines.bundle.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
 from passionsr_trt.runtime.batch.cluster import Pool, Told, cluster, machines, quiet, rounds
@@ -36,7 +37,7 @@ def run_batch(arguments: argparse.Namespace) -> int:
     pool = plan_pool(arguments, on_gpu)
     output = Place(absolute(arguments.output))
     for url in map(absolute, arguments.inputs):  # before anything is made in OUT
-        if is_local(url) and Path(local_path(url)).is_dir():
+        if is_local(url) and is_folder(Path(local_path(url))):
             check_apart(url, output.url)
     settings = settings_of(arguments, configuration(bundle, decisive(arguments)), pool, output)
     failed = Failures(output)

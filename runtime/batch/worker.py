@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,9 @@ class Worker:
                 except Exception as error:  # every store has its own
                     yield item, _line(error, item.source)
                     continue
-                pairs[source] = target
-                ours[source] = item, sha256(source) if source.is_file() else ""
+                pairs[source], ours[source] = target, (item, "")
+                with suppress(OSError):  # what cannot be read tells when it is
+                    ours[source] = item, sha256(source)
             left = dict(pairs)
             try:
                 for source, failure in upscale_all(

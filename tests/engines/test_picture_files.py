@@ -37,6 +37,11 @@ def test_names_that_end_in_a_dot_or_a_space_and_odd_ones(tmp_path: Path) -> None
     assert suffix_of(".png") == suffix_of("...") == suffix_of("png") == ""
 
 
+def test_a_path_that_cannot_be_asked_costs_no_other_picture(tmp_path: Path) -> None:
+    put(tmp_path, "a.png")
+    assert len(list_images([tmp_path / "a.png", tmp_path / ("x" * 300 + ".png")])) == 2
+
+
 def test_the_output_folder_and_links_to_folders_are_not_walked(tmp_path: Path) -> None:
     put(tmp_path / "in", "a.png", "out/a.png", "sub/b.png")
     (tmp_path / "in" / "sub" / "up").symlink_to("..")

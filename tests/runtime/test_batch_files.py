@@ -21,6 +21,7 @@ from passionsr_trt.runtime.batch.worker import Outcome, Settings, Worker
 from passionsr_trt.runtime.planning import Options
 
 from tests.conftest import Built
+from tests.pictures import noise
 
 LINE = Done("a.png", "c", 5, "then", "1" * 64, 9, "later", "2" * 64)
 
@@ -51,6 +52,16 @@ def test_folders_keep_their_structure_and_names_never_meet(tmp_path: Path) -> No
     assert [Path(item.source).name for item in refused] == ["a.jpg"] and "would become a.jpg.png" in refused[
         0
     ].reason
+
+
+def test_a_path_that_cannot_be_asked_costs_no_other_picture(tmp_path: Path, small: Built) -> None:
+    noise().save(tmp_path / "a.png")
+    long = f"{tmp_path}/{'x' * 300}.png"
+    assert len(keys([f"{tmp_path}/a.png", long], tmp_path / "out")) == 2
+    one, made = worker(small.engines_fp32, tmp_path / "out"), str(tmp_path / "a.png")
+    items = [Item(made, "a.png", Stamp(1, "1")), Item(long, "b.png", Stamp(-1, ""))]
+    outcomes, _file = one.run(items, [b"", b""], Here())
+    assert {outcome.source: outcome.status for outcome in outcomes} == {made: "done", long: "failed"}
 
 
 def test_several_inputs_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,9 @@ def test_gamma_is_converted(tmp_path: Path, gamma: float) -> None:
         ([(b"gAMA", struct.pack(">I", 2**32 - 1))], ["gAMA of 42949.7 left out"]),
         ([(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100000))], []),
         ([(b"cHRM", bytes(32))], ["a damaged cHRM left out"]),
+        ([(b"cICP", b"\x09\x10\x00\x01"), (b"gAMA", struct.pack(">I", 100000))], []),
+        ([(b"iCCP", b"name\0\0no stream")], ["a damaged colour profile left out"]),
+        ([(b"sRGB", b"\x04")], ["a damaged sRGB left out"]),
     ],
 )
 def test_gamma_that_is_none_changes_nothing(
@@ -53,6 +56,7 @@ def test_colour_chunks_go_along(tmp_path: Path) -> None:
     for chunks in (
         [(b"sRGB", b"\1")],
         [(b"gAMA", struct.pack(">I", 45455))],
+        [(b"cICP", b"\x0c\x0d\x00\x01")],
         [(b"gAMA", struct.pack(">I", 45455)), (b"cHRM", primaries)],
     ):
         picture = read_picture(png(tmp_path / "in.png", pixels, *chunks))
@@ -147,3 +151,32 @@ def test_a_profile_of_other_channels_is_left_out_and_said(tmp_path: Path) -> Non
     assert written(picture, tmp_path / "out.png").info["icc_profile"] == profile
     assert as_written(picture, tmp_path / "out.webp").notes == ["a colour profile of other channels left out"]
     assert "icc_profile" not in written(picture, tmp_path / "out.webp").info
+
+
+def test_a_coding_of_colours_is_kept_in_png_alone_and_a_void_srgb_leaves_gamma(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (16, 24, 3), np.uint8)
+    picture = read_picture(png(tmp_path / "in.png", pixels, (b"sRGB", b"\0"), (b"cICP", b"\x09\x10\x00\x01")))
+    assert as_written(picture, tmp_path / "a.jpg").notes == ["coding of colours (cICP) left out: PNG keeps it"]
+    picture = read_picture(png(tmp_path / "in.png", pixels, (b"cICP", b"\x01\x0d\x00\x01")))
+    assert as_written(picture, tmp_path / "a.jpg").notes == [], "sRGB's own is no loss"
+    for unsound in (b"", b"\x09\x10\x01\x01", bytes(5)):
+        picture = read_picture(png(tmp_path / "in.png", pixels, (b"cICP", unsound)))
+        assert picture.metadata.chunks == []
+    void = [(b"sRGB", b"\x09"), (b"gAMA", struct.pack(">I", 100000))]
+    notes = read_picture(png(tmp_path / "in.png", pixels, *void)).notes
+    assert notes == ["a damaged sRGB left out", "gAMA of 1 converted to sRGB"]
+
+
+def test_no_resolution_is_made_up(tmp_path: Path) -> None:
+    noise().save(tmp_path / "in.tif")
+    assert read_picture(tmp_path / "in.tif").metadata.dpi is None
+    noise().save(tmp_path / "in.tif", dpi=(300, 299))
+    assert read_picture(tmp_path / "in.tif").metadata.dpi == (300, 299)
+
+
+def test_texts_without_a_name_that_png_takes_are_said(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (16, 24, 3), np.uint8)
+    texts = [(b"tEXt", b"k" * 80 + b"\0v"), (b"tEXt", b"k" * 79 + b"\0v")]
+    picture = read_picture(png(tmp_path / "in.png", pixels, *texts))
+    assert picture.notes == ["1 text left out: a name has 1 to 79 characters"]
+    assert list(picture.metadata.texts) == ["k" * 79]

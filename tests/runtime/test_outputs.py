@@ -8,7 +8,7 @@ import pytest
 from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.engines.bundle.picture_files import find_pictures
 from passionsr_trt.runtime import outputs
-from passionsr_trt.runtime.outputs import Outputs, plan_outputs
+from passionsr_trt.runtime.outputs import Outputs, in_folder, plan_outputs
 
 from tests.engines.test_picture_files import put
 
@@ -83,3 +83,16 @@ def test_outputs_that_cannot_be_are_wrong_usage(tmp_path: Path) -> None:
     for output in (tmp_path / "one.png", tmp_path / "out.bmp", source / "a.jpg"):
         with pytest.raises(UsageError):
             plan(output, source)
+
+
+def test_a_name_that_is_taken_is_no_picture_s(tmp_path: Path) -> None:
+    source, out = put(tmp_path / "in", "overview.png", "a.png", "sub/overview.png"), tmp_path / "out"
+    planned = in_folder(find_pictures([source])[0], out, "png", "overview.png")
+    assert targets(planned, out) == ["a.png", "overview.png.png", "sub/overview.png"] and not planned.refused
+
+
+def test_an_output_that_cannot_be_asked_or_ends_in_a_space(tmp_path: Path) -> None:
+    source, long = put(tmp_path / "in", "a.png"), tmp_path / ("x" * 300)
+    assert targets(plan(long, source), long) == ["a.png"]
+    with pytest.raises(UsageError, match="is no folder"):
+        plan(tmp_path / "out.png ", source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from passionsr_trt.engines.bundle.picture_formats import SUFFIXES
 from passionsr_trt.engines.bundle.pictures import header_size, read_picture
 from PIL import Image
 
-from tests.pictures import SIZE, noise
+from tests.pictures import SIZE, noise, png
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,45 @@ def test_a_turned_tiff_is_upright(tmp_path: Path, mode: str, compression: str | 
     found = picture.rgb if picture.deep is None else picture.deep
     assert np.array_equal(np.asarray(found)[..., 0], expected if expected.ndim == 2 else expected[..., 0])
     assert header_size(path) == expected.shape[:2]
+
+
+def test_a_name_that_ends_in_a_space_tells_a_format_too(tmp_path: Path) -> None:
+    noise().save(tmp_path / "image.tga ", format="TGA")
+    assert read_picture(tmp_path / "image.tga ").rgb.size == SIZE
+
+
+SEVEN = (
+    b"II*\0\x08\0\0\0\x03\0" + b"\0\1\3\0\1\0\0\0\x10\0\0\0" + b"\1\1\3\0\1\0\0\0\x10\0\0\0"
+    b"\x15\1\3\0\1\0\0\0\x07\0\0\0" + bytes(4)
+)  # a TIFF of 16×16 pixels with seven channels
+
+
+def test_what_begins_as_a_picture_is_no_stranger(tmp_path: Path) -> None:
+    """It is not told to be none of what is expected."""
+    (tmp_path / "a.tif").write_bytes(SEVEN)
+    png(tmp_path / "a.png", np.zeros((16, 16, 3), np.uint8), (b"gAMA", b"\0"))
+    for name, kind in (("a.tif", "TIFF"), ("a.png", "PNG")):
+        with pytest.raises(UserError, match=f"a {kind} that is damaged, or of a kind that cannot be read"):
+            read_picture(tmp_path / name)
+
+
+def test_what_pillow_logs_is_not_on_stderr(tmp_path: Path) -> None:
+    """By itself logging writes what nobody handles, without the picture's name and beside the progress bar."""
+    (tmp_path / "seven.tif").write_bytes(SEVEN)
+    code = "import sys; from pathlib import Path; from passionsr_trt.engines.bundle.pictures import header_size"
+    command = [sys.executable, "-c", f"{code}; print(header_size(Path(sys.argv[1])))", str(tmp_path / "seven.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(0, 0)\n", "")
+
+
+def test_a_file_that_the_system_does_not_give_is_not_told_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise().save(tmp_path / "a.png")
+
+    def closed(*_given: Any, **_options: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "a.png")
+
+    monkeypatch.setattr(Image, "open", closed)
+    with pytest.raises(UserError, match=r"a\.png: cannot be read \(Permission denied\)"):
+        read_picture(tmp_path / "a.png")
