@@ -13,7 +13,7 @@ from passionsr_trt.export.calibrate.blockwise import blocks_in_order
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
 from passionsr_trt.export.calibrate.resume import Progress
-from passionsr_trt.export.calibrate.stages import Pairs, Stage, learned_ports, only, run_stage
+from passionsr_trt.export.calibrate.stages import Pairs, Stage, learned_ports, only, recomputing, run_stage
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.modes import Mode
@@ -92,6 +92,24 @@ def test_recomputing_activations_changes_nothing(model: Model, granularity: str)
     plain, low = (learn_calibration(model, spec, FILES, low_memory=on) for on in (False, True))
     for key, value in plain.tensors.items():
         torch.testing.assert_close(low.tensors[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_recomputing_keeps_a_fraction_for_the_backward_pass(model: Model) -> None:
+    part, x = model.part("vae_decoder"), torch.randn(1, 4, 8, 8, requires_grad=True)
+    blocks = [block for _path, block in blocks_in_order(part, (x,))]
+
+    def kept(recomputed: list[torch.nn.Module]) -> int:
+        saved: list[torch.Tensor] = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            saved.append(tensor)
+            return tensor
+
+        with recomputing(recomputed), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            part.module(x)
+        return sum(tensor.nbytes for tensor in saved)
+
+    assert 0 < kept(blocks) < kept([]) / 2
 
 
 def test_accumulated_gradients_are_the_mean_of_their_crops(model: Model) -> None:
