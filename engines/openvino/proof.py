@@ -63,7 +63,9 @@ def prove_engines(bundle: OnnxBundle, folder: Path, target: OpenVINOTarget) -> d
                 drift = distance(session.run(None, nearly(feed))[0], expected)
                 bound = max(PART["bfloat16" if target.bfloat16 else "float32"], 2 * drift)
             if not error <= bound:
-                raise wrong(f"{part.name} is off by {error:.1e} for {picture}", f"≤ {bound:.1e}")
+                raise wrong(
+                    f"{part.name} is off by {error:.1e} for {picture}", f"≤ {bound:.1e} from ONNX Runtime's result"
+                )
             errors[part.name] = max(error, errors.get(part.name, 0.0))
         if limit is not None:
             session = reference_session(path)
