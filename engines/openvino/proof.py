@@ -30,9 +30,9 @@ from PIL import Image
 
 PICTURES = {"a picture like a photo": photo_like, "a picture like a screen": screen_like}
 PROOF_SIZE = 128  # output pixels a side
-PART = {"float": 1e-4, "float32": 0.02, "bfloat16": 0.15}  # relative error
+PART = {"float": 1e-4, "float32": 0.1, "bfloat16": 0.15}  # relative error
 FLOOR = 35.0  # dB, or `MARGIN` below what a change of 1e-3 leaves
-MARGIN = 3.0
+MARGIN = 6.0
 
 
 def prove_engines(bundle: OnnxBundle, folder: Path, target: OpenVINOTarget) -> dict[str, float]:
@@ -61,7 +61,7 @@ def prove_engines(bundle: OnnxBundle, folder: Path, target: OpenVINOTarget) -> d
             near[picture][result] = session.run(None, part.feed(near[picture]))[0]
             if bundle.spec is not None:
                 drift = distance(session.run(None, nearly(feed))[0], expected)
-                bound = max(PART["bfloat16" if target.bfloat16 else "float32"], 2 * drift)
+                bound = max(PART["bfloat16" if target.bfloat16 else "float32"], 3 * drift)
             if not error <= bound:
                 raise wrong(
                     f"{part.name} is off by {error:.1e} for {picture}", f"≤ {bound:.1e} from ONNX Runtime's result"

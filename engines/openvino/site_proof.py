@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 Tensors = dict[str, np.ndarray]
 AT_ONCE, WEIGHTS_AT_ONCE = 32, 100_000_000  # sub-graphs compiled side by side, and bytes of codes in them
-NORM = 5e-3  # of a slice's norm: float rounding, norms and softmax of two executors
-TIES, SHARE = 4, 1e-3  # codes that a slice reads and that may fall the other way: so many, and this share of them
+NORM = 1e-2  # of a slice's norm: float rounding, norms and softmax of two executors
+TIES, SHARE = 16, 1e-3  # codes that a slice reads and that may fall the other way: so many, and this share of them
 TINY = 1e-20
 
 
