@@ -5,8 +5,7 @@ Runtime.
 
 1. Site by site (site_proof.py): a wrong kernel hides behind the sums that follow it.
 2. Part by part: the whole engine takes the bundle's tensors. Codes that fell the other way at a tie go on through
-   a part, so the bound is what a change of 1e-3 in its input does to the bundle itself, where that is more than
-   `PART`.
+   a part, so the bound is three times what a change of 1e-3 in its input does to the bundle, or `PART`.
 3. As pictures: PSNR of the chain to the bundle's, which is printed, against a floor.
 """
 
