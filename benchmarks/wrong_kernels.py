@@ -22,8 +22,8 @@ import onnx
 import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.openvino.cpu import compile_content
 from passionsr_trt.engines.openvino.linears import linears_as_convolutions
-from passionsr_trt.engines.openvino.model import compile_content
 from passionsr_trt.engines.openvino.unsigned import signed_as_unsigned_codes
 
 CHANNELS, SIDE, OUTPUTS = 16, 8, 24

@@ -7,9 +7,9 @@ that text, saturated blocks and checkerboards do.
 from __future__ import annotations
 
 import numpy as np
+from passionsr_trt.engines.bundle.wiring import Size
 from PIL import Image, ImageDraw, ImageFilter
 
-Size = tuple[int, int]  # height, width
 LEAVES = 400
 NOISE = 2.0  # standard deviation, of 255
 

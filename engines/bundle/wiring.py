@@ -22,11 +22,8 @@ from passionsr_trt.engines.bundle.errors import UserError
 REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
 PICTURES = ("lr", "image")
 SOURCES = (*PICTURES, "noise")
-ALIGNMENTS = (
-    "adain",
-    "wavelet",
-    "none",
-)  # colour fixes: runtime/colour.py, as a graph export/onnx/around_chain.py
+# colour fixes: runtime/colour.py, as a graph export/onnx/around_chain.py
+ALIGNMENTS = ("adain", "wavelet", "none")
 ADAIN_EPSILON, WAVELET_LEVELS = 1e-5, 5  # of both
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of parts and their files, which become file names
 Size = tuple[int, int]  # height, width, in output pixels

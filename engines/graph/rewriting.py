@@ -11,6 +11,11 @@ from onnx import numpy_helper
 from passionsr_trt.engines.graph.files import read_tensor
 
 
+def pads_of(node: onnx.NodeProto) -> list[int]:
+    """A convolution's: top, left, bottom, right."""
+    return next((list(entry.ints) for entry in node.attribute if entry.name == "pads"), [0, 0, 0, 0])
+
+
 class Graph:
     """Producers and consumers of a graph's tensors, and its constants. They are those of when it was made."""
 
@@ -18,6 +23,7 @@ class Graph:
         """folder: where weights outside the graph lie; without it they count as unknown."""
         self.model, self.graph, self.folder = model, model.graph, folder
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.named = {node.name: node for node in reversed(model.graph.node)}  # the first of a name
         self.producers = {output: node for node in model.graph.node for output in node.output}
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in model.graph.node:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from passionsr_trt.engines.graph.rewriting import Graph
+from passionsr_trt.engines.graph.rewriting import Graph, pads_of
 
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 READ_NO_VALUES = ("Shape", "Size")
@@ -125,12 +125,13 @@ def port_values(
             assert sides is not None
             codes = codes[:, :, :: int(sides[2]), :: int(sides[3])]
         (reader,) = engine.consumers[reader.output[0]]
-    product, before = engine.consumers[reader.output[0]][0], bundle.consumers[_dequantized(bundle, original)][0]
+    dequantize = bundle.consumers[original.output[0]][0]
+    product, before = engine.consumers[reader.output[0]][0], bundle.consumers[dequantize.output[0]][0]
     if product.op_type == "Conv" and codes.ndim == 3:
         codes = codes.transpose(0, 2, 1)[..., None]
     elif product.op_type == "Conv":
         top, left, bottom, right = (
-            max(ours - theirs, 0) for ours, theirs in zip(_pads(product), _pads(before), strict=True)
+            max(ours - theirs, 0) for ours, theirs in zip(pads_of(product), pads_of(before), strict=True)
         )
         codes = codes[:, :, top : codes.shape[2] - bottom, left : codes.shape[3] - right]
     shift = 128 if own_zero.dtype == np.uint8 and zero.dtype == np.int8 else 0
@@ -139,17 +140,7 @@ def port_values(
 
 def port_quantizer(bundle: Graph, quantize: onnx.NodeProto) -> onnx.NodeProto:
     """The Q of the bundle's graph that a Q of an engine's was made from: they bear one name."""
-    name = quantize.name.removesuffix("/as_convolution")
-    return next(node for node in bundle.graph.node if node.name == name)
-
-
-def _dequantized(graph: Graph, quantize: onnx.NodeProto) -> str:
-    name: str = graph.consumers[quantize.output[0]][0].output[0]
-    return name
-
-
-def _pads(node: onnx.NodeProto) -> list[int]:
-    return next((list(entry.ints) for entry in node.attribute if entry.name == "pads"), [0, 0, 0, 0])
+    return bundle.named[quantize.name.removesuffix("/as_convolution")]
 
 
 def joined(

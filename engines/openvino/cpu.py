@@ -8,6 +8,7 @@ an old CPU, a virtual machine that hides VNNI, or ONEDNN_MAX_CPU_ISA.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, TensorProto, helper, numpy_helper
@@ -41,13 +42,19 @@ def _probe_graph(limit: int) -> GraphProto:
     )
 
 
-def _result(graph: GraphProto, x: np.ndarray) -> np.ndarray:
-    """What OpenVINO's kernels on this CPU make of one input."""
+def compile_content(content: bytes, threads: int = 0) -> Any:
+    """An ov.CompiledModel, in float32, of an ONNX graph in memory whose shapes are fixed; threads: 0 for all."""
     import openvino as ov
 
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     core = ov.Core()
-    compiled = core.compile_model(core.read_model(model.SerializeToString(), b""), "CPU", COMPILE_OPTIONS)
+    options = {**COMPILE_OPTIONS, "INFERENCE_NUM_THREADS": threads}
+    return core.compile_model(core.read_model(content, b""), "CPU", options)
+
+
+def _result(graph: GraphProto, x: np.ndarray) -> np.ndarray:
+    """What OpenVINO's kernels on this CPU make of one input."""
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    compiled = compile_content(model.SerializeToString())
     result: np.ndarray = compiled([x])[compiled.output(0)]
     return result
 

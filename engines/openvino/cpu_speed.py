@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from passionsr_trt.engines.openvino.blocks import pixels_in_blocks
-from passionsr_trt.engines.openvino.cpu import COMPILE_OPTIONS
+from passionsr_trt.engines.openvino.cpu import compile_content
 from passionsr_trt.engines.openvino.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.phases import phases_apart
 
@@ -92,12 +92,7 @@ def _ratio(*runs: Callable[[], object]) -> float:
 
 def _compiled(model: onnx.ModelProto, shape: tuple[int, ...], threads: int = 0) -> Callable[[], object]:
     """The layer, compiled and run once; threads: 0 for all."""
-    import openvino as ov
-
-    core = ov.Core()
-    options = {**COMPILE_OPTIONS, "INFERENCE_NUM_THREADS": threads}
-    compiled = core.compile_model(core.read_model(model.SerializeToString(), b""), "CPU", options)
-    request = compiled.create_infer_request()
+    request = compile_content(model.SerializeToString(), threads).create_infer_request()
     x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     request.infer([x])
     return lambda: request.infer([x], share_inputs=True)

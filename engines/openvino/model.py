@@ -89,12 +89,6 @@ def compile_static(
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 
 
-def compile_content(content: bytes) -> Any:
-    """An ov.CompiledModel, in float32 and on all cores, of an ONNX graph in memory, its shapes fixed."""
-    core = ov.Core()
-    return core.compile_model(core.read_model(content, b""), "CPU", dict(COMPILE_OPTIONS))
-
-
 def compile_saved(path: Path, threads: int, bfloat16: bool) -> Any:
     """An ov.CompiledModel of a model in OpenVINO's own format, as `compile_static` would make it."""
     try:

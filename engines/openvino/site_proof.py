@@ -21,7 +21,7 @@ from passionsr_trt.engines.graph.files import on_disk
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.graph.rewriting import Graph
 from passionsr_trt.engines.graph.segments import Segment, joined, port_quantizer, port_values, quantizer, segments
-from passionsr_trt.engines.openvino.model import compile_content
+from passionsr_trt.engines.openvino.cpu import compile_content
 from tqdm import tqdm
 
 Tensors = dict[str, np.ndarray]
@@ -126,7 +126,7 @@ def allowed(bundle: Graph, site: str, expected: np.ndarray) -> dict[int, np.ndar
     that a slice reads: one of input channel c moves the result by Δ·‖W[:, c]‖. Products of two activations have
     no W.
     """
-    product = next(node for node in bundle.graph.node if node.name == site)
+    product = bundle.named[site]
     channel = 1 if product.op_type == "Conv" else expected.ndim - 1
     weight = bundle.producers.get(product.input[1])
     energy, channels, reach = 0.0, 1, 1

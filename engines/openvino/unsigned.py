@@ -13,7 +13,7 @@ Sums are the same but for float rounding. Ports that feed anything but INT8 conv
 
 Ports behind a Concat, through what is done pixel by pixel (`POINTWISE`), get unsigned codes as well: 128 is the
 zero point of the same values. OpenVINO 2026.4.1 works with unsigned codes of its own there and forgets their zero
-point: results of int8 codes are off by a third, without a message (tests/engines/test_wrong_kernels.py sweeps
+point: results of int8 codes are off by 40 to 100 %, without a message (tests/engines/test_wrong_kernels.py sweeps
 structures). Elsewhere signed codes are right, and 4 to 7 % faster on a CPU with AVX2.
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper
-from passionsr_trt.engines.graph.rewriting import Graph
+from passionsr_trt.engines.graph.rewriting import Graph, pads_of
 
 NEAR = 1e-3  # of a code, from float rounding of δ/s
 HALF = 128
@@ -132,7 +132,7 @@ def _anchored(graph: Graph, quantize: onnx.NodeProto) -> Anchored | None:
         return None
     port = Anchored(codes, step, quantize, dequantize, convolutions, above, above.input[1 - constant], clip)
     _find_pad(graph, port)
-    padded_later = port.pad is None and any(any(_pads(node)) for node in convolutions)
+    padded_later = port.pad is None and any(any(pads_of(node)) for node in convolutions)
     return None if padded_later else port
 
 
@@ -185,14 +185,10 @@ def _rewrite(graph: Graph, port: Anchored) -> None:
     port.quantize.input[2] = port.dequantize.input[2] = zero
     for node in port.convolutions:
         _unshift(graph, node, moved)
-        total = [own + more for own, more in zip(_pads(node), port.pads, strict=True)]
+        total = [own + more for own, more in zip(pads_of(node), port.pads, strict=True)]
         for entry in [entry for entry in node.attribute if entry.name == "pads"]:
             node.attribute.remove(entry)
         node.attribute.append(helper.make_attribute("pads", total))
-
-
-def _pads(node: onnx.NodeProto) -> list[int]:
-    return next((list(entry.ints) for entry in node.attribute if entry.name == "pads"), [0, 0, 0, 0])
 
 
 def _unshift(graph: Graph, node: onnx.NodeProto, moved: float) -> None:
