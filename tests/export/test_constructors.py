@@ -34,7 +34,7 @@ ALLOWED = {
     "families/stable_diffusion/unet.py:__init__": LOADING,
     "families/stable_diffusion/vae.py:__init__": LOADING,
     "onnx/bundle.py:export_bundle": "ONNX Runtime's output, compared on the host",
-    "onnx/to_onnx.py:export_part": "a part is traced on the host",
+    "onnx/to_onnx.py:_write_program": "a part is traced on the host",
     "quantize/observers.py:__init__": "counts are summed up on the host",
     "quantize/observers.py:centres": "of the counts, which are on the host",
     "quantize/observers.py:dobi_boundary": "of the counts, which are on the host",

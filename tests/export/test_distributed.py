@@ -32,10 +32,33 @@ def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> l
     return ["calibrate", str(model), *named, "--limit", "3", "--device", "cpu"]
 
 
-def by_torchrun(arguments: list[str], logs: Path) -> tuple[int, list[str], str]:
+# the command, where one picture is lost after it was listed
+LOSING = """
+import sys
+from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.export.calibrate import data
+from passionsr_trt.runtime.main import main
+
+name, read, listed = sys.argv.pop(1), data.read_picture, []
+
+def lost(path):
+    if path.name == name:
+        if listed:
+            raise UserError(f"{path}: lost")
+        listed.append(path)
+    return read(path)
+
+data.read_picture = lost
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def by_torchrun(
+    arguments: list[str], logs: Path, program: tuple[str, ...] = ("-m", "passionsr_trt.runtime.main")
+) -> tuple[int, list[str], str]:
     """The exit status; each process's errors; what all of them print."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    own = ["--redirects", "3", "--log-dir", str(logs), "-m", "passionsr_trt.runtime.main", *arguments]
+    own = ["--redirects", "3", "--log-dir", str(logs), *program, *arguments]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*torchrun, *own], capture_output=True, text=True, check=False, env=variables)
     errors = [path.read_text() for path in sorted(logs.rglob("stderr.log"))]
@@ -77,9 +100,12 @@ def test_where_one_fails_all_end_with_one_line(tmp_path: Path) -> None:
     for path in sorted(IMAGES.iterdir())[:3]:
         shutil.copy(path, images)
     second = sorted(images.iterdir())[1]
-    second.write_bytes(b"no picture")
+    program = tmp_path / "losing.py"
+    program.write_text(LOSING)
     model = networks.write_small("Compact", tmp_path / "model.safetensors")
-    status, errors, printed = by_torchrun(words(model, images, tmp_path / "cache", {}), tmp_path / "logs")
+    status, errors, printed = by_torchrun(
+        words(model, images, tmp_path / "cache", {}), tmp_path / "logs", (str(program), second.name)
+    )
     assert status != 0 and not printed and not list((tmp_path / "cache").glob("*/manifest.json"))
     said = [
         line for text in errors for line in text.splitlines() if "Traceback" in line or "error" in line.lower()

@@ -102,7 +102,7 @@ def test_pictures_of_one_size_go_together(
         == 0
     )
     assert len(compiled) == len(set(compiled)) == 3 * 4
-    assert sorted(path.name for path in out.iterdir()) == [f"{index}.png" for index in range(len(sizes))]
+    assert sorted(path.name for path in out.glob("[!.]*")) == [f"{index}.png" for index in range(len(sizes))]
 
 
 def test_the_order_is_that_of_first_appearance_and_a_turned_picture_counts_as_it_will_be(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_two_streams_give_the_bits_of_one(
             assert "4 of 5 images written" in captured.out
             errors.append([line for line in captured.err.splitlines() if "error:" in line])
         assert errors[0] == errors[1] and len(errors[0]) == 1
-        names = sorted(path.name for path in (tmp_path / "1").iterdir())
+        names = sorted(path.name for path in (tmp_path / "1").glob("[!.]*"))
         assert len(names) == 4
         for name in names:
             assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
