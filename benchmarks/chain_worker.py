@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.loading import load_engines
+from passionsr_trt.runtime.core.chain import Chain
 
 Sources = dict[str, Any]
 Run = Callable[[Sources], dict[str, float]]  # sources → seconds of each part

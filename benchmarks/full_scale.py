@@ -97,8 +97,8 @@ RECORD = """
 import sys
 from pathlib import Path
 import numpy as np
-from passionsr_trt.runtime.benchmark import random_sources
-from passionsr_trt.runtime.loading import load_engines
+from passionsr_trt.runtime.apps.benchmark import random_sources
+from passionsr_trt.runtime.backends.loading import load_engines
 chain = load_engines(Path(sys.argv[1]))
 sources = random_sources(chain.parts, (512, 512))
 tensors = chain.tensors(sources)

@@ -23,13 +23,13 @@ from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.backends.loading import open_onnx
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.images import list_images, read_picture
-from passionsr_trt.runtime.loading import open_onnx
-from passionsr_trt.runtime.metrics import psnr
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.metrics import psnr
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
+from passionsr_trt.runtime.pictures.images import list_images, read_picture
 from PIL import Image
 from quality import Workspace, quantize
 from quality_methods import Method

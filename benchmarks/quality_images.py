@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dists import Dists
-from passionsr_trt.engines.bundle.picture_files import find_pictures
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.compare import find_truths
-from passionsr_trt.runtime.images import read_picture
-from passionsr_trt.runtime.metrics import measure
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
+from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.runtime.apps.compare import find_truths
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.metrics import measure
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
+from passionsr_trt.runtime.pictures.images import read_picture
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 from own_commands import peak_mib
-from passionsr_trt.engines.bundle.arguments import whole
-from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.benchmark import conditions
-from passionsr_trt.runtime.loading import load_engines
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
+from passionsr_trt.engines.common.arguments import whole
+from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.runtime.apps.benchmark import conditions
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
 from PIL import Image
 
 LEAST_SECONDS = 10.0

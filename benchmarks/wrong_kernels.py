@@ -23,8 +23,8 @@ import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino.cpu import compile_content
-from passionsr_trt.engines.openvino.linears import linears_as_convolutions
-from passionsr_trt.engines.openvino.unsigned import signed_as_unsigned_codes
+from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
+from passionsr_trt.engines.openvino.passes.unsigned import signed_as_unsigned_codes
 
 CHANNELS, SIDE, OUTPUTS = 16, 8, 24
 WRONG = 1e-2  # a code at a tie that falls the other way: 3e-3 at most here

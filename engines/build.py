@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, load_intact
-from passionsr_trt.engines.bundle.figures import Coverage
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
 from passionsr_trt.engines.bundle.records import encode
 from passionsr_trt.engines.bundle.targets import Target
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.figures import Coverage
 from tqdm import tqdm
 
 BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]

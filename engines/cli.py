@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from passionsr_trt.engines.build import BuildPart, build_engines, why_build
-from passionsr_trt.engines.bundle.arguments import parse_size, share, some_path, whole
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.figures import Choice
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
 from passionsr_trt.engines.bundle.targets import Target
-from passionsr_trt.engines.bundle.user_cache import one_at_a_time
 from passionsr_trt.engines.bundle.wiring import reference_size
-from passionsr_trt.engines.several import Rate, build_fastest, check_together, explain_choice, key_of_all
+from passionsr_trt.engines.common.arguments import parse_size, share, some_path, whole
+from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.figures import Choice
+from passionsr_trt.engines.common.user_cache import one_at_a_time
+from passionsr_trt.engines.mixed_format import Rate, build_fastest, check_together, explain_choice, key_of_all
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -121,12 +121,12 @@ def run_build_engines(arguments: argparse.Namespace) -> int:
             raise UsageError("--compute-capability is for --backend tensorrt-rtx")
         if arguments.batch > 1:
             raise UsageError("--batch is for TensorRT", "", "OpenVINO's engines take any: `infer --batch`")
-        from passionsr_trt.engines.openvino.builder import OpenVINOBuilder
+        from passionsr_trt.engines.openvino.backend import OpenVINOBuilder
 
         builder = OpenVINOBuilder(bundle, arguments.float32)
         build_part, target, prove = builder, builder.target, builder.prove
     else:
-        from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan
+        from passionsr_trt.engines.tensorrt.backend import TensorRTBuilder, TensorRTPlan
 
         plan = TensorRTPlan(
             arguments.backend,

@@ -10,7 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import (
+from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
+from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target
+from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, chain_multiple
+from passionsr_trt.engines.common.arguments import (
     CALIBRATIONS,
     check_multiple,
     device_name,
@@ -19,13 +24,9 @@ from passionsr_trt.engines.bundle.arguments import (
     some_path,
     whole,
 )
-from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
-from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target, check_writable
-from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
-from passionsr_trt.engines.bundle.user_cache import one_at_a_time
-from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, chain_multiple
+from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.user_cache import one_at_a_time
+from passionsr_trt.engines.common.writing import check_writable
 
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.calibration import Calibration

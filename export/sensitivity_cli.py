@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import decibels, some_input, some_path, whole
-from passionsr_trt.engines.bundle.manifest import check_writable
+from passionsr_trt.engines.common.arguments import decibels, some_input, some_path, whole
+from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.export.cli import add_device, add_own_calibration, own_calibration
 
 if TYPE_CHECKING:

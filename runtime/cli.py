@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import (
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
+from passionsr_trt.engines.common.arguments import (
     MOST_THREADS,
     colour,
     decibels,
@@ -22,8 +23,7 @@ from passionsr_trt.engines.bundle.arguments import (
     whole,
     written,
 )
-from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
-from passionsr_trt.runtime.chain import PROVIDERS
+from passionsr_trt.runtime.core.chain import PROVIDERS
 from passionsr_trt.runtime.infer import add_infer, add_picture_options
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float]]:
-    from passionsr_trt.runtime.benchmark import seconds_by_part
+    from passionsr_trt.runtime.apps.benchmark import seconds_by_part
 
     return seconds_by_part(built)
 
@@ -97,7 +97,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.compare import run_compare
+    from passionsr_trt.runtime.apps.compare import run_compare
 
     return run_compare(arguments)
 
@@ -119,7 +119,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.benchmark import run_benchmark
+    from passionsr_trt.runtime.apps.benchmark import run_benchmark
 
     return run_benchmark(arguments)
 
@@ -164,7 +164,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.serving.app import run_serve
+    from passionsr_trt.runtime.apps.serving.app import run_serve
 
     return run_serve(arguments)
 
@@ -223,7 +223,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.batch.job import run_batch
+    from passionsr_trt.runtime.apps.batch.job import run_batch
 
     return run_batch(arguments)
 
@@ -267,7 +267,7 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_repository(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.repository.command import run_repository
+    from passionsr_trt.runtime.apps.repository.command import run_repository
 
     return run_repository(arguments)
 
@@ -287,9 +287,9 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.gpu_report is not None:
-        from passionsr_trt.runtime.gpu_report import run_gpu_report
+        from passionsr_trt.runtime.apps.gpu_report import run_gpu_report
 
         return run_gpu_report(arguments)
-    from passionsr_trt.runtime.doctor import run_doctor
+    from passionsr_trt.runtime.apps.doctor import run_doctor
 
     return run_doctor(arguments)

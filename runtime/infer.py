@@ -8,7 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.arguments import (
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
+from passionsr_trt.engines.common.arguments import (
     MOST_THREADS,
     colour,
     gibibytes,
@@ -17,21 +19,19 @@ from passionsr_trt.engines.bundle.arguments import (
     some_path,
     whole,
 )
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.bundle.errors import UsageError, printable
-from passionsr_trt.engines.bundle.manifest import check_writable
-from passionsr_trt.engines.bundle.picture_files import find_pictures
-from passionsr_trt.engines.bundle.temporaries import sweep
-from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
-from passionsr_trt.runtime.batch.ledger import configuration
-from passionsr_trt.runtime.batch.places import OWN
-from passionsr_trt.runtime.chain import PROVIDERS, rescaled
-from passionsr_trt.runtime.files import by_size, upscale_all
-from passionsr_trt.runtime.loading import load_engines
+from passionsr_trt.engines.common.errors import UsageError, printable
+from passionsr_trt.engines.common.temporaries import sweep
+from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.runtime.apps.batch.ledger import configuration
+from passionsr_trt.runtime.apps.batch.places import OWN
+from passionsr_trt.runtime.apps.resuming import Notes, resumed
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.chain import PROVIDERS, rescaled
+from passionsr_trt.runtime.core.files import by_size, upscale_all
+from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.main import HelpFormatter, run
-from passionsr_trt.runtime.outputs import is_file, plan_outputs
-from passionsr_trt.runtime.planning import Options, check_options
-from passionsr_trt.runtime.resuming import Notes, resumed
+from passionsr_trt.runtime.pictures.outputs import is_file, plan_outputs
 from tqdm import tqdm
 
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from passionsr_trt.engines.bundle.arguments import refuse_twice
-from passionsr_trt.engines.bundle.errors import UsageError, UserError, printable
-from passionsr_trt.engines.bundle.extras import EXTRAS, install
+from passionsr_trt.engines.common.arguments import refuse_twice
+from passionsr_trt.engines.common.errors import UsageError, UserError, printable
+from passionsr_trt.engines.common.extras import EXTRAS, install
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {

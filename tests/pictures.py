@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.bundle.pictures import Picture
-from passionsr_trt.runtime.images import save_image
+from passionsr_trt.engines.pictures.pictures import Picture
+from passionsr_trt.runtime.pictures.images import save_image
 from PIL import Image
 
 RNG = np.random.default_rng(0)

@@ -17,8 +17,8 @@ from math import prod
 
 import numpy as np
 import onnx
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo, picture_size
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.host import Shapes
 from passionsr_trt.runtime.backends.tensorrt.device import OutOfDeviceMemory

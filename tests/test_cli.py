@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.tensorrt.gpu import Gpu
-from passionsr_trt.runtime import doctor
+from passionsr_trt.runtime.apps import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
 
 from tests.conftest import Built, needs_torch

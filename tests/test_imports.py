@@ -20,9 +20,9 @@ DEPENDENCIES = {
 
 # from the bottom up: a room imports from itself and from rooms before it; what stands together does not meet
 BACKENDS = ("engines.openvino", "engines.tensorrt")
-ENGINES = ("engines.bundle", "engines.graph", "engines.layers", BACKENDS, "engines")
+ENGINES = ("engines.common", "engines.bundle", "engines.pictures", "engines.graph", BACKENDS, "engines")
 EXPORT = ("export.quantize", "export.families", "export.onnx", "export.calibrate", "export")
-RUNTIME = (("runtime.chain", "runtime.memory"), "runtime.backends", "runtime")
+RUNTIME = ("runtime.pictures", "runtime.core", "runtime.backends", "runtime.apps", "runtime")
 # a family, its parts and what they are made of; other rooms know wiring alone
 FAMILY_WORDS = re.compile(
     r"vae|unet|lora\b|latent_channels|timestep|posterior|stable.diffusion|text_embedding|clean_latent",
@@ -43,7 +43,7 @@ def name_of(path: Path) -> str:
 
 def room(module: str) -> str:
     """`engines.openvino.graph` → `engines.openvino`; a module that lies in no room is in the top one."""
-    known = {*ENGINES[:3], *BACKENDS, *EXPORT[:-1], *RUNTIME[0], RUNTIME[1]}
+    known = {*ENGINES[:4], *BACKENDS, *EXPORT[:-1], *RUNTIME[:-1]}
     return next((name for name in known if f"{module}.".startswith(f"{name}.")), module.split(".")[0])
 
 
@@ -142,6 +142,6 @@ def test_no_room_but_the_families_names_a_family_or_a_part(path: Path) -> None:
     assert not sorted(word for word in words if FAMILY_WORDS.search(word))
 
 
-def test_no_file_is_longer_than_three_hundred_lines() -> None:
+def test_no_file_is_longer_than_450_lines() -> None:
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in EVERY}
-    assert not {name: length for name, length in lengths.items() if length > 300}
+    assert not {name: length for name, length in lengths.items() if length > 450}

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.extras import EXTRAS, ORT_GPU, install
-from passionsr_trt.runtime.doctor import PACKAGES
+from passionsr_trt.engines.common.extras import EXTRAS, ORT_GPU, install
+from passionsr_trt.runtime.apps.doctor import PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = configparser.ConfigParser()

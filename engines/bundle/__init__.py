@@ -1,1 +1,1 @@
-"""What every room shares: errors, manifests, the wiring, bundles, pictures, memory. No PyTorch, no ONNX."""
+"""What stages hand each other: manifests, the wiring, bundles, the spec, formats. No PyTorch, no ONNX."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.figures import Choice, Coverage
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, PRECISIONS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.records import decode, encode
@@ -28,6 +26,8 @@ from passionsr_trt.engines.bundle.wiring import (
     check_wiring,
     sources_of,
 )
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.figures import Choice, Coverage
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 
 Capability = tuple[int, int]
 

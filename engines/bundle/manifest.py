@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.json_files import read_object
-from passionsr_trt.engines.bundle.temporaries import prefix, sweep, temporary_folder
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.json_files import read_object
+from passionsr_trt.engines.common.temporaries import temporary_folder
 
 SCHEMA_VERSION = 1  # of every manifest; another one is not read
 MANIFEST = "manifest.json"
@@ -181,21 +179,6 @@ def atomic_folder(target: Path, kind: str) -> Iterator[Path]:
         ) from error
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; UserError where the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=prefix(), dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})", "expected room on the disk") from None
-
-
 def check_digest(folder: Path, expected: str | None) -> None:
     """Refuse a bundle whose manifest is not the one the caller trusts; the manifest names every other digest."""
     if expected is None:
@@ -206,21 +189,3 @@ def check_digest(folder: Path, expected: str | None) -> None:
         raise UserError(
             f"{folder}: digest {found}", f"expected {expected}", "get the bundle from its source again"
         )
-
-
-def check_writable(folder: Path) -> None:
-    """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind.
-
-    What earlier runs that were killed left there is removed.
-    """
-    try:
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        handle, name = tempfile.mkstemp(prefix=prefix(), dir=folder)
-        os.close(handle)
-        Path(name).unlink()
-        for parent in missing:
-            parent.rmdir()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.json_files import read_object
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.json_files import read_object
 
 SCHEMA_VERSION = 1
 MOST = 1_000_000  # steps, candidates, crops: more is a slip

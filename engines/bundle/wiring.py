@@ -17,12 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 
 REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
 PICTURES = ("lr", "image")
 SOURCES = (*PICTURES, "noise")
-# colour fixes: runtime/colour.py, as a graph export/onnx/around_chain.py
+# colour fixes: runtime/core/colour.py, as a graph export/onnx/around_chain.py
 ALIGNMENTS = ("adain", "wavelet", "none")
 ADAIN_EPSILON, WAVELET_LEVELS = 1e-5, 5  # of both
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of parts and their files, which become file names

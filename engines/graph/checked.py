@@ -14,10 +14,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper
 from passionsr_trt.engines.bundle.bundles import Bundle
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.wiring import PartInfo
-from passionsr_trt.engines.graph.files import weight_files
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.external import weight_files
 
 
 def open_graph(bundle: Bundle, part: PartInfo) -> Path:

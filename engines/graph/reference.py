@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx
 import onnxruntime
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 
 EXACT = {"session.disable_quant_qdq": "1"}
 WRONG = "ReluQuantRewrite"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from passionsr_trt.engines.graph.files import read_tensor
+from passionsr_trt.engines.graph.external import read_tensor
 
 
 def pads_of(node: onnx.NodeProto) -> list[int]:

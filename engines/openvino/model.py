@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import onnx
 import openvino as ov
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import PartInfo
-from passionsr_trt.engines.graph.files import on_disk, weight_files
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.external import on_disk, weight_files
 from passionsr_trt.engines.openvino.cpu import COMPILE_OPTIONS, has_bfloat16, openvino_int8_exact
-from passionsr_trt.engines.openvino.half_range import limited_copy
+from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 
 Shapes = Mapping[str, Sequence[int]]
 HALF_RANGE = 63  # weight codes within it are exact without VNNI

@@ -1,6 +1,6 @@
 """Built engines against the bundle that they were built from, before anybody uses them.
 
-Two pictures, one like a photo and one like a screen (engines/bundle/drawn.py), go through the bundle in ONNX
+Two pictures, one like a photo and one like a screen (engines/pictures/drawn.py), go through the bundle in ONNX
 Runtime.
 
 1. Site by site (site_proof.py): a wrong kernel hides behind the sums that follow it.
@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.drawn import photo_like, screen_like
-from passionsr_trt.engines.bundle.pictures import noise
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import Size, reference_size, sources_of
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.openvino.half_range import limited_copy
 from passionsr_trt.engines.openvino.model import compile_static, runs_in_bfloat16
+from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 from passionsr_trt.engines.openvino.site_proof import Tensors, distance, prove_sites, wrong
+from passionsr_trt.engines.pictures.drawn import photo_like, screen_like
+from passionsr_trt.engines.pictures.pictures import noise
 from PIL import Image
 
 PICTURES = {"a picture like a photo": photo_like, "a picture like a screen": screen_like}

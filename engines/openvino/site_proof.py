@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo
-from passionsr_trt.engines.graph.files import on_disk
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.external import on_disk
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.graph.rewriting import Graph
 from passionsr_trt.engines.graph.segments import Segment, joined, port_quantizer, port_values, quantizer, segments

@@ -14,10 +14,10 @@ import json
 from collections import Counter
 from typing import Any
 
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.formats import FP8, INT8
-from passionsr_trt.engines.layers.coverage import Layer, count_kinds
-from passionsr_trt.engines.layers.kernels import ORIGIN, TensorUse, kernel
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.coverage import Layer, count_kinds
+from passionsr_trt.engines.graph.kernels import ORIGIN, TensorUse, kernel
 
 NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
 _TYPES = (

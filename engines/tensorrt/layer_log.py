@@ -12,8 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from passionsr_trt.engines.layers.coverage import Layer, count_kinds
-from passionsr_trt.engines.layers.kernels import ORIGIN, TensorUse, kernel
+from passionsr_trt.engines.graph.coverage import Layer, count_kinds
+from passionsr_trt.engines.graph.kernels import ORIGIN, TensorUse, kernel
 
 # signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shape_call", "host_call"}

@@ -7,8 +7,8 @@ import importlib
 import sys
 from typing import Any
 
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.extras import extra_of, install
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import extra_of, install
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.figures import Choice
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, capability
 from passionsr_trt.engines.bundle.wiring import PartInfo
-from passionsr_trt.engines.layers.coverage import Layer
-from passionsr_trt.engines.layers.kernels import load_layers
+from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.figures import Choice
+from passionsr_trt.engines.graph.coverage import Layer
+from passionsr_trt.engines.graph.kernels import load_layers
 
 LAUNCH = 2e-6  # seconds a kernel in a CUDA graph; 4 to 5 without one
 RATES = {"Half": "half", "BFloat16": "half", **{entry.layer_type: name for name, entry in CODE_FORMATS.items()}}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
-from passionsr_trt.engines.bundle.temporaries import temporary_folder
+from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.export.calibrate.distributed import in_turn
 from passionsr_trt.export.calibrate.placement import Placement, Spill
 from passionsr_trt.export.calibrate.stages import Pairs, Samples

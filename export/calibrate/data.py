@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError, printable
 from passionsr_trt.engines.bundle.manifest import sha256
-from passionsr_trt.engines.bundle.picture_files import find_pictures
-from passionsr_trt.engines.bundle.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.engines.bundle.wiring import Wired, chain_grid, chain_multiple, picture_size, sources_of
+from passionsr_trt.engines.common.errors import UserError, printable
+from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.export.calibrate import distributed
 from passionsr_trt.export.quantize.part import Model, Tensors
 from torch import Tensor

@@ -24,8 +24,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.export.quantize.devices import HOST
 from passionsr_trt.export.quantize.observers import Histogram
 from torch import Tensor, distributed, nn

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate.data import data_digest, load_sources
 from passionsr_trt.export.calibrate.distributed import begin_alike, merge, rank, shared
 from passionsr_trt.export.quantize.calibration import Calibration

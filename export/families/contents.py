@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 
 SAFETENSORS, PICKLE = "a safetensors file", "a pickle of PyTorch's"
 AGAIN, UNPACK = "get the file itself", "unpack it first"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.export.families.diffusers_folders import PIPELINE, class_of
 from passionsr_trt.export.families.image_network.family import NCNN, ImageNetwork
 from passionsr_trt.export.families.resshift.family import ResShift

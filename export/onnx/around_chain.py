@@ -80,7 +80,7 @@ def after(output: str, align: str) -> list[onnx.NodeProto]:
 
 
 def _adain() -> str:
-    """runtime/colour.py:adain."""
+    """runtime/core/colour.py:adain."""
     text = ""
     for name, result in (("clamped", "own"), ("enlarged", "wanted")):
         text += f"""
@@ -99,13 +99,13 @@ def _adain() -> str:
 
 
 def _wavelet() -> str:
-    """runtime/colour.py:wavelet."""
+    """runtime/core/colour.py:wavelet."""
     text = _low_pass("clamped", "low") + _low_pass("enlarged", "wanted_low")
     return text + "    high = Sub(clamped, low)\n    aligned = Add(high, wanted_low)\n"
 
 
 def _low_pass(name: str, result: str) -> str:
-    """runtime/colour.py:low_pass: [1 2 1]/4 along rows and columns, the step doubling, edges replicated."""
+    """runtime/core/colour.py:low_pass: [1 2 1]/4 along rows and columns, the step doubling, edges replicated."""
     text, x = "", name
     for level in range(WAVELET_LEVELS):
         for axis, dilations in (("rows", [2**level, 1]), ("columns", [1, 2**level])):

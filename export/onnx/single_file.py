@@ -18,13 +18,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.pictures import chain_sources, to_array, upscale
-from passionsr_trt.engines.bundle.temporaries import temporary_folder
 from passionsr_trt.engines.bundle.wiring import TensorInfo, chain_multiple, sources_of
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.engines.graph.checked import open_graph
-from passionsr_trt.engines.graph.files import on_disk
+from passionsr_trt.engines.graph.external import on_disk
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale
 from passionsr_trt.export.onnx.around_chain import after, before, numbers, of_chain
 from passionsr_trt.export.quantize.part import proof_size
 from passionsr_trt.export.quantize.proof import FoldError

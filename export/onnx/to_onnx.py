@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import Size
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.quantize.modes import Mode, Moded, in_mode
 from passionsr_trt.export.quantize.part import Part

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError, reason_of
 from passionsr_trt.engines.bundle.manifest import (
     MANIFEST,
     atomic_folder,
@@ -25,6 +24,7 @@ from passionsr_trt.engines.bundle.manifest import (
 )
 from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError, reason_of
 from passionsr_trt.export.quantize.formats import INT8, Codes
 from passionsr_trt.export.quantize.modes import Mode, in_mode
 from passionsr_trt.export.quantize.part import Part, Tensors

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.quantize.part import Part
 from passionsr_trt.export.quantize.sites import NamedSite, Operand
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from passionsr_trt.engines.bundle.errors import UsageError, UserError, reason_of
+from passionsr_trt.engines.common.errors import UsageError, UserError, reason_of
 from passionsr_trt.export.quantize.part import Part, Tensors
 from torch import Tensor, nn
 

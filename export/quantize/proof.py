@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from torch import Tensor
 
 TOLERANCE = 1e-4

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.formats import Codes
 from passionsr_trt.export.quantize.part import Part

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.quantize.sites import NamedSite, Port, Site, SiteConv
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle.wiring import PartInfo, picture_size
-from passionsr_trt.runtime.chain import Arrays, Done
+from passionsr_trt.runtime.core.chain import Arrays, Done
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.extras import ORT_GPU, install
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import ORT_GPU, install
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
-from passionsr_trt.runtime.chain import PROVIDERS, Arrays, Chain, fixed
+from passionsr_trt.runtime.core.chain import PROVIDERS, Arrays, Chain, fixed
 
 
 class OnnxEngine:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import EngineError, UsageError, UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.errors import EngineError, UsageError, UserError
 from passionsr_trt.engines.graph.checked import open_graph
-from passionsr_trt.engines.openvino.compiled_cache import CompiledCache, model_key
+from passionsr_trt.engines.openvino.cache import CompiledCache, model_key
 from passionsr_trt.engines.openvino.model import (
     code_limit,
     compile_static,
@@ -27,8 +27,8 @@ from passionsr_trt.engines.openvino.model import (
     runs_in_bfloat16,
 )
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
-from passionsr_trt.runtime.chain import Arrays, Chain, fixed
-from passionsr_trt.runtime.memory import HostMemory
+from passionsr_trt.runtime.core.chain import Arrays, Chain, fixed
+from passionsr_trt.runtime.core.memory import HostMemory
 from tqdm import tqdm
 
 KEPT_SHAPES = 3

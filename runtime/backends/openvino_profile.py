@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, cast
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime.chain import Arrays, Chain
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.runtime.core.chain import Arrays, Chain
 
 if TYPE_CHECKING:  # OpenVINO itself may not be installed
     from passionsr_trt.runtime.backends.host import HostExecutor

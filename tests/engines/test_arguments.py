@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime import infer
 from passionsr_trt.runtime.main import main
 

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.openvino import builder as openvino_builder
-from passionsr_trt.engines.openvino.blocks import pixels_in_blocks
-from passionsr_trt.engines.openvino.builder import OpenVINOBuilder
+from passionsr_trt.engines.openvino import backend as openvino_builder
+from passionsr_trt.engines.openvino.backend import OpenVINOBuilder
+from passionsr_trt.engines.openvino.passes.blocks import pixels_in_blocks
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

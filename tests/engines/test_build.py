@@ -13,7 +13,7 @@ import pytest
 from passionsr_trt.engines.build import engine_key, why_build
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
-from passionsr_trt.engines.bundle.user_cache import one_at_a_time
+from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import (
     atomic_folder,
     check_target,
@@ -20,6 +19,7 @@ from passionsr_trt.engines.bundle.manifest import (
     write_manifest,
 )
 from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo, check_wiring
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

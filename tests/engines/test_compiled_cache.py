@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.openvino import compiled_cache
-from passionsr_trt.engines.openvino.compiled_cache import DIGEST, FOLDER, CompiledCache, model_key
+from passionsr_trt.engines.openvino import cache as compiled_cache
+from passionsr_trt.engines.openvino.cache import DIGEST, FOLDER, CompiledCache, model_key
 
 
 @pytest.fixture

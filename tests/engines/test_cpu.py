@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.openvino import model as openvino_model
 from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
 from passionsr_trt.engines.openvino.graph import REVISION

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from passionsr_trt.engines.openvino.cpu_speed import LAYERS, int8_speed, layer_model
+from passionsr_trt.engines.openvino.probes import LAYERS, int8_speed, layer_model
 
 
 def test_the_probe_gives_a_figure_for_each_kind() -> None:

@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle.exif import HEADER, MOST, without_geometry
+from passionsr_trt.engines.pictures.exif import HEADER, MOST, without_geometry
 from PIL import ExifTags, Image
 
 AUTHOR = "Ångström".encode()  # Pillow itself would write question marks

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.formats import FP8, INT8, check_capabilities
 from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.checked import open_graph
-from passionsr_trt.engines.tensorrt import builder
-from passionsr_trt.engines.tensorrt.builder import TensorRTPlan
+from passionsr_trt.engines.tensorrt import backend as builder
+from passionsr_trt.engines.tensorrt.backend import TensorRTPlan
 from passionsr_trt.engines.tensorrt.gpu import jetson_capability
 from passionsr_trt.runtime.main import main
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from passionsr_trt.engines.openvino.half_range import limit_codes, limit_weights, limited_copy
+from passionsr_trt.engines.openvino.passes.half_range import limit_codes, limit_weights, limited_copy
 
 from tests.conftest import Built
 

@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.formats import FP8, capability
-from passionsr_trt.engines.layers.coverage import Layer
-from passionsr_trt.engines.layers.kernels import TensorUse, kernel
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.coverage import Layer
+from passionsr_trt.engines.graph.kernels import TensorUse, kernel
 from passionsr_trt.engines.tensorrt.inspector import parse_inspector
 from passionsr_trt.engines.tensorrt.roofline import GPU, LAUNCH, known_gpus, seconds
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from passionsr_trt.engines.graph.coverage import openvino_layers
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.layers.coverage import openvino_layers
 from passionsr_trt.engines.openvino import graph as openvino_graph
 from passionsr_trt.engines.openvino.cpu import has_bfloat16
 from passionsr_trt.engines.openvino.graph import (

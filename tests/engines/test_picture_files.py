@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passionsr_trt.engines.bundle import picture_files
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.picture_files import LeftOut, find_pictures, list_images, suffix_of, walk
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures import files as picture_files
+from passionsr_trt.engines.pictures.files import LeftOut, find_pictures, list_images, suffix_of, walk
 
 
 def put(folder: Path, *names: str) -> Path:

@@ -12,19 +12,19 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.drawn import photo_like, screen_like
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.graph.rewriting import Graph
 from passionsr_trt.engines.graph.segments import segments
+from passionsr_trt.engines.pictures.drawn import photo_like, screen_like
 
 from tests.conftest import Built
 
 pytest.importorskip("openvino")
 from passionsr_trt.engines.openvino import proof
-from passionsr_trt.engines.openvino.builder import OpenVINOBuilder
-from passionsr_trt.engines.openvino.half_range import limited_copy
+from passionsr_trt.engines.openvino.backend import OpenVINOBuilder
+from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 from passionsr_trt.engines.openvino.site_proof import Tensors, prove_sites
 
 SMALL_SITES = {

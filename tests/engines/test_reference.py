@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 
 TOKENS, INNER, OUTER = 16, 256, 32

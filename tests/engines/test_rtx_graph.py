@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan, make_logger
+from passionsr_trt.engines.tensorrt.backend import TensorRTBuilder, TensorRTPlan, make_logger
 from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt.layer_log import parse_layers
 
@@ -84,13 +84,13 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
         name = "a"
         file = "a.onnx"
 
-    monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.open_graph", lambda *_: path)
+    monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.open_graph", lambda *_: path)
     model = ModelInfo("", "none", 1, "none", size=(64, 64))
     bundle = OnnxBundle(model, "fp16", None, (), {}, None, folder=tmp_path)
     builder = TensorRTBuilder(TensorRTPlan("tensorrt-rtx", capabilities=("8.9",)))
     moved = []
     for change in (scales_after_convolutions, lambda *_: 0):
-        monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.scales_after_convolutions", change)
+        monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.scales_after_convolutions", change)
         logger = make_logger(builder.trt, tmp_path / "log")
         builder._serialize(bundle, Part(), logger)  # type: ignore[arg-type]
         logger.file.close()

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.figures import Choice
 from passionsr_trt.engines.cli import rating
-from passionsr_trt.engines.several import check_together, fastest
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.figures import Choice
+from passionsr_trt.engines.mixed_format import check_together, fastest
 from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.engines.tensorrt.roofline import gpu_for, known_gpus, predict, rate
-from passionsr_trt.runtime.benchmark import seconds_by_part
+from passionsr_trt.runtime.apps.benchmark import seconds_by_part
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built, needs_rtx

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.manifest import atomic_folder, check_writable, write_manifest
-from passionsr_trt.engines.bundle.picture_files import list_images
-from passionsr_trt.engines.bundle.temporaries import HOST, OLD, prefix, sweep, temporary_folder
+from passionsr_trt.engines.bundle.manifest import atomic_folder, write_manifest
+from passionsr_trt.engines.common.temporaries import HOST, OLD, prefix, sweep, temporary_folder
+from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.engines.pictures.files import list_images
 
 
 def ended_process() -> int:

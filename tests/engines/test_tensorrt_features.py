@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.tensorrt.builder import TensorRTBuilder, TensorRTPlan
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.tensorrt.backend import TensorRTBuilder, TensorRTPlan
 from passionsr_trt.engines.tensorrt.features import explain, features
 from passionsr_trt.engines.tensorrt.gpu import Gpu, parse_gpus
 from passionsr_trt.runtime.main import main
@@ -87,6 +87,6 @@ def test_a_graph_that_the_parser_does_not_know_is_named(
     model = onnx.load(str(small.onnx_int8 / "unet.onnx"))
     model.graph.node[0].op_type = "Nonsense"
     onnx.save(model, str(unknown))
-    monkeypatch.setattr("passionsr_trt.engines.tensorrt.builder.open_graph", lambda *_: unknown)
+    monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.open_graph", lambda *_: unknown)
     with pytest.raises(UserError, match="the ONNX parser refused the graph"):
         builder(bundle, bundle.part("unet"), tmp_path)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
-from passionsr_trt.runtime.loading import open_engines, open_onnx
+from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
+from passionsr_trt.runtime.core.metrics import psnr
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.metrics import psnr
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 
 from benchmarks.trained_networks import Unavailable, ncnn_files

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.openvino.unsigned import shifts_as_unsigned_codes
+from passionsr_trt.engines.openvino.passes.unsigned import shifts_as_unsigned_codes
 
 SHAPE = (1, 16, 9, 11)
 STEP = np.float32(0.02)

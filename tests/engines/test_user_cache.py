@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle import user_cache
-from passionsr_trt.engines.bundle.user_cache import cache_folder, read_cached, write_cached
+from passionsr_trt.engines.common import user_cache
+from passionsr_trt.engines.common.user_cache import cache_folder, read_cached, write_cached
 
 VARIABLES = ("PASSIONSR_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA")
 

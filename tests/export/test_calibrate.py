@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.bundle.user_cache import one_at_a_time
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.export.calibrate.data import calibration_files
 from passionsr_trt.export.calibrate.ranges import calibrate, observing
 from passionsr_trt.export.families.registry import load_model

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.quantize.calibration import TENSORS, Calibration
 from passionsr_trt.export.quantize.calibration_cache import find_calibration
 

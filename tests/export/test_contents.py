@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.weights import read_checkpoint
 from safetensors.torch import save_file
 from torch import nn

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.export.calibrate.placement import Placement, Spill, Where
 from passionsr_trt.export.quantize import devices
 from passionsr_trt.export.quantize.devices import chosen_device, working_on

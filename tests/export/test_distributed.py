@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate import distributed
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.runtime.main import main
@@ -35,7 +35,7 @@ def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> l
 # the command, where one picture is lost after it was listed
 LOSING = """
 import sys
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate import data
 from passionsr_trt.runtime.main import main
 

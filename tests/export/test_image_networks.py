@@ -21,12 +21,12 @@ from passionsr_trt.export.quantize.part import smooth_sources
 from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
 from passionsr_trt.export.quantize.sites import SiteConv
 from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.loading import open_engines, open_onnx
+from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.metrics import psnr
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.metrics import psnr
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 from torch import nn
 

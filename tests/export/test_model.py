@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families import weights
 from passionsr_trt.export.families.registry import check_model
 from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, OneStepModel

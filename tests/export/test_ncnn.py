@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.image_network.checkpoints import recognise
 from passionsr_trt.export.families.image_network.ncnn_graphs import read_ncnn
 from passionsr_trt.export.quantize.proof import relative_error

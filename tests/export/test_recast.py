@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.formats import FP8, INT8
 from passionsr_trt.export.quantize.modes import Mode

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate import rounding
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration

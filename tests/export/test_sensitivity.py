@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export import sensitivity_cli
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import learn_calibration

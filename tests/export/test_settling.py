@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
 from passionsr_trt.export.families.registry import load_model

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.export.onnx import single_file
 from passionsr_trt.export.onnx.around_chain import after, numbers, parsed
 from passionsr_trt.export.onnx.bicubic import enlargement
-from passionsr_trt.runtime import colour
-from passionsr_trt.runtime.loading import open_onnx
+from passionsr_trt.runtime.backends.loading import open_onnx
+from passionsr_trt.runtime.core import colour
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 
 from tests.conftest import COMMITTED, DEMO
@@ -96,7 +96,7 @@ def test_the_colour_fix_of_the_graph_is_the_runtimes(align: str, size: tuple[int
 def test_a_network_quantized_in_one_file_by_the_command(tmp_path: Path) -> None:
     """And that TensorRT-RTX compiles it for any size."""
     import tensorrt_rtx as trt
-    from passionsr_trt.engines.tensorrt.builder import network_flags
+    from passionsr_trt.engines.tensorrt.backend import network_flags
 
     network, one = write_small("Compact", tmp_path / "network.pth"), tmp_path / "made" / "one.onnx"
     words = ["--images", str(DEMO / "calib" / "lr"), "--limit", "2", "--cache", str(tmp_path / "cache")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.chain import build_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel

@@ -277,7 +277,7 @@ def kept_open(folder: Path, *_arguments: Any, **_options: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def _chain(folder: Path) -> Any:
-    from passionsr_trt.runtime.loading import load_engines
+    from passionsr_trt.runtime.backends.loading import load_engines
 
     chain = load_engines(folder, cache=2**32)
     chain.close = lambda: None  # type: ignore[method-assign]

@@ -19,9 +19,9 @@ from typing import Any
 
 import psutil
 import pytest
-from passionsr_trt.runtime.batch.cluster import PoolWorker, Rounds
-from passionsr_trt.runtime.batch.inputs import Item
-from passionsr_trt.runtime.batch.worker import Settings
+from passionsr_trt.runtime.apps.batch.cluster import PoolWorker, Rounds
+from passionsr_trt.runtime.apps.batch.inputs import Item
+from passionsr_trt.runtime.apps.batch.worker import Settings
 from passionsr_trt.runtime.main import main
 from PIL import Image
 

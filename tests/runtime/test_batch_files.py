@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.picture_files import LeftOut
+from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.pictures.files import LeftOut
 
 pytest.importorskip("fsspec", reason="needs fsspec (extra [batch])")
-from passionsr_trt.runtime.batch.cluster import Starts
-from passionsr_trt.runtime.batch.inputs import Item, Refused, pictures, safe_key
-from passionsr_trt.runtime.batch.ledger import Done, Ledger, parse, verdict
-from passionsr_trt.runtime.batch.places import OWN, Place, Stamp
-from passionsr_trt.runtime.batch.worker import Outcome, Settings, Worker
-from passionsr_trt.runtime.planning import Options
+from passionsr_trt.runtime.apps.batch.cluster import Starts
+from passionsr_trt.runtime.apps.batch.inputs import Item, Refused, pictures, safe_key
+from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse, verdict
+from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp
+from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
+from passionsr_trt.runtime.core.planning import Options
 
 from tests.conftest import Built
 from tests.pictures import noise

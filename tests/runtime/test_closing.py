@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.runtime import benchmark, compare
-from passionsr_trt.runtime.chain import Chain
+from passionsr_trt.runtime.apps import benchmark, compare
+from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO, Built

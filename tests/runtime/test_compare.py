@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.picture_files import find_pictures
-from passionsr_trt.runtime.benchmark import summarize
-from passionsr_trt.runtime.compare import find_truths
-from passionsr_trt.runtime.loading import load_engines
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.runtime.apps.benchmark import summarize
+from passionsr_trt.runtime.apps.compare import find_truths
+from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.main import main
 from PIL import Image
 

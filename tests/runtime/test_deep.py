@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.pictures import read_picture
-from passionsr_trt.runtime.images import to_deep, upscale_deep
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.written import as_written
+from passionsr_trt.runtime.pictures.images import to_deep, upscale_deep
+from passionsr_trt.runtime.pictures.written import as_written
 from PIL import Image
 
 from tests.conftest import Built

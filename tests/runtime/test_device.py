@@ -16,18 +16,18 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import HostExecutor, shapes_of
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
 from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
 from passionsr_trt.runtime.backends.tensorrt.plan import Plan, Slot
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.files import upscale_all
-from passionsr_trt.runtime.planning import need
-from passionsr_trt.runtime.tiling import Tiles, run_tiled
-from passionsr_trt.runtime.upscaler import Options, super_resolve_all
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.files import upscale_all
+from passionsr_trt.runtime.core.planning import need
+from passionsr_trt.runtime.core.tiling import Tiles, run_tiled
+from passionsr_trt.runtime.core.upscaler import Options, super_resolve_all
 from PIL import Image
 
 from tests.conftest import ROOT

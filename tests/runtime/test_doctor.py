@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.targets import TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import ModelInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.tensorrt.gpu import Gpu
-from passionsr_trt.runtime import doctor
+from passionsr_trt.runtime.apps import doctor
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled
 from passionsr_trt.runtime.main import main
 

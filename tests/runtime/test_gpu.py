@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.tensorrt.library import has_driver
-from passionsr_trt.runtime.loading import load_engines, open_onnx
+from passionsr_trt.runtime.backends.loading import load_engines, open_onnx
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

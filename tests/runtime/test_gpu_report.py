@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.tensorrt.gpu import Gpu
-from passionsr_trt.runtime import gpu_report
+from passionsr_trt.runtime.apps import gpu_report
+from passionsr_trt.runtime.apps.gpu_report import Walk
+from passionsr_trt.runtime.backends.loading import open_onnx
 from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.gpu_report import Walk
-from passionsr_trt.runtime.loading import open_onnx
+from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import COMMITTED

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.pictures import pad_to_multiple
-from passionsr_trt.runtime.images import (
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.pictures import pad_to_multiple
+from passionsr_trt.runtime.pictures.images import (
     Picture,
     list_images,
     read_picture,

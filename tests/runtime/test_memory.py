@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.memory import free_memory
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.loading import load_engines
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.memory import HostMemory
+from passionsr_trt.runtime.core.planning import Options, need, plan_tiles
+from passionsr_trt.runtime.core.tile_choice import tilings
+from passionsr_trt.runtime.core.tiling import Tiles
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.memory import HostMemory
-from passionsr_trt.runtime.planning import Options, need, plan_tiles
-from passionsr_trt.runtime.tile_choice import tilings
-from passionsr_trt.runtime.tiling import Tiles
 from PIL import Image
 
 from tests.conftest import Built
@@ -26,9 +26,9 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from passionsr_trt.runtime.loading import load_engines
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import super_resolve_all
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve_all
 from PIL import Image
 side, tile, batch, streams = map(int, sys.argv[2:])
 chain = load_engines(Path(sys.argv[1]), 2, streams=streams)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.errors import UsageError
-from passionsr_trt.engines.bundle.picture_files import find_pictures
-from passionsr_trt.runtime import outputs
-from passionsr_trt.runtime.outputs import Outputs, in_folder, plan_outputs
+from passionsr_trt.engines.common.errors import UsageError
+from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.runtime.pictures import outputs
+from passionsr_trt.runtime.pictures.outputs import Outputs, in_folder, plan_outputs
 
 from tests.engines.test_picture_files import put
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle import picture_formats
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.picture_formats import SUFFIXES
-from passionsr_trt.engines.bundle.pictures import header_size, read_picture
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures import formats as picture_formats
+from passionsr_trt.engines.pictures.formats import SUFFIXES
+from passionsr_trt.engines.pictures.pictures import header_size, read_picture
 from PIL import Image
 
 from tests.pictures import SIZE, noise, png
@@ -131,7 +131,7 @@ def test_what_begins_as_a_picture_is_no_stranger(tmp_path: Path) -> None:
 def test_what_pillow_logs_is_not_on_stderr(tmp_path: Path) -> None:
     """By itself logging writes what nobody handles, without the picture's name and beside the progress bar."""
     (tmp_path / "seven.tif").write_bytes(SEVEN)
-    code = "import sys; from pathlib import Path; from passionsr_trt.engines.bundle.pictures import header_size"
+    code = "import sys; from pathlib import Path; from passionsr_trt.engines.pictures.pictures import header_size"
     command = [sys.executable, "-c", f"{code}; print(header_size(Path(sys.argv[1])))", str(tmp_path / "seven.tif")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("(0, 0)\n", "")

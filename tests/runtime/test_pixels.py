@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.errors import UsageError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
+from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.runtime.backends.host import HostExecutor
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.colour import adain, align, low_pass, wavelet
-from passionsr_trt.runtime.metrics import lpips, psnr, ssim
-from passionsr_trt.runtime.planning import Options, check_options
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.colour import adain, align, low_pass, wavelet
+from passionsr_trt.runtime.core.metrics import lpips, psnr, ssim
+from passionsr_trt.runtime.core.planning import Options, check_options
 from PIL import Image
 
 RNG = np.random.default_rng(0)

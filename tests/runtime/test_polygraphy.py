@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime.polygraphy_data import load_data
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.runtime.apps.polygraphy_data import load_data
 
 from tests.conftest import DEMO, ROOT, Built, needs_rtx
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from passionsr_trt.runtime import html_report
+from passionsr_trt.runtime.apps import html_report
+from passionsr_trt.runtime.apps.report_pictures import CROP, LARGEST_VIEW, view, window_around, worst_crop
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.report_pictures import CROP, LARGEST_VIEW, view, window_around, worst_crop
 from PIL import Image
 
 from tests.browser import HEIGHT, WIDTHS, browser, grave_findings, needs_browser

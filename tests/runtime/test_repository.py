@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle
 from passionsr_trt.engines.bundle.targets import TensorRTTarget
-from passionsr_trt.runtime.loading import open_engines
+from passionsr_trt.runtime.apps.repository.served import ServedModel, ServedPart
+from passionsr_trt.runtime.backends.loading import open_engines
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import super_resolve
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.repository.served import ServedModel, ServedPart
-from passionsr_trt.runtime.upscaler import super_resolve
 from PIL import Image
 
 from tests.conftest import Built

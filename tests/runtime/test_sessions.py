@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.serving.app import is_loopback
-from passionsr_trt.runtime.serving.engines import Stand, offers
-from passionsr_trt.runtime.serving.sessions import Cancelled, Sessions
-from passionsr_trt.runtime.serving.work import Wishes, upscale_pictures
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.runtime.apps.serving.app import is_loopback
+from passionsr_trt.runtime.apps.serving.engines import Stand, offers
+from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
+from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures
+from passionsr_trt.runtime.core.chain import Chain
 
 from tests.conftest import Built
 

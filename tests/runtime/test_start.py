@@ -12,9 +12,9 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
 from passionsr_trt.runtime.backends import openvino as openvino_engine
 from passionsr_trt.runtime.backends.host import HostExecutor
-from passionsr_trt.runtime.chain import Chain
-from passionsr_trt.runtime.files import by_size
-from passionsr_trt.runtime.loading import open_engines
+from passionsr_trt.runtime.backends.loading import open_engines
+from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.files import by_size
 from passionsr_trt.runtime.main import main
 from PIL import ExifTags, Image
 

@@ -10,14 +10,14 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
-from passionsr_trt.runtime.chain import Arrays, Chain
-from passionsr_trt.runtime.files import upscale_all
+from passionsr_trt.runtime.core.chain import Arrays, Chain
+from passionsr_trt.runtime.core.files import upscale_all
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve_all
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.upscaler import SRResult, super_resolve_all
 from PIL import Image
 
 from tests.conftest import DEMO, Built

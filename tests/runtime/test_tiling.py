@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import HostExecutor
-from passionsr_trt.runtime.chain import Chain, Limits
-from passionsr_trt.runtime.images import read_picture, to_array, upscale
-from passionsr_trt.runtime.loading import load_engines
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.tile_choice import WIDE, WIDE_COST, tilings
-from passionsr_trt.runtime.tiling import Tiles, run_tiled, seam_energy, tile_starts
-from passionsr_trt.runtime.upscaler import super_resolve
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.chain import Chain, Limits
+from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.core.tile_choice import WIDE, WIDE_COST, tilings
+from passionsr_trt.runtime.core.tiling import Tiles, run_tiled, seam_energy, tile_starts
+from passionsr_trt.runtime.core.upscaler import super_resolve
+from passionsr_trt.runtime.pictures.images import read_picture, to_array, upscale
 from PIL import Image
 
 from tests.conftest import DEMO, Built

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.bundle.pictures import read_picture, upscale
-from passionsr_trt.engines.bundle.transparency import fill_hidden
+from passionsr_trt.engines.pictures.pictures import read_picture, upscale
+from passionsr_trt.engines.pictures.transparency import fill_hidden
+from passionsr_trt.runtime.apps.serving.engines import Stand, offers
+from passionsr_trt.runtime.apps.serving.sessions import Sessions
+from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures
+from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.planning import Options
-from passionsr_trt.runtime.serving.engines import Stand, offers
-from passionsr_trt.runtime.serving.sessions import Sessions
-from passionsr_trt.runtime.serving.work import Wishes, upscale_pictures
-from passionsr_trt.runtime.written import as_written
+from passionsr_trt.runtime.pictures.written import as_written
 from PIL import Image
 
 from tests.conftest import DEMO, Built

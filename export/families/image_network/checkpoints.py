@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError, reason_of
-from passionsr_trt.engines.bundle.extras import extra_of, install
+from passionsr_trt.engines.common.errors import UserError, reason_of
+from passionsr_trt.engines.common.extras import extra_of, install
 from passionsr_trt.export.families.image_network.architectures import EXTRA
 from passionsr_trt.export.families.weights import read_checkpoint
 from torch import Tensor

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
-from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target, check_writable
-from passionsr_trt.engines.bundle.temporaries import temporary_folder
+from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
+from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.temporaries import temporary_folder
+from passionsr_trt.engines.common.writing import check_writable
 
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.part import Model

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle.errors import UserError, printable
+from passionsr_trt.engines.common.errors import UserError, printable
 
 MAGIC = "7767517"
 FLOAT32, HALF = 0, 0x01306B47

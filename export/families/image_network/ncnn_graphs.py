@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.image_network.ncnn_files import Layer, Number, read_graph, read_weights
 from torch import Tensor
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.image_network.architectures import KNOWN, Architecture, sequential_rows
 from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.families.image_network.seams import seam_overlap

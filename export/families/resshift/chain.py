@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families import blocks
 from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
 from passionsr_trt.export.families.resshift import reference

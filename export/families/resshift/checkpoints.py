@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError, reason_of
+from passionsr_trt.engines.common.errors import UserError, reason_of
 from passionsr_trt.export.families.ldm_names import IN_VAE_ATTENTION, vae_path
 from passionsr_trt.export.families.resshift.reference import UNetModelSwin
 from passionsr_trt.export.families.weights import is_plain, load_checked, read_checkpoint

@@ -8,9 +8,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from passionsr_trt.engines.bundle.arguments import positive, whole
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
+from passionsr_trt.engines.common.arguments import positive, whole
+from passionsr_trt.engines.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from passionsr_trt.export.families.resshift.chain import ResShiftModel

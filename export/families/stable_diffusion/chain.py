@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import TensorInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
 from passionsr_trt.export.families.blocks import Downsample, ResBlock, SpatialSelfAttention, Upsample
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.stable_diffusion.folder import WEIGHTS, load_unet, load_vae
 from passionsr_trt.export.families.weights import is_plain, read_checkpoint, read_json
 from safetensors.torch import save_file

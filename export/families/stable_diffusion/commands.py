@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.arguments import CALIBRATIONS, some_path
+from passionsr_trt.engines.common.arguments import CALIBRATIONS, some_path
 
 
 def add_import_calibration(parser: argparse.ArgumentParser) -> None:

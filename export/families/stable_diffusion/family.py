@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.arguments import whole
-from passionsr_trt.engines.bundle.errors import UsageError, UserError
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
+from passionsr_trt.engines.common.arguments import whole
+from passionsr_trt.engines.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from passionsr_trt.export.quantize.part import Model

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.weights import folder_digest, load_checked, read_json, read_weights
 from torch import Tensor
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.ldm_names import vae_path
 from passionsr_trt.export.families.stable_diffusion.checkpoints import read_checkpoint
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel

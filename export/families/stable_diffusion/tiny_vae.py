@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.quantize.sites import SiteConv
 from passionsr_trt.export.quantize.sub_pixel import Nearest2x, in_sub_pixel_form
 from torch import Tensor, nn

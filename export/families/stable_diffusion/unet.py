@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.engines.bundle.errors import UserError
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.blocks import Mid, ResBlock, resamplers
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
 from passionsr_trt.export.quantize.sites import SiteConv

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.extras import extra_of, install
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import extra_of, install
 
 
 class OutOfDeviceMemory(UserError):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from passionsr_trt.engines.bundle.errors import UserError
-from passionsr_trt.engines.bundle.user_cache import read_cached, write_cached
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.user_cache import read_cached, write_cached
 from passionsr_trt.engines.tensorrt.library import load_tensorrt
 from passionsr_trt.runtime.backends.tensorrt.device import OutOfDeviceMemory
 

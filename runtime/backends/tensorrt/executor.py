@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from passionsr_trt.engines.bundle.errors import UserError
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import shapes_of
 from passionsr_trt.runtime.backends.tensorrt.device import Device, OutOfDeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.engine import DeviceEngine
 from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, Plan, Slot, every
-from passionsr_trt.runtime.chain import Arrays, Done
+from passionsr_trt.runtime.core.chain import Arrays, Done
 
 KEPT_PLANS = (
     8  # for as many combinations of parts and shapes: pictures of two sizes, each part's tiles and their rest

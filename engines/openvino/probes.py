@@ -1,0 +1,145 @@
+"""How fast is this CPU's INT8? Measured, as its exactness is (cpu.py): two layers in float32 and in INT8.
+
+It depends on more than the instruction set: without VNNI convolutions still gain, products of tokens may not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from passionsr_trt.engines.openvino.cpu import compile_content
+from passionsr_trt.engines.openvino.passes.blocks import pixels_in_blocks
+from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
+from passionsr_trt.engines.openvino.passes.phases import phases_apart
+
+CODE_LIMIT = 63  # weight codes that every CPU multiplies exactly
+# kind: shapes of the input and of the weight
+LAYERS = {
+    "convolution": ((1, 64, 96, 96), (64, 64, 3, 3)),
+    "linear": ((1, 1024, 320), (320, 320)),
+    "wide linear": ((1, 256, 1280), (1280, 1280)),
+    "sub-pixel form": ((1, 256, 128, 128), (1024, 256, 2, 2)),
+    "few outputs": ((1, 64, 256, 256), (3, 64, 3, 3)),
+}
+SHOWN = ("convolution", "linear")
+ROUNDS = 15
+CLEARLY, SLIGHTLY = 1.15, 1.05  # times as fast; the probe itself is off by a few hundredths
+
+
+def int8_speed() -> dict[str, float]:
+    """float32 seconds / INT8 seconds of a `convolution` and a `linear` on all cores, the fastest rounds of each.
+
+    An INT8 layer quantizes its float32 input and gives float32, as in the graphs that are exported.
+    """
+    return {kind: _speed(kind) for kind in SHOWN}
+
+
+@cache
+def linears_faster_as_convolutions() -> bool:
+    """Are INT8 linears clearly faster on this CPU where they are written as 1×1 convolutions (linears.py)?
+
+    Without VNNI OpenVINO's INT8 matrix product is no faster than its float one, and its 1×1 convolution is.
+    """
+    return _gain("wide linear", linears_as_convolutions) > CLEARLY
+
+
+@cache
+def phases_faster_apart() -> bool:
+    """Are INT8 convolutions in sub-pixel form faster on this CPU as one a phase (phases.py)?
+
+    Where the result is more than a cache holds: below that both are as fast, on a CPU with VNNI at least.
+    """
+    return _gain("sub-pixel form", phases_apart) > SLIGHTLY
+
+
+@cache
+def pixels_faster_in_blocks() -> bool:
+    """Is a float convolution with few outputs clearly faster on this CPU two by two pixels at once (blocks.py)?"""
+    return _gain("few outputs", partial(pixels_in_blocks, result="convolved"), int8=False) > CLEARLY
+
+
+def _gain(kind: str, rewrite: Callable[[onnx.ModelProto, Path], int], int8: bool = True) -> float:
+    """How many times as fast a layer is rewritten, on one thread, which waits for no other."""
+    shape = LAYERS[kind][0]
+    model = onnx.load_from_string(layer_model(kind, int8))
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    rewrite(rewritten, Path())
+    return _ratio(_compiled(model, shape, threads=1), _compiled(rewritten, shape, threads=1))
+
+
+def _speed(kind: str) -> float:
+    shape = LAYERS[kind][0]
+    return _ratio(*(_compiled(onnx.load_from_string(layer_model(kind, int8)), shape) for int8 in (False, True)))
+
+
+def _ratio(*runs: Callable[[], object]) -> float:
+    """Seconds of the first over the second's, the fastest of rounds in turn: a busy machine only adds to them."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for run, own in zip(runs, seconds, strict=True):
+            start = time.perf_counter()
+            run()
+            own.append(time.perf_counter() - start)
+    return min(seconds[0]) / min(seconds[1])
+
+
+def _compiled(model: onnx.ModelProto, shape: tuple[int, ...], threads: int = 0) -> Callable[[], object]:
+    """The layer, compiled and run once; threads: 0 for all."""
+    request = compile_content(model.SerializeToString(), threads).create_infer_request()
+    x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    request.infer([x])
+    return lambda: request.infer([x], share_inputs=True)
+
+
+def layer_model(kind: str, int8: bool) -> bytes:
+    """ONNX of one layer; INT8 as Q/DQ on its input and DQ on its weight codes, one scale an output channel."""
+    shape, weight_shape = LAYERS[kind]
+    convolution = len(weight_shape) == 4
+    channels, axis = (weight_shape[0], 0) if convolution else (weight_shape[-1], 1)
+    codes = np.random.default_rng(0).integers(-CODE_LIMIT, CODE_LIMIT, weight_shape, np.int8, endpoint=True)
+    nodes: list[NodeProto] = []
+    tensors: dict[str, np.ndarray] = {}
+    if int8:
+        tensors |= {
+            "scale": np.array(1 / 127, np.float32),
+            "zero": np.array(0, np.int8),
+            "codes": codes,
+            "weight_scale": np.full(channels, 1 / CODE_LIMIT, np.float32),
+            "weight_zero": np.zeros(channels, np.int8),
+        }
+        nodes += [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_codes"]),
+            helper.make_node("DequantizeLinear", ["x_codes", "scale", "zero"], ["x_again"]),
+            helper.make_node("DequantizeLinear", ["codes", "weight_scale", "weight_zero"], ["weight"], axis=axis),
+        ]
+    else:
+        tensors["weight"] = codes.astype(np.float32) / CODE_LIMIT
+    inputs = ["x_again" if int8 else "x", "weight"]
+    if convolution:
+        size = weight_shape[2:]
+        nodes.append(helper.make_node("Conv", inputs, ["convolved"], "site", pads=[1] * 4, kernel_shape=size))
+        if size == (2, 2):
+            tensors |= {"first": np.array([1, 1]), "last": np.array([-1, -1]), "axes": np.array([2, 3])}
+            nodes += [
+                helper.make_node("DepthToSpace", ["convolved"], ["shuffled"], blocksize=2, mode="DCR"),
+                helper.make_node("Slice", ["shuffled", "first", "last", "axes"], ["enlarged"]),
+            ]
+        # the mean stands for a next layer: nothing is laid out anew for the caller
+        nodes.append(helper.make_node("GlobalAveragePool", nodes[-1].output, ["out"]))
+    else:
+        nodes.append(helper.make_node("MatMul", inputs, ["out"]))
+    graph = helper.make_graph(
+        nodes,
+        kind,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [shape[0], *[None] * (len(shape) - 1)])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()

@@ -1,0 +1,1 @@
+"""One sub-command each: compare, benchmark, doctor, serve, batch, repository."""

@@ -1,0 +1,174 @@
+"""batch: list, leave out what is done, hand the rest to the workers, say how it goes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.common.errors import UsageError, UserError, printable, reason_of
+from passionsr_trt.engines.common.temporaries import PATTERN, sweep, temporary_folder
+from passionsr_trt.engines.pictures.files import is_folder
+from passionsr_trt.engines.tensorrt.gpu import gpus
+from passionsr_trt.runtime.apps.batch.cluster import Pool, Told, cluster, machines, quiet, rounds
+from passionsr_trt.runtime.apps.batch.inputs import check_apart
+from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger, configuration
+from passionsr_trt.runtime.apps.batch.places import OWN, Place, absolute, is_local, local_path
+from passionsr_trt.runtime.apps.batch.plan import FAILED, Failures, Plan, make_plan
+from passionsr_trt.runtime.apps.batch.worker import Settings
+from passionsr_trt.runtime.infer import decisive, picture_options
+from tqdm import tqdm
+
+
+def run_batch(arguments: argparse.Namespace) -> int:
+    if not arguments.inputs and not arguments.list:
+        raise UsageError("nothing to do", "expected pictures, folders or --list before the output folder")
+    bundle = (OnnxBundle if arguments.provider else EngineBundle).load(arguments.engines)
+    on_gpu = arguments.provider not in (None, "cpu") or getattr(bundle, "backend", "").startswith("tensorrt")
+    pool = plan_pool(arguments, on_gpu)
+    output = Place(absolute(arguments.output))
+    for url in map(absolute, arguments.inputs):  # before anything is made in OUT
+        if is_local(url) and is_folder(Path(local_path(url))):
+            check_apart(url, output.url)
+    settings = settings_of(arguments, configuration(bundle, decisive(arguments)), pool, output)
+    failed = Failures(output)
+    with one_job(output), temporary_folder() as scratch:
+        ledger = Ledger(output)
+        with reached(output):
+            ledger.sweep()
+            plan = make_plan(arguments, settings.config, ledger, scratch / "pending.jsonl", failed)
+        counts: Counter[str] = Counter()
+        try:
+            if plan.pending:
+                work(plan, settings, pool, ledger, failed, counts)
+        finally:
+            failed.save()
+            sweep_all(output, plan.folders, patient=pool.address is None and plan.pending > 0)
+            ledger.sweep()
+    before = plan.done + counts["kept"]
+    words = f"{counts['done']} images written to {output.url}, {before} were done before, {failed.count} failed"
+    print(printable(words))
+    if failed.count:
+        print(printable(f"error: {failed.count} images failed; see {output.address(FAILED)}"), file=sys.stderr)
+    return 1 if failed.count else 0
+
+
+def plan_pool(arguments: argparse.Namespace, on_gpu: bool) -> Pool:
+    cores = os.cpu_count() or 1
+    here = arguments.address is None
+    share = arguments.gpus or (1.0 if on_gpu else 0.0)
+    workers = arguments.workers or (max(1, int(len(gpus()) / share)) if share else max(1, cores // 4))
+    threads = arguments.threads or (max(1, cores // workers) if here else 4)
+    return Pool(workers, threads, share, arguments.group, arguments.address)
+
+
+def settings_of(arguments: argparse.Namespace, config: str, pool: Pool, output: Place) -> Settings:
+    return Settings(
+        engines=absolute(str(arguments.engines)),
+        provider=arguments.provider,
+        output=output.url,
+        options=picture_options(arguments),
+        scale=arguments.scale,
+        config=config,
+        threads=pool.threads,
+        cache=0 if arguments.no_cache else arguments.cache_size,
+        cuda_graph=not arguments.no_cuda_graph,
+        neighbours=max(1, int(1 / pool.gpus)) if pool.gpus else pool.workers,
+        tries=arguments.tries,
+    )
+
+
+@contextmanager
+def one_job(output: Place) -> Iterator[None]:
+    """One job at a time in a local folder; a store has no locks."""
+    if output.local is None:
+        yield
+        return
+    try:
+        (output.local / OWN).mkdir(parents=True, exist_ok=True)
+        with FileLock(output.local / OWN / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{output.url}: another batch writes there", "expected one at a time") from None
+    except OSError as error:
+        reason = f"{error.filename or output.url}: {error.strerror or error}"
+        raise UserError(reason, "expected folders that can be read and written") from None
+
+
+@contextmanager
+def reached(output: Place) -> Iterator[None]:
+    """UserError for whatever a store's own package raises: no credentials, no network."""
+    try:
+        yield
+    except (UserError, OSError, ModuleNotFoundError):  # told in one line already
+        raise
+    except Exception as error:
+        reason = f"{output.url} or an input cannot be reached ({reason_of(error)})"
+        raise UserError(reason, "expected stores that answer") from error
+
+
+def work(
+    plan: Plan, settings: Settings, pool: Pool, ledger: Ledger, failed: Failures, counts: Counter[str]
+) -> None:
+    """All that is pending, round by round. counts: what became of how many."""
+    gathered: list[str] = []
+    form = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    with (
+        quiet() as terminal,
+        tqdm(total=plan.pending, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
+        cluster(pool),
+    ):
+        if not pool.gpus:
+            settings = replace(settings, neighbours=math.ceil(pool.workers / machines()))
+        outcomes, begun = rounds(settings, pool), time.monotonic()
+        for rows in plan.rounds():
+            for found, file in told(outcomes(rows)):
+                for outcome in found:
+                    if outcome.status == "fatal":
+                        raise (UsageError if outcome.usage else UserError)(outcome.reason)
+                    counts[outcome.status] += 1
+                    if outcome.status == "failed":
+                        failed.add(outcome.source, outcome.reason, terminal)
+                gathered += [file] if file else []
+                minutes = (time.monotonic() - begun) / 60
+                speed = f"{sum(counts.values()) / minutes:.0f} pictures/min"
+                progress.set_postfix_str(f"{speed}, {failed.count} failed", False)
+                progress.update(len(found))
+            if len(gathered) >= MOST_FILES:
+                ledger.gather(gathered)
+                gathered.clear()
+    if (lost := plan.pending - sum(counts.values())) > 0:
+        raise UserError(f"Ray gave no word of {lost} images", "expected one of each", "run the same again")
+
+
+def told(groups: Iterator[Told]) -> Iterator[Told]:
+    """The same groups; UserError where Ray itself fails."""
+    from ray.exceptions import RayError
+
+    try:
+        yield from groups
+    except RayError as error:
+        reason = f"Ray gave up ({reason_of(error)})"
+        raise UserError(reason, "expected workers to run", "the same again goes on") from error
+
+
+def sweep_all(output: Place, folders: set[str], patient: bool) -> None:
+    """Remove what workers left that died. patient: some of a cluster that just ended may be dying still."""
+    if output.local is None:
+        return
+    places = [output.local / folder for folder in folders]
+    for _ in range(10 if patient else 1):
+        for place in places:
+            sweep(place)
+        if not any(PATTERN.match(path.name) for place in places if place.is_dir() for path in place.iterdir()):
+            return
+        time.sleep(0.3)

@@ -1,0 +1,174 @@
+"""doctor: what this machine can build and run, and the one command that adds what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import itertools
+import os
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import psutil
+from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
+from passionsr_trt.engines.tensorrt.library import has_driver
+from passionsr_trt.runtime.apps.benchmark import cpu_name
+
+# package: (module, what it is for)
+PACKAGES = {
+    "openvino": ("openvino", "build and run INT8 engines on this CPU"),
+    "onnxruntime": ("onnxruntime", "reference results, float baseline"),
+    "polygraphy": ("polygraphy", "per-part comparison"),
+    "scikit-image": ("skimage", "SSIM"),
+    "torch": ("torch", "calibrate and export"),
+    "diffusers": ("diffusers", "load models"),
+    "tensorrt-rtx-cu12-bindings": ("tensorrt_rtx_bindings", "compile engines for RTX cards, GPU not needed"),
+    "tensorrt": ("tensorrt", "build engines on the GPU at hand"),
+    "pycuda": ("pycuda", "run engines on the GPU"),
+    "cuda-python": ("cuda.bindings", "CUDA graphs, fewer launches"),
+}
+
+
+def run_doctor(_arguments: argparse.Namespace) -> int:
+    """Print one line a finding, what can be done here, and what to install; 0 when engines can be run here."""
+    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    print(f"  CPU       {cpu_name()}, {os.cpu_count()} cores{cpu_features()}")
+    total = psutil.virtual_memory().total
+    print(f"  memory    {total / 2**30:.1f} GiB, {free_memory() / 2**30:.1f} GiB free")
+    jetson, found_gpus = jetson_model(), gpus()
+    if jetson:
+        print(f"  Jetson    {jetson}{jetpack()}")
+    for gpu in found_gpus:
+        print(f"  GPU       {gpu.name}, SM {gpu.capability}, {gpu.memory_mib} MiB, driver {gpu.driver}")
+    if not found_gpus and not jetson:
+        print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
+    useless = set() if found_gpus and not jetson else {"tensorrt", "cuda"}  # a Jetson has JetPack's own
+    useless |= {"rtx"} if jetson else set()
+    lacking = check_packages()
+    missing = [extra for extra in lacking.values() if extra not in useless]
+    for line in odd_pairs(known_versions(), jetpack()):
+        print(f"  beware    {line}")
+    cpu = cpu_runs() if "openvino" not in lacking else False
+    runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking)
+    if missing:
+        print(f"to add everything that is missing: {install(*missing)}")
+    return 0 if runs_here else 1
+
+
+def check_packages() -> dict[str, str]:
+    """Print a line a package; returns those that are missing, each with its extra."""
+    missing = {}
+    for package, (module, purpose) in PACKAGES.items():
+        if not installed(module):
+            missing[package] = extra_of(module)
+            print(f"  missing   {package:<28} {purpose}: {install(missing[package])}")
+            continue
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "version unknown"
+        print(f"  {'found':<9} {package:<28} {purpose} ({version})")
+    return missing
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is not there
+        return False
+
+
+def cpu_runs() -> bool:
+    """Print how this CPU computes INT8; True where it does so exactly with some range of weight codes."""
+    from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+    from passionsr_trt.engines.openvino.probes import int8_speed
+
+    if openvino_int8_exact(127):
+        exact = "exact with weight codes of ±127, the full range"
+    elif openvino_int8_exact(63):
+        way_out = "build-engines brings them into ±63"
+        exact = f"exact with weight codes of ±63 (no VNNI: full-range ones saturate; {way_out})"
+    else:
+        print("  CPU INT8: not exact even with weight codes of ±63; use float engines")
+        return False
+    speed = ", ".join(f"{kind} {ratio:.1f}×" for kind, ratio in int8_speed().items())
+    print(f"  CPU INT8: {exact}; {speed} as fast as float32")
+    return True
+
+
+def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> bool:
+    """Print what can be built and run here; True where anything can be run. `lacking`: what is not installed."""
+    rtx, tensorrt = "tensorrt-rtx-cu12-bindings" not in lacking, "tensorrt" not in lacking and gpu
+    cuda = gpu and "pycuda" not in lacking
+    rows = {
+        "openvino": (cpu, cpu),
+        "tensorrt-rtx": (rtx, rtx and cuda),
+        "tensorrt": (tensorrt, tensorrt and cuda),
+    }
+    for backend, (builds, runs) in rows.items():
+        print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")
+    return any(runs for _builds, runs in rows.values())
+
+
+def known_versions() -> dict[str, str]:
+    """Of what has to fit together on a GPU, as far as it is installed."""
+    found = {}
+    for package in ("tensorrt", "onnxruntime-gpu"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def odd_pairs(versions: Mapping[str, str], release: str) -> list[str]:
+    """What NVIDIA or Microsoft say does not go together; release: of the Jetson, `, L4T R36.4`, or empty.
+
+    TensorRT 11.x: ONNX Runtime's provider from 1.27 on; JetPack from 7.2.2 on, JetPack 6 (L4T R36) stays on 10.x.
+    """
+    tensorrt = versions.get("tensorrt", "")
+    if not tensorrt or numbers(tensorrt) < (11,):
+        return []
+    lines = []
+    runtime = versions.get("onnxruntime-gpu", "")
+    if runtime and numbers(runtime) < (1, 27):
+        lines.append(f"TensorRT {tensorrt} beside onnxruntime-gpu {runtime}: expected 1.27 or newer")
+    if "L4T R36" in release:
+        lines.append(f"TensorRT {tensorrt} on JetPack 6: expected its own 10.x, or JetPack 7.2.2 or newer")
+    return lines
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """`1.27.0` → (1, 27, 0), as far as they are numbers."""
+    return tuple(int(part) for part in itertools.takewhile(str.isdigit, version.split(".")))
+
+
+def cpu_features() -> str:
+    """The INT8-relevant instruction sets, where the system lists them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    names = {
+        "avx2": "AVX2",
+        "avx512f": "AVX-512",
+        "avx512_vnni": "VNNI",
+        "avx_vnni": "AVX-VNNI",
+        "amx_int8": "AMX",
+    }
+    shown = [label for flag, label in names.items() if flag in flags]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def jetpack() -> str:
+    """`, L4T R36.4` from the release file of a Jetson."""
+    try:
+        words = Path("/etc/nv_tegra_release").read_text(encoding="utf-8").replace(",", "").split()
+    except OSError:
+        return ""
+    return f", L4T {words[1]}.{words[words.index('REVISION:') + 1]}" if "REVISION:" in words else ""

@@ -1,0 +1,1 @@
+"""The chain of parts on arrays and pictures: tiles, memory, colour, results in order."""
