@@ -1,13 +1,42 @@
-"""Formats of codes, by name: what graphs store, how layer lists call it, which GPUs multiply in it."""
+"""Codes: the range that they lie in, and their formats: what graphs store, how layer lists call it, which GPUs
+multiply in it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from passionsr_trt.engines.common.errors import UserError
 
 Capability = tuple[int, int]
+
+
+class CodeRange(NamedTuple):
+    """Codes from `low` to `high`, both of them included; `np.clip(codes, *range)` keeps to it."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def within(cls, limit: int) -> CodeRange:
+        """±limit: as weights have it, so that a code's negative is a code."""
+        return cls(-limit, limit)
+
+    @classmethod
+    def of_bits(cls, bits: int) -> CodeRange:
+        """All signed codes of so many bits, [-2^(b-1), 2^(b-1) - 1]: as activations have it."""
+        return cls(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+    def __str__(self) -> str:
+        return f"±{self.high}" if self.low == -self.high else f"{self.low} to {self.high}"
+
+
+SIGNED, UNSIGNED = CodeRange.of_bits(8), CodeRange(0, 255)  # int8, uint8
+TO_UNSIGNED = UNSIGNED.low - SIGNED.low  # what a signed code grows by
+FULL_RANGE = CodeRange.within(127)  # of weights
+HALF_RANGE = CodeRange.within(63)  # of weights on a CPU without VNNI, whose INT8 kernels saturate
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE, CodeRange
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.json_files import read_object
 
@@ -101,7 +102,7 @@ class QuantSpec:
             ("bits_activations", (4, 6, 8)),
             ("activation_observer", OBSERVERS),
             ("weight_observer", OBSERVERS),
-            ("weight_code_limit", (63, 127)),
+            ("weight_code_limit", (HALF_RANGE.high, FULL_RANGE.high)),
             ("method", METHODS),
             ("rounding", ROUNDINGS),
             ("granularity", ("module", "block")),
@@ -135,15 +136,19 @@ class QuantSpec:
             raise UserError(f"spec: learning_rate is {self.learning_rate}", "expected more than 0, less than 1")
 
     @property
-    def weight_code_max(self) -> int:
-        """The largest weight code: 2^(b-1) - 1, or the limit where that is lower."""
-        return min(self.weight_code_limit, 2 ** (self.bits_weights - 1) - 1)
+    def weight_codes(self) -> CodeRange:
+        """±(2^(b-1) - 1), or ±weight_code_limit where that is lower."""
+        return CodeRange.within(min(self.weight_code_limit, CodeRange.of_bits(self.bits_weights).high))
 
     @property
-    def activation_codes(self) -> tuple[int, int]:
-        """Lowest and highest activation code, [-2^(b-1), 2^(b-1) - 1]."""
-        half = 2 ** (self.bits_activations - 1)
-        return -half, half - 1
+    def weight_code_max(self) -> int:
+        """The largest weight code."""
+        return self.weight_codes.high
+
+    @property
+    def activation_codes(self) -> CodeRange:
+        """[-2^(b-1), 2^(b-1) - 1]."""
+        return CodeRange.of_bits(self.bits_activations)
 
     def excludes(self, site: str) -> bool:
         return _matches(site, self.exclude)
