@@ -22,7 +22,8 @@ import numpy as np
 from drawn import drawn_pictures
 from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
+from passionsr_trt.engines.openvino.compile import openvino_int8_exact
 from passionsr_trt.runtime.backends.loading import load_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.metrics import psnr
@@ -74,7 +75,9 @@ def chains(network: Path, work: Path, arguments: argparse.Namespace, calib: Path
     """The float bundle, the INT8 bundle and both engines, made where they are not there."""
     spec = work / "spec.json"
     work.mkdir(parents=True, exist_ok=True)
-    limit = 127 if openvino_int8_exact(127) else 63  # so that engines are the bundle's codes
+    limit = (
+        FULL_RANGE if openvino_int8_exact(FULL_RANGE) else HALF_RANGE
+    ).high  # so that engines are the bundle's codes
     spec.write_text(json.dumps({"method": arguments.method, "weight_code_limit": limit}))
     cache = ("--cache", work / "cache")
     command("calibrate", network, "--images", calib, "--limit", arguments.limit, "--spec", spec, *cache)

@@ -22,7 +22,7 @@ import onnx
 import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.openvino.cpu import compile_content
+from passionsr_trt.engines.openvino.compile import compile_content
 from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.passes.unsigned import signed_as_unsigned_codes
 

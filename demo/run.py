@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.bundle.formats import FULL_RANGE
+from passionsr_trt.engines.openvino.compile import openvino_int8_exact
 
 COMMAND = [sys.executable, "-m", "passionsr_trt.runtime.main"]
 DEMO = Path("demo")
@@ -33,7 +34,7 @@ def call(*arguments: str | Path) -> None:
 def fitting_calibration() -> tuple[list[str | Path], Path]:
     """Options of `calibrate` and the cache for this CPU: full-range weight codes where they are exact on it."""
     cache = Path("calib_cache")
-    if openvino_int8_exact(127):
+    if openvino_int8_exact(FULL_RANGE):
         return ["--method", "learned"], cache
     print("this CPU's INT8 kernels saturate with full-range weights (no VNNI): calibrated for codes within ±63")
     return ["--spec", DEMO / "no_vnni.json"], cache / "no_vnni"

@@ -4,74 +4,56 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, load_intact
+from passionsr_trt.engines.bundle.backends import BACKENDS, Backend, Builder, Target
+from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle, OnnxBundle, load_intact
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
 from passionsr_trt.engines.bundle.records import encode
-from passionsr_trt.engines.bundle.targets import Target
 from passionsr_trt.engines.bundle.wiring import PartInfo
-from passionsr_trt.engines.common.figures import Coverage
 from tqdm import tqdm
 
-BuildPart = Callable[[OnnxBundle, PartInfo, Path], tuple[str, Coverage]]
 
-
-def build_engines(
-    bundle: OnnxBundle,
-    output: Path,
-    backend: str,
-    build_part: BuildPart,
-    target: Target,
-    prove: Callable[[OnnxBundle, Path], dict[str, float]] | None = None,
-) -> EngineBundle:
-    """Build the parts one at a time into `output` (atomically); coverage and proof go into the manifest.
-
-    `prove` runs the built engines where that is possible; None where nothing here can run them.
-    """
+def build_engines(bundle: OnnxBundle, output: Path, backend: Backend, builder: Builder) -> EngineBundle:
+    """Build the parts one at a time into `output` (atomically); coverage and proof go into the manifest."""
     parts: list[PartInfo] = []
     coverage: dict[str, Coverage] = {}
     with atomic_folder(output, "engine-bundle") as folder:
         with tqdm(bundle.parts, desc=f"building for {backend}", unit="engine") as progress:
             for part in progress:
                 progress.set_postfix_str(part.name)
-                file, figures = build_part(bundle, part, folder)
+                file, figures = builder.build(bundle, part, folder)
                 parts.append(replace(part, file=file))
                 coverage[part.name] = figures
         engines = EngineBundle(
             model=bundle.model,
             backend=backend,
-            target=target,
+            target=builder.target,
             precision=bundle.precision,
             spec=bundle.spec,
-            key=engine_key(bundle, backend, target),
+            key=engine_key(bundle, backend, builder.target),
             parts=tuple(parts),
             coverage=coverage,
-            proof={} if prove is None else prove(bundle, folder),
+            proof=builder.prove(bundle, folder),
             versions=versions(),
         )
         engines.save(folder)
     return replace(engines, folder=output)
 
 
-DECISIVE = {
-    "openvino": ("openvino",),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx-cu12-bindings",),
-}
 MEASURED = ("phases", "blocks")  # a small gain, by a probe that may fall either way: no reason to build again
 
 
-def engine_key(bundle: OnnxBundle, backend: str, target: Target) -> dict[str, str]:
+def engine_key(bundle: OnnxBundle, backend: Backend, target: Target) -> dict[str, str]:
     """Everything that decides what an engine is; equal keys, equal engines."""
-    found = versions()
-    decisive = ("passionsr-trt", *DECISIVE[backend])
+    installed = versions()
     return {
         "ONNX bundle": sha256(bundle.folder / MANIFEST),
-        "backend": backend,
-        **{f"{name} version": found.get(name, "") for name in decisive},
+        "backend": backend.name,
+        **{f"{name} version": installed.get(name, "") for name in ("passionsr-trt", backend.package)},
         **{name.replace("_", " "): str(value) for name, value in encode(target).items()},
     }
 
@@ -93,10 +75,8 @@ def why_build(output: Path, wanted: Mapping[str, str]) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of everything that decides what an engine is."""
-    found = {"python": platform.python_version()}
-    for name in ("passionsr-trt", "onnx", "openvino", "tensorrt", "tensorrt-rtx-cu12-bindings", "torch"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {"python": platform.python_version()}
+    for name in ("passionsr-trt", "onnx", *(backend.package for backend in BACKENDS), "torch"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed

@@ -1,25 +1,57 @@
-"""build-engines: ONNX bundle → engines."""
+"""build-engines and predict: what they are asked for, and what is done then."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from passionsr_trt.engines.build import BuildPart, build_engines, why_build
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
+from passionsr_trt.engines.build import build_engines, why_build
+from passionsr_trt.engines.bundle.backends import BACKENDS, Backend, Builder, TargetOptions
+from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
-from passionsr_trt.engines.bundle.targets import Target
-from passionsr_trt.engines.bundle.wiring import reference_size
 from passionsr_trt.engines.common.arguments import parse_size, share, some_path, whole
 from passionsr_trt.engines.common.errors import UsageError, UserError
-from passionsr_trt.engines.common.figures import Choice
 from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.engines.mixed_format import Rate, build_fastest, check_together, explain_choice, key_of_all
 
+SecondsByPart = Callable[[Sequence[EngineBundle]], dict[str, dict[str, float]]]
 
-def add_build_engines(parser: argparse.ArgumentParser) -> None:
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """build-engines.
+
+    bundles: of several every part takes the fastest format, by `measure` (built engines → part → label → seconds)
+    where there is a GPU, else by what is predicted for the GPU named `gpu`. expect_digest: of the bundle, None:
+    any. require_int8: the least share of quantized sites that run INT8 or FP8. dry_run: say what would be built.
+    force: build where equal engines are there.
+    """
+
+    bundles: tuple[Path, ...]
+    output: Path
+    backend: Backend
+    options: TargetOptions
+    measure: SecondsByPart
+    gpu: str | None = None
+    expect_digest: str | None = None
+    require_int8: float | None = None
+    dry_run: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """predict. engines: folders, slowest first. gpus: names, none: every one that is known."""
+
+    engines: tuple[Path, ...]
+    gpus: tuple[str, ...] = ()
+
+
+def add_build_engines(parser: argparse.ArgumentParser, measure: SecondsByPart) -> None:
+    """measure: what runs built engines, part → label → seconds."""
     parser.add_argument(
         "bundle",
         type=Path,
@@ -30,10 +62,34 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for the engines")
     parser.add_argument(
         "--backend",
-        choices=("openvino", "tensorrt-rtx", "tensorrt"),
-        default="openvino",
+        choices=[backend.name for backend in BACKENDS],
+        default=BACKENDS[0].name,
         help="what runs them",
     )
+    _add_shapes(parser)
+    _add_builder_options(parser)
+    parser.add_argument(
+        "--float32",
+        action="store_true",
+        help="openvino: all that is not INT8 in float32, slower; default: the UNet's float operations "
+        "and the VAE's attention run in bfloat16 where the CPU has it",
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="several bundles: choose by what `predict` says of this GPU; default: measured on the GPU at "
+        "hand, or predicted for one of --compute-capability",
+    )
+    parser.add_argument("--expect-digest", metavar="SHA256", help="refuse any other ONNX bundle than this one")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be built, and why; build nothing")
+    parser.add_argument(
+        "--require-int8", type=share, metavar="SHARE", help="fail when fewer sites run INT8 (or FP8) (0 to 1)"
+    )
+    parser.add_argument("--force", action="store_true", help="build even where equal engines are there")
+    parser.set_defaults(run=lambda arguments: run_build_engines(build_request(arguments, measure)))
+
+
+def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compute-capability",
         action="append",
@@ -60,6 +116,9 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="TensorRT: up to N tiles at once, tuned for N; more memory, and a single image may be slower",
     )
+
+
+def _add_builder_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workspace", type=whole(0), default=0, metavar="MIB", help="TensorRT: scratch limit, 0: none"
     )
@@ -85,119 +144,110 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="TensorRT: for every GPU from Ampere on; slower than an engine for one GPU",
     )
-    parser.add_argument(
-        "--float32",
-        action="store_true",
-        help="openvino: all that is not INT8 in float32, slower; by itself the UNet's rest and the "
-        "VAE's attention run in bfloat16 where the CPU has it",
-    )
-    parser.add_argument(
-        "--gpu",
-        metavar="NAME",
-        help="several bundles: choose by what `predict` says of this GPU; by itself they are measured on the GPU "
-        "at hand, or predicted for one of --compute-capability",
-    )
-    parser.add_argument("--expect-digest", metavar="SHA256", help="refuse any other ONNX bundle than this one")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be built, and why; build nothing")
-    parser.add_argument(
-        "--require-int8", type=share, metavar="SHARE", help="fail when fewer sites run INT8 (or FP8) (0 to 1)"
-    )
-    parser.add_argument("--force", action="store_true", help="build even where equal engines are there")
-    parser.set_defaults(run=run_build_engines)
 
 
-def run_build_engines(arguments: argparse.Namespace) -> int:
-    check_several(arguments)
-    check_digest(arguments.bundle[0], arguments.expect_digest)
-    bundles = [OnnxBundle.load(folder) for folder in arguments.bundle]
+def build_request(arguments: argparse.Namespace, measure: SecondsByPart) -> BuildRequest:
+    """From the command line's words."""
+    options = TargetOptions(
+        size=arguments.size,
+        min_size=arguments.min_size,
+        max_size=arguments.max_size,
+        batch=arguments.batch,
+        compute_capabilities=tuple(arguments.compute_capability),
+        workspace_mib=arguments.workspace,
+        optimization_level=arguments.optimization_level,
+        timing_cache=arguments.timing_cache,
+        version_compatible=arguments.version_compatible,
+        hardware_compatible=arguments.hardware_compatible,
+        float32=arguments.float32,
+    )
+    return BuildRequest(
+        bundles=tuple(arguments.bundle),
+        output=arguments.output,
+        backend=Backend.from_json(arguments.backend, "--backend"),
+        options=options,
+        measure=measure,
+        gpu=arguments.gpu,
+        expect_digest=arguments.expect_digest,
+        require_int8=arguments.require_int8,
+        dry_run=arguments.dry_run,
+        force=arguments.force,
+    )
+
+
+def run_build_engines(request: BuildRequest) -> int:
+    """Build, or find that equal engines are there; print the choice of formats, the proof and the coverage."""
+    check_several(request)
+    check_digest(request.bundles[0], request.expect_digest)
+    bundles = [OnnxBundle.load(folder) for folder in request.bundles]
     check_together(bundles)
-    bundle, rate, rated_for = bundles[0], None, ""
-    check_target(arguments.output, "engine-bundle")
-    build_part: BuildPart
-    prove: Callable[[OnnxBundle, Path], dict[str, float]] | None
-    target: Target
-    if arguments.backend == "openvino":
-        if arguments.compute_capability:
-            raise UsageError("--compute-capability is for --backend tensorrt-rtx")
-        if arguments.batch > 1:
-            raise UsageError("--batch is for TensorRT", "", "OpenVINO's engines take any: `infer --batch`")
-        from passionsr_trt.engines.openvino.backend import OpenVINOBuilder
-
-        builder = OpenVINOBuilder(bundle, arguments.float32)
-        build_part, target, prove = builder, builder.target, builder.prove
-    else:
-        from passionsr_trt.engines.tensorrt.backend import TensorRTBuilder, TensorRTPlan
-
-        plan = TensorRTPlan(
-            arguments.backend,
-            arguments.size or bundle.model.size or reference_size(bundle.parts),
-            arguments.min_size,
-            arguments.max_size,
-            arguments.batch,
-            tuple(arguments.compute_capability),
-            arguments.workspace,
-            arguments.optimization_level,
-            arguments.timing_cache,
-            arguments.version_compatible,
-            arguments.hardware_compatible,
-        )
-        for each in bundles:
-            plan.check(each)
-        rate, rated_for = rating(arguments, len(bundles))
-        build_part, target, prove = TensorRTBuilder(plan), plan.target(), None
-    key = key_of_all(bundles, arguments.backend, target, rated_for)
-    if arguments.dry_run:
-        print_plan(bundles, arguments.output, key)
+    check_target(request.output, "engine-bundle")
+    rate, rated_for = rating(request)
+    builder = request.backend.builder_for(bundles, request.options)
+    key = key_of_all(bundles, request.backend, builder.target, rated_for)
+    if request.dry_run:
+        print_dry_run(bundles, request.output, key)
         return 0
-    with one_at_a_time(arguments.output, "building"):
-        reason = why_build(arguments.output, key)
-        if reason is None and not arguments.force:
-            print(f"{arguments.output}: engines of this bundle, backend and version are there already; reused")
-            engines = EngineBundle.load(arguments.output)
-        else:
-            if (arguments.output / MANIFEST).is_file():
-                print(f"{arguments.output}: rebuilding: {reason or '--force'}")
-            if rate is None:
-                engines = build_engines(bundle, arguments.output, arguments.backend, build_part, target, prove)
-            else:
-                engines = build_fastest(
-                    bundles, arguments.output, arguments.backend, build_part, target, rate, key
-                )
+    engines = built_or_reused(request, bundles, builder, rate, key)
     for line in explain_choice(engines):
         print(line)
     for name, error in engines.proof.items():
         print(f"{name:<12} relative error to ONNX Runtime {error:.1e}")
-    report_coverage(engines, arguments.require_int8)
+    report_coverage(engines, request.require_int8)
     return 0
 
 
-def check_several(arguments: argparse.Namespace) -> None:
+def check_several(request: BuildRequest) -> None:
     """UsageError for what several bundles do not go with."""
-    if len(arguments.bundle) == 1:
-        if arguments.gpu is not None:
-            raise UsageError(f"--gpu {arguments.gpu}", "expected several bundles to choose from")
-    elif arguments.backend == "openvino":
-        raise UsageError("several bundles with --backend openvino", "expected one", "TensorRT chooses by the part")
-    elif arguments.expect_digest is not None:
+    if len(request.bundles) == 1:
+        if request.gpu is not None:
+            raise UsageError(f"--gpu {request.gpu}", "expected several bundles to choose from")
+    elif not request.backend.on_gpu:
+        raise UsageError(
+            f"several bundles with --backend {request.backend}", "expected one", "TensorRT chooses per part"
+        )
+    elif request.expect_digest is not None:
         raise UsageError("--expect-digest with several bundles", "expected one")
 
 
-def rating(arguments: argparse.Namespace, bundles: int) -> tuple[Rate | None, str]:
+def rating(request: BuildRequest) -> tuple[Rate | None, str]:
     """How several bundles' engines are rated, and for which GPU; None for one bundle, which is all there is."""
+    if len(request.bundles) == 1:
+        return None, ""
     from passionsr_trt.engines.tensorrt.gpu import target_name
     from passionsr_trt.engines.tensorrt.roofline import gpu_for, rate
 
-    if bundles == 1:
-        return None, ""
-    if arguments.gpu is None and not arguments.compute_capability:
+    capabilities = request.options.compute_capabilities
+    if request.gpu is None and not capabilities:
         name = target_name()["gpu"]
-        return lambda built: Choice("measured", name, arguments.seconds_by_part(built)), name
-    gpu = gpu_for(arguments.compute_capability, arguments.gpu)
+        return lambda built: Choice("measured", name, request.measure(built)), name
+    gpu = gpu_for(capabilities, request.gpu)
     return lambda built: rate(built, gpu), f"{gpu.name}, predicted"
 
 
-def print_plan(bundles: Sequence[OnnxBundle], output: Path, key: Mapping[str, str]) -> None:
-    """--dry-run."""
+def built_or_reused(
+    request: BuildRequest,
+    bundles: Sequence[OnnxBundle],
+    builder: Builder,
+    rate: Rate | None,
+    key: Mapping[str, str],
+) -> EngineBundle:
+    """The engines in the output folder: those that are there if they are of this key, else new ones."""
+    output, backend = request.output, request.backend
+    with one_at_a_time(output, "building"):
+        reason = why_build(output, key)
+        if reason is None and not request.force:
+            print(f"{output}: engines of this bundle, backend and version are there already; reused")
+            return EngineBundle.load(output)
+        if (output / MANIFEST).is_file():
+            print(f"{output}: rebuilding: {reason or '--force'}")
+        if rate is None:
+            return build_engines(bundles[0], output, backend, builder)
+        return build_fastest(bundles, output, backend, builder, rate, key)
+
+
+def print_dry_run(bundles: Sequence[OnnxBundle], output: Path, key: Mapping[str, str]) -> None:
+    """What would be built, and why."""
     reason = why_build(output, key)
     print(f"{output}: {'up to date' if reason is None else f'to build: {reason}'}")
     for bundle in bundles:
@@ -212,7 +262,7 @@ def print_plan(bundles: Sequence[OnnxBundle], output: Path, key: Mapping[str, st
 
 
 def report_coverage(engines: EngineBundle, required: float | None) -> None:
-    """Print a line a part; UserError where the share of quantized sites that run INT8 is too low."""
+    """Print a line per part; UserError where the share of quantized sites that run INT8 is too low."""
     for name, coverage in engines.coverage.items():
         print(coverage.line(name))
         for site in coverage.float_sites:
@@ -236,20 +286,26 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu", action="append", metavar="NAME", help="only this one of the known GPUs, repeatable"
     )
-    parser.set_defaults(run=run_predict)
+    parser.set_defaults(run=lambda arguments: run_predict(predict_request(arguments)))
 
 
-def run_predict(arguments: argparse.Namespace) -> int:
+def predict_request(arguments: argparse.Namespace) -> PredictRequest:
+    """From the command line's words."""
+    return PredictRequest(tuple(arguments.engines), tuple(arguments.gpu or ()))
+
+
+def run_predict(request: PredictRequest) -> int:
+    """Print the table of predicted times."""
     from passionsr_trt.engines.tensorrt.roofline import known_gpus, predict, print_table
 
     gpus = {gpu.name: gpu for gpu in known_gpus()}
-    for name in arguments.gpu or ():
+    for name in request.gpus:
         if name not in gpus:
             raise UsageError(f"--gpu {name!r}: not known", f"expected one of {', '.join(gpus)}")
-    bundles = [EngineBundle.load(folder) for folder in arguments.engines]
+    bundles = [EngineBundle.load(folder) for folder in request.engines]
     if len({bundle.label for bundle in bundles}) < len(bundles):
         raise UsageError("two folders hold engines of one precision", "expected one of each")
-    table = predict(bundles, [gpus[name] for name in arguments.gpu or gpus])
+    table = predict(bundles, [gpus[name] for name in request.gpus or gpus])
     if not any(table.values()):
         raise UserError("none of these GPUs multiplies in these engines' format", "expected one that does")
     print_table(table, [bundle.label for bundle in bundles])

@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from passionsr_trt.engines.build import BuildPart, build_engines, engine_key, versions
-from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle, check_same_model
+from passionsr_trt.engines.build import build_engines, engine_key, versions
+from passionsr_trt.engines.bundle.backends import Backend, Builder, Target
+from passionsr_trt.engines.bundle.bundles import Bundle, Choice, EngineBundle, OnnxBundle, check_same_model
 from passionsr_trt.engines.bundle.manifest import atomic_folder
-from passionsr_trt.engines.bundle.targets import Target
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.figures import Choice
 from passionsr_trt.engines.common.temporaries import temporary_folder
 
 Seconds = dict[str, dict[str, float]]  # part → label of the bundle → seconds of one run
@@ -48,7 +47,7 @@ def _wiring(bundle: Bundle) -> list[object]:
     return [replace(part, file="", format="", sites=()) for part in bundle.parts]
 
 
-def key_of_all(bundles: Sequence[OnnxBundle], backend: str, target: Target, rated_for: str) -> dict[str, str]:
+def key_of_all(bundles: Sequence[OnnxBundle], backend: Backend, target: Target, rated_for: str) -> dict[str, str]:
     """engine_key of a chain of several bundles. rated_for: the GPU that parts were chosen for."""
     keys = [engine_key(bundle, backend, target) for bundle in bundles]
     if len(keys) == 1:
@@ -59,18 +58,15 @@ def key_of_all(bundles: Sequence[OnnxBundle], backend: str, target: Target, rate
 def build_fastest(
     bundles: Sequence[OnnxBundle],
     output: Path,
-    backend: str,
-    build_part: BuildPart,
-    target: Target,
+    backend: Backend,
+    builder: Builder,
     rate: Rate,
     key: Mapping[str, str],
 ) -> EngineBundle:
     """Build every bundle beside `output`, and chain there (atomically) each part's fastest engine."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(output.parent) as scratch:
-        candidates = [
-            build_engines(bundle, scratch / bundle.label, backend, build_part, target) for bundle in bundles
-        ]
+        candidates = [build_engines(bundle, scratch / bundle.label, backend, builder) for bundle in bundles]
         choice = rate(candidates)
         chosen = fastest(choice.seconds, candidates)
         spec = next(bundle.spec for bundle in (*chosen.values(), *candidates) if bundle.spec is not None)

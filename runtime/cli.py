@@ -45,8 +45,7 @@ def add_build_engines(parser: argparse.ArgumentParser) -> None:
     """The engines' own options, and the way to run what was built."""
     from passionsr_trt.engines import cli
 
-    cli.add_build_engines(parser)
-    parser.set_defaults(seconds_by_part=_seconds_by_part)
+    cli.add_build_engines(parser, _seconds_by_part)
 
 
 def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float]]:
@@ -292,4 +291,4 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
         return run_gpu_report(arguments)
     from passionsr_trt.runtime.apps.doctor import run_doctor
 
-    return run_doctor(arguments)
+    return run_doctor()

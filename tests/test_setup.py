@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.common.extras import EXTRAS, ORT_GPU, install
-from passionsr_trt.runtime.apps.doctor import PACKAGES
+from passionsr_trt.engines.common.extras import ORT_GPU, PACKAGES, Package, install
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = configparser.ConfigParser()
@@ -20,11 +19,6 @@ FILES = [
     if path.is_file() and not any(name.startswith((".", "__pycache__")) for name in path.relative_to(ROOT).parts)
 ]
 CODE = [path for path in FILES if path.suffix == ".py"]
-# modules whose package has another name, or comes with one
-BROUGHT_BY = {module: package for package, (module, _purpose) in PACKAGES.items()} | {
-    "cuda": "cuda-python",
-    "pyarrow": "ray",
-}
 
 
 def package_of(path: Path) -> str:
@@ -57,9 +51,9 @@ def test_every_other_file_is_package_data() -> None:
     assert all(taken.values()), "a pattern that matches nothing"
 
 
-@pytest.mark.parametrize("module", EXTRAS)
-def test_a_module_s_extra_brings_it(module: str) -> None:
-    assert BROUGHT_BY.get(module, module) in requirements(EXTRAS[module])
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.module)
+def test_a_package_s_extra_brings_it(package: Package) -> None:
+    assert package.name in requirements(package.extra)
 
 
 def test_no_message_names_an_extra_by_itself() -> None:

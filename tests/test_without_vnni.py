@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.bundle.formats import FULL_RANGE
+from passionsr_trt.engines.openvino.compile import openvino_int8_exact
 
 ROOT = Path(__file__).resolve().parents[1]
 # what depends on how this CPU computes INT8, and does not begin processes of that kind by itself (test_cpu.py)
@@ -32,7 +33,9 @@ CRASHES = (
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not openvino_int8_exact(127), reason="this CPU has no VNNI: the suite itself is that run")
+@pytest.mark.skipif(
+    not openvino_int8_exact(FULL_RANGE), reason="this CPU has no VNNI: the suite itself is that run"
+)
 def test_engines_and_export_pass_without_vnni_too() -> None:
     missing = [name for name in FILES if not (ROOT / name).is_file()]
     assert not missing

@@ -12,22 +12,21 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from passionsr_trt.engines.bundle.backends import Backend, Check, Target
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, PRECISIONS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, checked_file, read_manifest, write_manifest
 from passionsr_trt.engines.bundle.records import decode, encode
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.bundle.targets import TARGETS, Target, TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import (
     ALIGNMENTS,
     ModelInfo,
     PartInfo,
-    Size,
     chain_multiple,
     check_wiring,
+    is_size,
     sources_of,
 )
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.figures import Choice, Coverage
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,57 @@ class OnnxBundle(Bundle):
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """sites: that run INT8, or FP8 where that is the part's format / that the spec quantizes; macs: their share of
+    all Conv+Linear MACs of the part.
+
+    conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
+    bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
+    attention_fused: attentions that are one kernel, of `attention` in the part (0: the backend does not tell).
+    activation_bytes: what the part's tensors take at once for a 512×512 image (0: the backend does not tell).
+    """
+
+    sites_int8: int
+    sites_quantized: int
+    macs_share: float
+    kernels: dict[str, int] = field(default_factory=dict)
+    bytes_moved: int = 0
+    float_sites: list[str] = field(default_factory=list)
+    conversions: list[str] = field(default_factory=list)
+    attention_fused: int = 0
+    attention: int = 0
+    activation_bytes: int = 0
+    sites_fp8: int = 0
+
+    @property
+    def sites_running(self) -> int:
+        """Sites that run in the part's own format."""
+        return self.sites_int8 + self.sites_fp8
+
+    def line(self, part: str) -> str:
+        if not self.sites_quantized:
+            return f"{part:<12} float, {sum(self.kernels.values())} kernels"
+        sites = f"{self.sites_running}/{self.sites_quantized}"
+        label, share = "FP8" if self.sites_fp8 else "INT8", f"{self.macs_share:.1%} of MACs"
+        moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
+        kernels = sum(self.kernels.values())
+        only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
+        fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
+        return f"{part:<12} {label} sites {sites}, {share}, {kernels} kernels{moved}{only}{fused}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Why each part is of its format. by: `measured` or `predicted`; gpu: on or for which; seconds: of one run,
+    part → format → seconds.
+    """
+
+    by: str
+    gpu: str
+    seconds: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
 class EngineBundle(Bundle):
     """Engines of the parts for one backend. coverage: part → figures read from the built engine.
 
@@ -105,7 +155,7 @@ class EngineBundle(Bundle):
     choice: of a chain of several formats.
     """
 
-    backend: str
+    backend: Backend
     target: Target
     key: dict[str, str]
     coverage: dict[str, Coverage]
@@ -151,13 +201,12 @@ def _load(cls: type[B], folder: Path, kind: str) -> B:
     data = read_manifest(folder, kind)
     where = str(folder / MANIFEST)
     content = {key: value for key, value in data.items() if key not in ("schema_version", "kind", "files")}
-    target = None
+    ready: dict[str, Any] = {"folder": folder}
     if cls is EngineBundle:
-        backend = content.get("backend")
-        if not isinstance(backend, str) or backend not in TARGETS:
-            raise UserError(f"{where}: backend is {backend!r}", f"expected one of {', '.join(TARGETS)}")
-        target = decode(TARGETS[backend], content.get("target"), f"{where}: target")
-    bundle = decode(cls, content, where, ready={"folder": folder, **({"target": target} if target else {})})
+        backend = Backend.from_json(content.get("backend"), f"{where}: backend")
+        target = decode(backend.target, content.get("target"), f"{where}: target")
+        ready |= {"backend": backend, "target": target}
+    bundle = decode(cls, content, where, ready)
     check_wiring(bundle.parts, where)
     _check_ranges(bundle, where)
     return bundle
@@ -170,28 +219,18 @@ def _check_ranges(bundle: Bundle, where: str) -> None:
     strides = {"image": 1, "lr": model.upscale}
     quantized = any(site.quantized for part in bundle.parts for site in part.sites)
     fitting = all(strides.get(name, tensor.stride) == tensor.stride for name, tensor in sources.items())
-    wrong: list[tuple[str, Any, str, bool]] = [
+    checks: list[Check] = [
         ("spec", bundle.spec, "one exactly where sites are quantized", quantized == (bundle.spec is not None)),
         ("a part's format", [part.format for part in bundle.parts], ", ".join(CODE_FORMATS), _formats_fit(bundle)),
         ("a source", [str(tensor) for tensor in sources.values()], f"strides {strides}", fitting),
         ("upscale", model.upscale, "1 to 16", 1 <= model.upscale <= 16),
         ("align", model.align, ", ".join(ALIGNMENTS), model.align in ALIGNMENTS),
-        ("size", model.size, f"multiples of {multiple}", _is_size(model.size, multiple)),
+        ("size", model.size, f"multiples of {multiple}", model.size is None or is_size(model.size, multiple)),
     ]
     if isinstance(bundle, EngineBundle):
-        target = bundle.target
-        if isinstance(target, TensorRTTarget):
-            sizes = (target.min_size, target.size, target.max_size)
-            wrong.append(
-                ("sizes", sizes, f"multiples of {multiple}", all(_is_size(size, multiple) for size in sizes))
-            )
-            wrong.append(("batch", target.batch, "1 to 4096", 1 <= target.batch <= 4096))
-        else:
-            limit = target.weight_code_limit
-            wrong.append(("weight_code_limit", limit, "null, 63 or 127", limit in (None, 63, 127)))
-        covered = set(bundle.coverage) == set(part_names(bundle.parts))
-        wrong.append(("coverage", list(bundle.coverage), "the parts", covered))
-    for name, value, expected, good in wrong:
+        covered = set(bundle.coverage) == {part.name for part in bundle.parts}
+        checks += [*bundle.target.checks(multiple), ("coverage", list(bundle.coverage), "the parts", covered)]
+    for name, value, expected, good in checks:
         if not good:
             raise UserError(f"{where}: {name} is {value!r}", f"expected {expected}")
 
@@ -202,10 +241,6 @@ def _formats_fit(bundle: Bundle) -> bool:
         part.format in CODE_FORMATS if any(site.quantized for site in part.sites) else part.format in PRECISIONS
         for part in bundle.parts
     )
-
-
-def _is_size(size: Size | None, multiple: int) -> bool:
-    return size is None or all(0 < side <= 1 << 16 and side % multiple == 0 for side in size)
 
 
 def part_names(parts: Sequence[PartInfo]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from passionsr_trt.engines.bundle.records import check_schema, read_object
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.engines.common.temporaries import temporary_folder
 
 SCHEMA_VERSION = 1  # of every manifest; another one is not read
@@ -55,16 +55,9 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise UserError(
             f"{folder}: no {MANIFEST}", f"expected a folder that holds {NAMES[kind]}", HINTS.get(kind, "")
         ) from None
-    version = data.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if "schema_version" not in data:
         raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
-    if version != SCHEMA_VERSION:
-        newer = version > SCHEMA_VERSION
-        raise UserError(
-            f"{path}: made by {'a newer' if newer else 'an older'} version (schema {version})",
-            f"this one reads {SCHEMA_VERSION}",
-            "update passionsr-trt" if newer else AGAIN[kind],
-        )
+    check_schema(data["schema_version"], SCHEMA_VERSION, str(path), AGAIN[kind])
     if data.get("kind") != kind:
         raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
     files = data.get("files")

@@ -1,17 +1,73 @@
-"""Typed records from parsed JSON: unknown, missing and mistyped keys are errors that name the key."""
+"""Records and the JSON that they are kept in, strictly.
+
+1. A file is a plain one of a sane size, one object, no key twice: a user may hand in anything.
+2. Its schema is looked at before its keys: a newer one asks for an update, an older one to be made again.
+3. Unknown, missing and mistyped keys are errors that name the key.
+"""
 
 from __future__ import annotations
 
+import json
+import stat
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from passionsr_trt.engines.common.errors import UserError
 
+MOST_BYTES = 64 << 20
 T = TypeVar("T")
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file. `what` it is expected to be: for messages. FileNotFoundError where it is missing.
+
+    UserError for anything else: a pipe, a folder, other encodings, a key twice, nesting without end.
+    """
+    expected = f"expected {what}"
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: is no file", expected)
+        if status.st_size > MOST_BYTES:
+            raise UserError(f"{path}: {status.st_size} bytes", f"{expected} of at most {MOST_BYTES}")
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_key_twice)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})", expected) from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deep", expected) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})", expected) from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: not a JSON object", expected)
+    return data
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _value in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+def check_schema(version: Any, known: int, where: str, again: str) -> None:
+    """UserError where a `schema_version` is not the one that is read; again: what makes the file anew."""
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UserError(f"{where}: no schema_version of ours ({version!r})", f"expected {known}")
+    if version != known:
+        newer = version > known
+        raise UserError(
+            f"{where}: made by {'a newer' if newer else 'an older'} version (schema {version})",
+            f"this one reads {known}",
+            "update passionsr-trt" if newer else again,
+        )
 
 
 def encode(record: Any) -> Any:
@@ -33,7 +89,7 @@ def decode(cls: type[T], data: Any, where: str, ready: Mapping[str, Any] = Mappi
     ready: fields that are values already.
     """
     if not isinstance(data, dict):
-        raise UserError(f"{where}: {cls.__name__} is not an object", "expected one")
+        raise UserError(f"{where}: not a JSON object", f"expected keys of {cls.__name__}")
     known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(set(data) - set(known)):
         raise UserError(f"{where}: unknown key {unknown[0]!r}", f"expected {', '.join(sorted(known))}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE, CodeRange
+from passionsr_trt.engines.bundle.records import check_schema, decode, read_object
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.json_files import read_object
 
 SCHEMA_VERSION = 1
 MOST = 1_000_000  # steps, candidates, crops: more is a slip
@@ -169,31 +169,11 @@ class QuantSpec:
 
     @classmethod
     def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:
-        """Build a spec from parsed JSON; a newer version is named before an unknown key is."""
-        if not isinstance(data, dict):
-            raise UserError(f"{source}: not a JSON object", "expected keys of QuantSpec")
-        version = data.get("schema_version", SCHEMA_VERSION)
-        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= SCHEMA_VERSION:
-            raise UserError(
-                f"{source}: made by a newer version (schema {version})",
-                f"this one reads up to {SCHEMA_VERSION}",
-                "update passionsr-trt",
-            )
-        types = {field.name: field.type for field in fields(cls)}
-        unknown = sorted(set(data) - set(types) - {"schema_version"})
-        if unknown:
-            raise UserError(f"{source}: unknown key {unknown[0]!r}", f"expected some of {', '.join(types)}")
-        values = {key: value for key, value in data.items() if key in types}
-        kinds: dict[Any, Any] = {"int": int, "str": str, "bool": bool, "float": (int, float)}
-        for key, value in values.items():
-            kind = kinds.get(types[key], list)
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise UserError(f"{source}: {key} is {value!r}", f"expected {types[key]}")
-        for key in {"exclude", "explicit"} & values.keys():
-            if not all(isinstance(pattern, str) for pattern in values[key]):
-                raise UserError(f"{source}: {key} holds something that is not a string", "expected patterns")
-            values[key] = tuple(values[key])
-        return cls(**values)
+        """Build a spec from parsed JSON; another version is named before an unknown key is."""
+        if isinstance(data, dict) and "schema_version" in data:
+            data = dict(data)
+            check_schema(data.pop("schema_version"), SCHEMA_VERSION, source, "calibrate again")
+        return decode(cls, data, source)
 
     @classmethod
     def load(cls, path: Path) -> QuantSpec:

@@ -133,6 +133,11 @@ def reference_size(parts: Sequence[Wired], side: int = REFERENCE_SIZE) -> Size:
     return (-(-side // multiple) * multiple,) * 2
 
 
+def is_size(size: Size, multiple: int) -> bool:
+    """Can a chain of this multiple have pictures of that size?"""
+    return all(0 < side <= 1 << 16 and side % multiple == 0 for side in size)
+
+
 def chain_grid(parts: Sequence[Wired]) -> int:
     """Output pixels from one position to the next that every tensor of a chain has."""
     tensors = (tensor for part in parts for tensor in (*part.inputs, part.output))

@@ -1,28 +1,52 @@
-"""What is not installed everywhere: which of setup.cfg's extras brings a module, and the line that installs it."""
+"""What is not installed everywhere: packages, the extra that brings each, the line that installs it."""
 
 from __future__ import annotations
 
-EXTRAS = {
-    "openvino": "cpu",
-    "onnxruntime": "cpu",
-    "polygraphy": "compare",
-    "skimage": "compare",
-    "matplotlib": "compare",
-    "jinja2": "compare",
-    "torch": "export",
-    "diffusers": "export",
-    "safetensors": "export",
-    "spandrel": "networks",
-    "gradio": "serve",
-    "ray": "batch",
-    "pyarrow": "batch",
-    "fsspec": "batch",
-    "pycuda": "cuda",
-    "cuda": "cuda",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx_bindings": "rtx",
-}
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Package:
+    """module: what is imported of it; extra: what brings it; purpose: as `doctor` says it, empty: it does not."""
+
+    name: str
+    module: str
+    extra: str
+    purpose: str = ""
+
+
+PACKAGES = (
+    Package("openvino", "openvino", "cpu", "build and run INT8 engines on this CPU"),
+    Package("onnxruntime", "onnxruntime", "cpu", "reference results, float baseline"),
+    Package("polygraphy", "polygraphy", "compare", "per-part comparison"),
+    Package("scikit-image", "skimage", "compare", "SSIM"),
+    Package("torch", "torch", "export", "calibrate and export"),
+    Package("diffusers", "diffusers", "export", "load models"),
+    Package(
+        "tensorrt-rtx-cu12-bindings",
+        "tensorrt_rtx_bindings",
+        "rtx",
+        "compile engines for RTX cards, GPU not needed",
+    ),
+    Package("tensorrt", "tensorrt", "tensorrt", "build engines on the GPU at hand"),
+    Package("pycuda", "pycuda", "cuda", "run engines on the GPU"),
+    Package("cuda-python", "cuda.bindings", "cuda", "CUDA graphs, fewer launches"),
+    Package("matplotlib", "matplotlib", "compare"),
+    Package("jinja2", "jinja2", "compare"),
+    Package("safetensors", "safetensors", "export"),
+    Package("spandrel", "spandrel", "networks"),
+    Package("gradio", "gradio", "serve"),
+    Package("ray", "ray", "batch"),
+    Package("ray", "pyarrow", "batch"),
+    Package("fsspec", "fsspec", "batch"),
+)
+EXTRAS = {package.module.split(".")[0]: package.extra for package in PACKAGES}
 ORT_GPU = "gpu"  # brings onnxruntime as well, in place of cpu's
+
+
+def package_of(module: str) -> str:
+    """The distribution that a module of PACKAGES comes in."""
+    return next(package.name for package in PACKAGES if package.module == module)
 
 
 def extra_of(module: str) -> str:

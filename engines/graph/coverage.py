@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from passionsr_trt.engines.bundle.bundles import Coverage
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, FP8, INT8
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.figures import Coverage
 
 
 @dataclass(frozen=True)

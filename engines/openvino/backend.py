@@ -7,28 +7,33 @@ What is stored is a graph: it loads on any CPU and is compiled for the CPU and t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 import onnx
-from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.backends import Backend, OpenVINOTarget, TargetOptions
+from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
-from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, reference_size
-from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.figures import Coverage
+from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.coverage import measure, openvino_layers
 from passionsr_trt.engines.graph.external import part_files
-from passionsr_trt.engines.openvino.cpu import has_bfloat16
+from passionsr_trt.engines.openvino.compile import (
+    code_limit,
+    compile_static,
+    has_bfloat16,
+    peak_activations,
+    runs_in_bfloat16,
+)
 from passionsr_trt.engines.openvino.graph import (
     REVISION,
     attention_in_bfloat16,
     codes_before_enlargement,
     norms_by_channel,
 )
-from passionsr_trt.engines.openvino.model import code_limit, compile_static, peak_activations, runs_in_bfloat16
 from passionsr_trt.engines.openvino.passes.blocks import SIDE, pixels_in_blocks
 from passionsr_trt.engines.openvino.passes.half_range import limit_weights
 from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
@@ -43,10 +48,15 @@ from passionsr_trt.engines.openvino.proof import prove_engines
 
 
 class OpenVINOBuilder:
-    """Builds one part at a time; call it as build_engines' `build_part`. `prove` runs what was built."""
+    """A Builder: graphs that are rewritten, and run by `prove`."""
 
-    def __init__(self, bundle: OnnxBundle, float32: bool = False) -> None:
-        """float32: all that is not INT8 stays in it. UserError for codes that OpenVINO has no kernels for."""
+    def __init__(self, _backend: Backend, bundles: Sequence[OnnxBundle], options: TargetOptions) -> None:
+        """UsageError for options that are TensorRT's, UserError for codes that OpenVINO has no kernels for."""
+        if options.compute_capabilities:
+            raise UsageError("--compute-capability is for --backend tensorrt-rtx")
+        if options.batch > 1:
+            raise UsageError("--batch is for TensorRT", "", "OpenVINO's engines take any: `infer --batch`")
+        (bundle,) = bundles
         for part in bundle.parts:
             if part.format in CODE_FORMATS and part.format != INT8.name:
                 raise UserError(
@@ -57,7 +67,7 @@ class OpenVINOBuilder:
         sites = [site for part in bundle.parts for site in part.sites]
         in_sub_pixel_form = any(site.quantized and site.macs != site.macs_written for site in sites)
         self.target = OpenVINOTarget(
-            bfloat16=bundle.spec is not None and not float32 and has_bfloat16(),
+            bfloat16=bundle.spec is not None and not options.float32 and has_bfloat16(),
             graph_revision=REVISION,
             weight_code_limit=code_limit(bundle.spec),
             convolutions=bundle.spec is not None and linears_faster_as_convolutions(),
@@ -65,7 +75,7 @@ class OpenVINOBuilder:
             blocks=pixels_faster_in_blocks(),
         )
 
-    def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
+    def build(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
         """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
 
         INT8 linears become convolutions (linears.py), convolutions in sub-pixel form one a phase (phases.py), and

@@ -1,4 +1,4 @@
-"""How fast is this CPU's INT8? Measured, as its exactness is (cpu.py): two layers in float32 and in INT8.
+"""How fast is this CPU's INT8? Measured, as its exactness is (compile.py): two layers in float32 and in INT8.
 
 It depends on more than the instruction set: without VNNI convolutions still gain, products of tokens may not.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from passionsr_trt.engines.openvino.cpu import compile_content
+from passionsr_trt.engines.bundle.formats import HALF_RANGE, SIGNED
+from passionsr_trt.engines.openvino.compile import compile_content
 from passionsr_trt.engines.openvino.passes.blocks import pixels_in_blocks
 from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
 from passionsr_trt.engines.openvino.passes.phases import phases_apart
 
-CODE_LIMIT = 63  # weight codes that every CPU multiplies exactly
 # kind: shapes of the input and of the weight
 LAYERS = {
     "convolution": ((1, 64, 96, 96), (64, 64, 3, 3)),
@@ -51,7 +51,7 @@ def linears_faster_as_convolutions() -> bool:
 
 @cache
 def phases_faster_apart() -> bool:
-    """Are INT8 convolutions in sub-pixel form faster on this CPU as one a phase (phases.py)?
+    """Are INT8 convolutions in sub-pixel form faster on this CPU as one per phase (phases.py)?
 
     Where the result is more than a cache holds: below that both are as fast, on a CPU with VNNI at least.
     """
@@ -99,19 +99,21 @@ def _compiled(model: onnx.ModelProto, shape: tuple[int, ...], threads: int = 0) 
 
 
 def layer_model(kind: str, int8: bool) -> bytes:
-    """ONNX of one layer; INT8 as Q/DQ on its input and DQ on its weight codes, one scale an output channel."""
+    """ONNX of one layer; INT8 as Q/DQ on its input and DQ on its weight codes, one scale per output channel."""
     shape, weight_shape = LAYERS[kind]
     convolution = len(weight_shape) == 4
     channels, axis = (weight_shape[0], 0) if convolution else (weight_shape[-1], 1)
-    codes = np.random.default_rng(0).integers(-CODE_LIMIT, CODE_LIMIT, weight_shape, np.int8, endpoint=True)
+    codes = np.random.default_rng(0).integers(
+        *HALF_RANGE, weight_shape, np.int8, endpoint=True
+    )  # exact everywhere
     nodes: list[NodeProto] = []
     tensors: dict[str, np.ndarray] = {}
     if int8:
         tensors |= {
-            "scale": np.array(1 / 127, np.float32),
+            "scale": np.array(1 / SIGNED.high, np.float32),
             "zero": np.array(0, np.int8),
             "codes": codes,
-            "weight_scale": np.full(channels, 1 / CODE_LIMIT, np.float32),
+            "weight_scale": np.full(channels, 1 / HALF_RANGE.high, np.float32),
             "weight_zero": np.zeros(channels, np.int8),
         }
         nodes += [
@@ -120,7 +122,7 @@ def layer_model(kind: str, int8: bool) -> bytes:
             helper.make_node("DequantizeLinear", ["codes", "weight_scale", "weight_zero"], ["weight"], axis=axis),
         ]
     else:
-        tensors["weight"] = codes.astype(np.float32) / CODE_LIMIT
+        tensors["weight"] = codes.astype(np.float32) / HALF_RANGE.high
     inputs = ["x_again" if int8 else "x", "weight"]
     if convolution:
         size = weight_shape[2:]

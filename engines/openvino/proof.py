@@ -16,11 +16,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import Size, reference_size, sources_of
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.openvino.model import compile_static, runs_in_bfloat16
+from passionsr_trt.engines.openvino.compile import compile_static, runs_in_bfloat16
 from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 from passionsr_trt.engines.openvino.site_proof import Tensors, distance, prove_sites, wrong
 from passionsr_trt.engines.pictures.drawn import photo_like, screen_like

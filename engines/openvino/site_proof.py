@@ -21,7 +21,7 @@ from passionsr_trt.engines.graph.external import on_disk
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.graph.rewriting import Graph
 from passionsr_trt.engines.graph.segments import Segment, joined, port_quantizer, port_values, quantizer, segments
-from passionsr_trt.engines.openvino.cpu import compile_content
+from passionsr_trt.engines.openvino.compile import compile_content
 from tqdm import tqdm
 
 Tensors = dict[str, np.ndarray]

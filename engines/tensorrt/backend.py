@@ -1,4 +1,4 @@
-"""TensorRT 10.x, 11.x and TensorRT-RTX: one builder, parametrised by the imported module.
+"""TensorRT 10.x, 11.x and TensorRT-RTX: one builder for every library that a backend names.
 
 TensorRT-RTX compiles ahead of time for given compute capabilities on a machine with no GPU, so the same
 code that builds on a card is exercised anywhere. Networks are strongly typed: the graph's own Q/DQ and
@@ -7,18 +7,17 @@ casts decide every type, nothing is guessed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-from passionsr_trt.engines.bundle.bundles import OnnxBundle
+from passionsr_trt.engines.bundle.backends import Backend, TargetOptions, TensorRTTarget
+from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.formats import check_capabilities
-from passionsr_trt.engines.bundle.targets import TensorRTTarget
-from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, chain_multiple
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size
 from passionsr_trt.engines.common.arguments import check_multiple
 from passionsr_trt.engines.common.errors import UsageError, UserError
-from passionsr_trt.engines.common.figures import Coverage
 from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.coverage import measure
@@ -34,56 +33,42 @@ from passionsr_trt.engines.tensorrt.library import has_driver, load_tensorrt
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
-@dataclass(frozen=True)
-class TensorRTPlan:
-    """size: image height and width that the engine is tuned for (and fixed to, where min = opt = max).
+def target_of(bundles: Sequence[OnnxBundle], options: TargetOptions) -> TensorRTTarget:
+    """What engines of these bundles are built for.
 
-    batch: as many at once, and any fewer; tuned for that many.
-    capabilities: compute capabilities to compile for (TensorRT-RTX only; empty: the GPU at hand).
-    workspace_mib: scratch limit, 0 for none. optimization_level: 0 to 5, None for the builder's own.
-    timing_cache: a file that is read, and added to, by TensorRT. version_compatible: the engine carries host code.
+    UserError where a graph does not take these sizes or this batch, or a GPU not their format.
     """
-
-    backend: str = "tensorrt-rtx"
-    size: tuple[int, int] = (REFERENCE_SIZE, REFERENCE_SIZE)
-    min_size: tuple[int, int] | None = None
-    max_size: tuple[int, int] | None = None
-    batch: int = 1
-    capabilities: tuple[str, ...] = ()
-    workspace_mib: int = 0
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-
-    def check(self, bundle: OnnxBundle) -> None:
-        """UserError where the graphs do not take these sizes or this batch, or a GPU not their format."""
+    size = options.size or bundles[0].model.size or reference_size(bundles[0].parts)
+    low, high = options.min_size or size, options.max_size or size
+    here = {} if options.compute_capabilities else target_name()
+    for bundle in bundles:
         for part in bundle.parts:
-            check_capabilities(part.format, self.capabilities or (target_name().get("capability", ""),))
-        fixed, multiple = bundle.model.size, chain_multiple(bundle.parts)
-        for size in (self.min_size or self.size, self.size, self.max_size or self.size):
-            if fixed is not None and (size != fixed or self.batch > 1):
-                raise UserError(
-                    f"{bundle.folder}: graphs of {fixed[0]}×{fixed[1]} pixels, one at a time",
-                    f"asked for {size[0]}×{size[1]}, {self.batch} at once",
-                    "export again without --size for any",
-                )
-            check_multiple(size, multiple)
+            check_capabilities(part.format, options.compute_capabilities or (here.get("capability", ""),))
+        for side in (low, size, high):
+            _check_size(bundle, side, options.batch)
+    return TensorRTTarget(
+        size=size,
+        min_size=low,
+        max_size=high,
+        batch=options.batch,
+        compute_capabilities=options.compute_capabilities,
+        workspace_mib=options.workspace_mib,
+        optimization_level=options.optimization_level,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        **here,
+    )
 
-    def target(self) -> TensorRTTarget:
-        """What the engine was built for, as the manifest records it."""
-        return TensorRTTarget(
-            size=self.size,
-            min_size=self.min_size or self.size,
-            max_size=self.max_size or self.size,
-            batch=self.batch,
-            compute_capabilities=self.capabilities,
-            workspace_mib=self.workspace_mib,
-            optimization_level=self.optimization_level,
-            version_compatible=self.version_compatible,
-            hardware_compatible=self.hardware_compatible,
-            **({} if self.capabilities else target_name()),
+
+def _check_size(bundle: OnnxBundle, size: Size, batch: int) -> None:
+    fixed = bundle.model.size
+    if fixed is not None and (size != fixed or batch > 1):
+        raise UserError(
+            f"{bundle.folder}: graphs of {fixed[0]}×{fixed[1]} pixels, one at a time",
+            f"asked for {size[0]}×{size[1]}, {batch} at once",
+            "export again without --size for any",
         )
+    check_multiple(size, chain_multiple(bundle.parts))
 
 
 def make_logger(trt: Any, path: Path) -> Any:
@@ -104,69 +89,79 @@ def make_logger(trt: Any, path: Path) -> Any:
 
 
 class TensorRTBuilder:
-    """Builds one part at a time; call it as build_engines' `build_part`."""
+    """A Builder: engines with the list of their kernels beside them."""
 
-    def __init__(self, plan: TensorRTPlan) -> None:
-        self.plan = plan
-        self.trt = load_tensorrt(plan.backend)
-        smallest, largest = plan.min_size or plan.size, plan.max_size or plan.size
-        if any(not low <= size <= high for low, size, high in zip(smallest, plan.size, largest, strict=True)):
-            sizes = ("×".join(map(str, size)) for size in (smallest, plan.size, largest))
+    def __init__(self, backend: Backend, bundles: Sequence[OnnxBundle], options: TargetOptions) -> None:
+        """UserError or UsageError where the library, the GPU or the graphs do not take what is asked for."""
+        self.backend, self.timing_cache = backend, options.timing_cache
+        self.target = target = target_of(bundles, options)
+        self.trt = load_tensorrt(backend)
+        sizes = (target.min_size, target.size, target.max_size)
+        if any(not low <= size <= high for low, size, high in zip(*sizes, strict=True)):
+            words = ("×".join(map(str, size)) for size in sizes)
             raise UsageError(
-                "--min-size {}, --size {}, --max-size {}".format(*sizes), "expected each at least the one before"
+                "--min-size {}, --size {}, --max-size {}".format(*words), "expected each at least the one before"
             )
-        self.features = features(plan.backend, self.trt.__version__, jetson_model() is not None)
-        if plan.capabilities:
-            self.features.require("foreign_capabilities", "--compute-capability")
+        self._check_features()
+
+    def _check_features(self) -> None:
+        """UserError for an option that this TensorRT or the GPU at hand does not take."""
+        target, known = self.target, features(self.backend, self.trt.__version__, jetson_model() is not None)
         for wanted, name, option in (
-            (plan.timing_cache is not None, "timing_cache", "--timing-cache"),
-            (plan.version_compatible, "version_compatible", "--version-compatible"),
-            (plan.hardware_compatible, "hardware_compatible", "--hardware-compatible"),
+            (bool(target.compute_capabilities), "foreign_capabilities", "--compute-capability"),
+            (self.timing_cache is not None, "timing_cache", "--timing-cache"),
+            (target.version_compatible, "version_compatible", "--version-compatible"),
+            (target.hardware_compatible, "hardware_compatible", "--hardware-compatible"),
         ):
             if wanted:
-                self.features.require(name, option)
-        for capability in plan.capabilities:
+                known.require(name, option)
+        for capability in target.compute_capabilities:
             if capability not in RTX_CAPABILITIES:
                 raise UserError(
                     f"compute capability {capability} is not one TensorRT-RTX compiles for",
                     f"expected some of {', '.join(RTX_CAPABILITIES)}",
                 )
-        if not plan.capabilities and not has_driver():
+        if not target.compute_capabilities and not has_driver():
             raise UserError(
                 "no NVIDIA driver here, so no GPU to build for",
                 "expected the GPU generation",
                 "name it with --compute-capability (tensorrt-rtx only)",
             )
 
-    def __call__(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
+    def prove(self, _bundle: OnnxBundle, _folder: Path) -> dict[str, float]:
+        """Nothing: a GPU's engines are compared where they run (`compare`, `doctor --gpu-report`)."""
+        return {}
+
+    def build(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
+        """Parse, optimize and serialize one part; its kernels are read from the log or from the engine."""
         log_path = folder / f"{part.name}.log"
         logger = make_logger(self.trt, log_path)
         try:
-            plan = self._serialize(bundle, part, logger)
+            content = self._serialize(bundle, part, logger)
         finally:
             logger.file.close()
         file = f"{part.name}.engine"
-        (folder / file).write_bytes(plan)
-        if self.plan.backend == "tensorrt":
-            layers, kinds = parse_inspector(self._inspect(plan, part))
-        else:
+        (folder / file).write_bytes(content)
+        if self.backend.compiles_on_gpu:
             with log_path.open(encoding="utf-8") as lines:
                 layers, kinds = parse_layers(lines)
+        else:
+            layers, kinds = parse_inspector(self._inspect(content, part))
         if not layers:
             raise UserError(f"{part.name}: the builder printed no layer list", "expected one at verbose level")
         log_path.write_text("".join(_layer_lines(log_path)), encoding="utf-8")
         save_layers(layers, folder / f"{part.name}.layers.json")
         return file, measure(part, layers, kinds)
 
-    def _inspect(self, plan: bytes, part: PartInfo) -> str:
-        """The engine inspector's JSON at the plan's size; needs the GPU that the engine is for."""
+    def _inspect(self, content: bytes, part: PartInfo) -> str:
+        """The engine inspector's JSON at the target's size; needs the GPU that the engine is for."""
         trt = self.trt
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(plan)
+        engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise UserError(f"{part.name}: the engine cannot be loaded again", "expected the GPU it was built on")
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        for name, shape in part.shapes(self.plan.size, self.plan.batch).items():
+        for name, shape in part.shapes(self.target.size, self.target.batch).items():
             context.set_input_shape(name, shape)
         inspector = engine.create_engine_inspector()
         inspector.execution_context = context
@@ -185,26 +180,25 @@ class TensorRTBuilder:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         self._configure(config)
         if bundle.model.size is None:
-            profile = builder.create_optimization_profile()
-            plan = self.plan
-            sizes = (
-                (plan.min_size or plan.size, 1),
-                (plan.size, plan.batch),
-                (plan.max_size or plan.size, plan.batch),
-            )
-            for tensor in part.inputs:
-                profile.set_shape(tensor.name, *(tensor.at(*size) for size in sizes))
-            config.add_optimization_profile(profile)
+            config.add_optimization_profile(self._profile(builder, part))
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
-            fact, expected, hint = explain(logger.errors, self.plan.workspace_mib)
-            raise UserError(f"{part.name}: {self.plan.backend} could not build the engine: {fact}", expected, hint)
-        if self.plan.timing_cache is not None:
-            write_atomic(self.plan.timing_cache, bytes(config.get_timing_cache().serialize()))
+            fact, expected, hint = explain(logger.errors, self.target.workspace_mib)
+            raise UserError(f"{part.name}: {self.backend} could not build the engine: {fact}", expected, hint)
+        if self.timing_cache is not None:
+            write_atomic(self.timing_cache, bytes(config.get_timing_cache().serialize()))
         return bytes(serialized)
 
+    def _profile(self, builder: Any, part: PartInfo) -> Any:
+        """The sizes and batches that a part's inputs may have."""
+        target, profile = self.target, builder.create_optimization_profile()
+        sizes = ((target.min_size, 1), (target.size, target.batch), (target.max_size, target.batch))
+        for tensor in part.inputs:
+            profile.set_shape(tensor.name, *(tensor.at(*size) for size in sizes))
+        return profile
+
     def _parse(self, parser: Any, path: Path) -> bool:
-        if self.plan.backend == "tensorrt":
+        if not self.backend.compiles_on_gpu:
             return bool(parser.parse_from_file(str(path)))
         model = onnx.load(str(path), load_external_data=False)
         scales_after_convolutions(model, path.parent)
@@ -212,22 +206,22 @@ class TensorRTBuilder:
             return bool(parser.parse_from_file(str(changed)))
 
     def _configure(self, config: Any) -> None:
-        """The plan's limits and flags."""
-        trt, plan = self.trt, self.plan
-        if plan.workspace_mib:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, plan.workspace_mib << 20)
-        if plan.optimization_level is not None:
-            config.builder_optimization_level = plan.optimization_level
-        if plan.version_compatible:
+        """The target's limits and flags."""
+        trt, target = self.trt, self.target
+        if target.workspace_mib:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_mib << 20)
+        if target.optimization_level is not None:
+            config.builder_optimization_level = target.optimization_level
+        if target.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if plan.hardware_compatible:
+        if target.hardware_compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-        if plan.timing_cache is not None:
-            known = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
+        if self.timing_cache is not None:
+            known = self.timing_cache.read_bytes() if self.timing_cache.is_file() else b""
             config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-        if plan.capabilities:
-            config.num_compute_capabilities = len(plan.capabilities)
-            for index, capability in enumerate(plan.capabilities):
+        if target.compute_capabilities:
+            config.num_compute_capabilities = len(target.compute_capabilities)
+            for index, capability in enumerate(target.compute_capabilities):
                 name = f"SM{capability.replace('.', '')}"
                 config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from passionsr_trt.engines.bundle.backends import Backend
 from passionsr_trt.engines.common.errors import UserError
 
 OLDEST = (10, 3)
@@ -34,15 +35,27 @@ class Features:
             raise UserError(f"{option}: {self.platform} does not support it", "", f"build without {option}")
 
 
-def features(backend: str, version: str, jetson: bool) -> Features:
-    """Features of `backend` at `version`; TensorRT before 10.3 is refused."""
-    if backend == "tensorrt-rtx":
-        return Features(f"TensorRT-RTX {version}", False, False, False, True)
+def features(backend: Backend, version: str, jetson: bool) -> Features:
+    """Features of a backend's library at `version`; TensorRT before 10.3 is refused."""
+    if backend.compiles_on_gpu:
+        return Features(
+            f"{backend.label} {version}",
+            timing_cache=False,
+            hardware_compatible=False,
+            version_compatible=False,
+            foreign_capabilities=True,
+        )
     numbers = tuple(int(part) for part in version.split(".")[:2])
     if numbers < OLDEST:
         raise UserError(f"TensorRT {version} is too old", "expected 10.3 or newer", "update TensorRT or JetPack")
     platform = f"TensorRT {version}" + (" on JetPack" if jetson else "")
-    return Features(platform, True, not jetson, True, False)
+    return Features(
+        platform,
+        timing_cache=True,
+        hardware_compatible=not jetson,
+        version_compatible=True,
+        foreign_capabilities=False,
+    )
 
 
 def network_flags(trt: Any) -> int:

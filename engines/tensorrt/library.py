@@ -7,18 +7,17 @@ import importlib
 import sys
 from typing import Any
 
+from passionsr_trt.engines.bundle.backends import Backend
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.extras import extra_of, install
 
-MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 
-
-def load_tensorrt(backend: str) -> Any:
-    """The backend's module, or the one line that installs it."""
+def load_tensorrt(backend: Backend) -> Any:
+    """The backend's library; UserError with the one line that installs it."""
     try:
-        return importlib.import_module(MODULES[backend])
+        return importlib.import_module(backend.library)
     except (ImportError, OSError) as error:
-        fix = f"`{install(extra_of(MODULES[backend]))}`"
+        fix = f"`{install(extra_of(backend.library))}`"
         raise UserError(f"{backend} is not installed ({error})", "", fix) from None
 
 

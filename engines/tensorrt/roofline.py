@@ -13,11 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, capability
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UsageError, UserError
-from passionsr_trt.engines.common.figures import Choice
 from passionsr_trt.engines.graph.coverage import Layer
 from passionsr_trt.engines.graph.kernels import load_layers
 
@@ -85,8 +84,10 @@ def seconds(layers: Iterable[Layer], gpu: GPU) -> float:
 
 def part_layers(bundle: EngineBundle, part: PartInfo) -> list[Layer]:
     """The kernels of one engine, checked against the manifest."""
-    if bundle.backend == "openvino":
-        raise UserError(f"{bundle.folder}: engines for OpenVINO", "expected TensorRT or TensorRT-RTX engines")
+    if not bundle.backend.on_gpu:
+        raise UserError(
+            f"{bundle.folder}: engines for {bundle.backend.label}", "expected TensorRT or TensorRT-RTX engines"
+        )
     layers = load_layers(bundle.open(part).with_name(f"{part.name}.layers.json"))
     if not any(layer.macs and layer.bytes_moved for layer in layers):
         raise UserError(

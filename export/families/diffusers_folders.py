@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.json_files import read_object
 
 PIPELINE = "StableDiffusionPipeline"  # the one that `import-model` takes
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.engines.common.memory import free_memory
 from passionsr_trt.export.families.contents import PICKLE, SAFETENSORS, refuse_other, refused_pickle
 from safetensors import SafetensorError, safe_open

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.manifest import MANIFEST
+from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UserError, printable
-from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.export.quantize.calibration import KIND, Calibration
 
 

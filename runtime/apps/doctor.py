@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import itertools
 import os
 import platform
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.bundle.backends import BACKENDS, OPENVINO
+from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
+from passionsr_trt.engines.common.extras import PACKAGES, Package, install
 from passionsr_trt.engines.common.memory import free_memory
 from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
 from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.apps.benchmark import cpu_name
 
-# package: (module, what it is for)
-PACKAGES = {
-    "openvino": ("openvino", "build and run INT8 engines on this CPU"),
-    "onnxruntime": ("onnxruntime", "reference results, float baseline"),
-    "polygraphy": ("polygraphy", "per-part comparison"),
-    "scikit-image": ("skimage", "SSIM"),
-    "torch": ("torch", "calibrate and export"),
-    "diffusers": ("diffusers", "load models"),
-    "tensorrt-rtx-cu12-bindings": ("tensorrt_rtx_bindings", "compile engines for RTX cards, GPU not needed"),
-    "tensorrt": ("tensorrt", "build engines on the GPU at hand"),
-    "pycuda": ("pycuda", "run engines on the GPU"),
-    "cuda-python": ("cuda.bindings", "CUDA graphs, fewer launches"),
-}
 
-
-def run_doctor(_arguments: argparse.Namespace) -> int:
-    """Print one line a finding, what can be done here, and what to install; 0 when engines can be run here."""
+def run_doctor() -> int:
+    """Print one line per finding, what can be done here, and what to install; 0 when engines can be run here."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     print(f"  CPU       {cpu_name()}, {os.cpu_count()} cores{cpu_features()}")
     total = psutil.virtual_memory().total
@@ -49,29 +37,32 @@ def run_doctor(_arguments: argparse.Namespace) -> int:
     useless = set() if found_gpus and not jetson else {"tensorrt", "cuda"}  # a Jetson has JetPack's own
     useless |= {"rtx"} if jetson else set()
     lacking = check_packages()
-    missing = [extra for extra in lacking.values() if extra not in useless]
+    missing = [package.extra for package in lacking if package.extra not in useless]
     for line in odd_pairs(known_versions(), jetpack()):
         print(f"  beware    {line}")
-    cpu = cpu_runs() if "openvino" not in lacking else False
-    runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking)
+    lacking_modules = {package.module for package in lacking}
+    cpu = cpu_runs() if OPENVINO.library not in lacking_modules else False
+    runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking_modules)
     if missing:
         print(f"to add everything that is missing: {install(*missing)}")
     return 0 if runs_here else 1
 
 
-def check_packages() -> dict[str, str]:
-    """Print a line a package; returns those that are missing, each with its extra."""
-    missing = {}
-    for package, (module, purpose) in PACKAGES.items():
-        if not installed(module):
-            missing[package] = extra_of(module)
-            print(f"  missing   {package:<28} {purpose}: {install(missing[package])}")
+def check_packages() -> list[Package]:
+    """Print a line per package; returns those that are missing."""
+    missing = []
+    for package in PACKAGES:
+        if not package.purpose:
+            continue
+        if not installed(package.module):
+            missing.append(package)
+            print(f"  missing   {package.name:<28} {package.purpose}: {install(package.extra)}")
             continue
         try:
-            version = importlib.metadata.version(package)
+            version = importlib.metadata.version(package.name)
         except importlib.metadata.PackageNotFoundError:
             version = "version unknown"
-        print(f"  {'found':<9} {package:<28} {purpose} ({version})")
+        print(f"  {'found':<9} {package.name:<28} {package.purpose} ({version})")
     return missing
 
 
@@ -84,16 +75,16 @@ def installed(module: str) -> bool:
 
 def cpu_runs() -> bool:
     """Print how this CPU computes INT8; True where it does so exactly with some range of weight codes."""
-    from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+    from passionsr_trt.engines.openvino.compile import openvino_int8_exact
     from passionsr_trt.engines.openvino.probes import int8_speed
 
-    if openvino_int8_exact(127):
-        exact = "exact with weight codes of ±127, the full range"
-    elif openvino_int8_exact(63):
-        way_out = "build-engines brings them into ±63"
-        exact = f"exact with weight codes of ±63 (no VNNI: full-range ones saturate; {way_out})"
+    if openvino_int8_exact(FULL_RANGE):
+        exact = f"exact with weight codes of {FULL_RANGE}, the full range"
+    elif openvino_int8_exact(HALF_RANGE):
+        way_out = f"build-engines brings them into {HALF_RANGE}"
+        exact = f"exact with weight codes of {HALF_RANGE} (no VNNI: full-range ones saturate; {way_out})"
     else:
-        print("  CPU INT8: not exact even with weight codes of ±63; use float engines")
+        print(f"  CPU INT8: not exact even with weight codes of {HALF_RANGE}; use float engines")
         return False
     speed = ", ".join(f"{kind} {ratio:.1f}×" for kind, ratio in int8_speed().items())
     print(f"  CPU INT8: {exact}; {speed} as fast as float32")
@@ -101,28 +92,27 @@ def cpu_runs() -> bool:
 
 
 def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> bool:
-    """Print what can be built and run here; True where anything can be run. `lacking`: what is not installed."""
-    rtx, tensorrt = "tensorrt-rtx-cu12-bindings" not in lacking, "tensorrt" not in lacking and gpu
-    cuda = gpu and "pycuda" not in lacking
-    rows = {
-        "openvino": (cpu, cpu),
-        "tensorrt-rtx": (rtx, rtx and cuda),
-        "tensorrt": (tensorrt, tensorrt and cuda),
-    }
-    for backend, (builds, runs) in rows.items():
-        print(f"  target    {backend:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}")
-    return any(runs for _builds, runs in rows.values())
+    """Print what can be built and run here; True where anything can be run. lacking: modules not installed."""
+    runs_anything = False
+    for backend in BACKENDS:
+        builds = runs = cpu
+        if backend.on_gpu:
+            builds = backend.library not in lacking and (gpu or backend.compiles_on_gpu)
+            runs = builds and gpu and "pycuda" not in lacking
+        print(
+            f"  target    {backend.name:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}"
+        )
+        runs_anything |= runs
+    return runs_anything
 
 
 def known_versions() -> dict[str, str]:
     """Of what has to fit together on a GPU, as far as it is installed."""
-    found = {}
+    versions = {}
     for package in ("tensorrt", "onnxruntime-gpu"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def odd_pairs(versions: Mapping[str, str], release: str) -> list[str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UsageError, UserError
-from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.engines.common.writing import check_writable, write_atomic
 from passionsr_trt.runtime.apps.report_pictures import View
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import MANIFEST
+from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UsageError, UserError
-from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.runtime.core.chain import Chain
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """threads: of a CPU, 0: all. cuda_graph: of a GPU. cache: bytes that compiled OpenVINO models may take in the
+    user's cache folder, 0: none are kept. streams: pictures at once on a CPU, each with its share of the threads.
+    """
+
+    threads: int = 0
+    cuda_graph: bool = True
+    cache: int = 0
+    streams: int = 1
 
 
 def open_engines(
     bundle: EngineBundle, threads: int = 0, cuda_graph: bool = True, cache: int = 0, streams: int = 1
 ) -> Chain:
-    """Check and load engines; the backend's library must be installed, and a GPU there for TensorRT's.
-
-    cache: bytes that compiled OpenVINO models may take in the user's cache folder, 0: none are kept.
-    streams: pictures at once on a CPU, each with its share of the threads; UsageError for other engines.
+    """Check and load engines, by OpenOptions; the backend's library must be installed, and a GPU there for
+    TensorRT's. UsageError for several streams of engines that run on a GPU.
     """
-    if bundle.backend == "openvino":
-        from passionsr_trt.runtime.backends.openvino import open_chain
-
-        return open_chain(bundle, threads, cache, streams)
-    check_one(streams, f"{bundle.folder}: engines for {bundle.backend}")
-    from passionsr_trt.runtime.backends.tensorrt.chain import open_chain as open_on_gpu
-
-    return open_on_gpu(bundle, cuda_graph)
+    runner = importlib.import_module(bundle.backend.runner)
+    chain: Chain = runner.open_chain(bundle, OpenOptions(threads, cuda_graph, cache, streams))
+    return chain
 
 
 def open_onnx(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> Chain:

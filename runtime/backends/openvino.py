@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import EngineError, UsageError, UserError
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.openvino.cache import CompiledCache, model_key
-from passionsr_trt.engines.openvino.model import (
+from passionsr_trt.engines.openvino.compile import (
     code_limit,
     compile_static,
     failure,
@@ -27,6 +27,7 @@ from passionsr_trt.engines.openvino.model import (
     runs_in_bfloat16,
 )
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
+from passionsr_trt.runtime.backends.loading import OpenOptions
 from passionsr_trt.runtime.core.chain import Arrays, Chain, fixed
 from passionsr_trt.runtime.core.memory import HostMemory
 from tqdm import tqdm
@@ -175,15 +176,15 @@ class OpenVINOEngine:
             raise failure(f"{self.file()}: OpenVINO cannot run it on {shapes}", error) from error
 
 
-def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0, streams: int = 1) -> Chain:
+def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
     """The chain of a bundle's engines. Their files are checked before anything runs, beside the first preparation,
     of which the largest part's comes first.
 
-    cache: bytes that compiled models may take on disk, 0: none. streams: pictures or tiles at once, each with its
-    share of the threads; UsageError for more of them than threads.
+    UsageError for more streams than threads.
 
     A line on stderr where this CPU needs other weight codes than the engines were built with.
     """
+    threads, streams = options.threads, options.streams
     most = threads or os.cpu_count() or 1
     if streams > most:
         raise UsageError(f"--streams {streams}", f"expected at most {most}, a thread each")
@@ -192,15 +193,15 @@ def open_chain(bundle: EngineBundle, threads: int = 0, cache: int = 0, streams: 
     engines = {}
     sizes = {part.name: sum(entry["size"] for entry in bundle.listed(part).values()) for part in bundle.parts}
     for part in sorted(bundle.parts, key=lambda part: sizes[part.name], reverse=True):
-        options = OpenVINOOptions(
+        own = OpenVINOOptions(
             threads=threads,
             bfloat16=runs_in_bfloat16(part, target),
             built_limit=target.weight_code_limit,
-            cache=CompiledCache(cache) if cache else None,
+            cache=CompiledCache(options.cache) if options.cache else None,
             streams=streams,
         )
         file = CheckedFile(bundle, part)
-        engines[part.name] = OpenVINOEngine(file, bundle.spec, options, bundle.digest(part))
+        engines[part.name] = OpenVINOEngine(file, bundle.spec, own, bundle.digest(part))
     limit = next(iter(engines.values())).code_limit
     if limit is not None:
         print(

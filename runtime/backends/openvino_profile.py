@@ -18,7 +18,7 @@ RUNS = 3
 
 def check_profiled(bundle: EngineBundle) -> None:
     """Refuse engines that have no such counters, before anything is run."""
-    if bundle.backend != "openvino":
+    if bundle.backend.on_gpu:
         raise UserError(
             f"{bundle.folder}: no profile of engines for {bundle.backend}",
             "expected OpenVINO engines",

@@ -4,8 +4,8 @@
 
 With several streams each has activations of its own and takes STREAM beside them, and one picture more is held.
 
-Activations are read from the compiled engines (engines/openvino/model.py) and grow with the tile's area. Attention
-is fused, or its scores (a wide head's, on an eighth of the sides) fit where the largest tensors lie, up to about
+Activations are read from the compiled engines (openvino/compile.py) and grow with the tile's area. Attention is
+fused, or its scores (a wide head's, on an eighth of the sides) fit where the largest tensors lie, up to about
 1,250×1,250 pixels at Stable Diffusion's size. Larger tiles, which only --tile asks for, take more than is
 predicted. The constants were measured on the demo model and at Stable Diffusion 2.1's size.
 """

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from passionsr_trt.engines.bundle.backends import OPENVINO
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino import backend as openvino_builder
-from passionsr_trt.engines.openvino.backend import OpenVINOBuilder
 from passionsr_trt.engines.openvino.passes.blocks import pixels_in_blocks
 from passionsr_trt.runtime.main import main
 
@@ -112,7 +112,7 @@ def test_only_sides_that_are_even_for_sure_and_only_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(openvino_builder, "pixels_faster_in_blocks", lambda: faster)
     bundle = OnnxBundle.load(small.onnx_fp32)
-    builder, part = OpenVINOBuilder(bundle), bundle.parts[-1]
+    builder, part = OPENVINO.builder_for([bundle]), bundle.parts[-1]
     shutil.copy(bundle.open(part), tmp_path)
     builder(bundle, replace(part, multiple=multiple), tmp_path)
     assert onnx.load(str(tmp_path / part.file)).graph.node[-1].op_type == "Conv"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.build import engine_key, why_build
+from passionsr_trt.engines.bundle.backends import OPENVINO, TENSORRT_RTX
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.user_cache import one_at_a_time
@@ -21,20 +22,20 @@ from tests.conftest import Built
 
 def test_equal_keys_are_reused_and_a_changed_one_says_why(small: Built, tmp_path: Path) -> None:
     bundle, target = OnnxBundle.load(small.onnx_int8), EngineBundle.load(small.engines_int8).target
-    key = engine_key(bundle, "openvino", target)
+    key = engine_key(bundle, OPENVINO, target)
     assert why_build(small.engines_int8, key) is None
     assert why_build(tmp_path, key) == "nothing there yet"
     assert "device was CPU, now NPU" in str(
-        why_build(small.engines_int8, engine_key(bundle, "openvino", replace(target, device="NPU")))
+        why_build(small.engines_int8, engine_key(bundle, OPENVINO, replace(target, device="NPU")))
     )
     other = OnnxBundle.load(small.onnx_fp32)
-    assert why_build(small.engines_int8, engine_key(other, "openvino", target)) == "the ONNX bundle changed"
-    assert "backend was openvino" in str(why_build(small.engines_int8, engine_key(bundle, "tensorrt-rtx", target)))
+    assert why_build(small.engines_int8, engine_key(other, OPENVINO, target)) == "the ONNX bundle changed"
+    assert "backend was openvino" in str(why_build(small.engines_int8, engine_key(bundle, TENSORRT_RTX, target)))
 
 
 def test_another_version_or_damage_is_rebuilt(small: Built, tmp_path: Path) -> None:
     target = EngineBundle.load(small.engines_int8).target
-    key = engine_key(OnnxBundle.load(small.onnx_int8), "openvino", target)
+    key = engine_key(OnnxBundle.load(small.onnx_int8), OPENVINO, target)
     copy = tmp_path / "engines"
     shutil.copytree(small.engines_int8, copy)
     manifest = json.loads((copy / "manifest.json").read_text())

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.formats import HALF_RANGE
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.openvino import model as openvino_model
-from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.openvino import compile as openvino_compile
+from passionsr_trt.engines.openvino.compile import code_limit, failure, openvino_int8_exact
 from passionsr_trt.engines.openvino.graph import REVISION
-from passionsr_trt.engines.openvino.model import code_limit, failure
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -37,19 +37,23 @@ def on_an_old_cpu(*words: str) -> subprocess.CompletedProcess[str]:
 
 @x86
 def test_the_probe_sees_saturation() -> None:
-    code = "from passionsr_trt.engines.openvino.cpu import openvino_int8_exact as e; print(e(127), e(63))"
+    code = (
+        "from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE\n"
+        "from passionsr_trt.engines.openvino.compile import openvino_int8_exact as exact\n"
+        "print(exact(FULL_RANGE), exact(HALF_RANGE))"
+    )
     assert on_an_old_cpu("-c", code).stdout.split() == ["False", "True"]
 
 
 def test_a_cpu_kept_to_avx2_has_no_bfloat16() -> None:
     done = on_an_old_cpu(
-        "-c", "from passionsr_trt.engines.openvino.cpu import has_bfloat16; print(has_bfloat16())"
+        "-c", "from passionsr_trt.engines.openvino.compile import has_bfloat16; print(has_bfloat16())"
     )
     assert done.stdout.strip() == "False", done.stderr
 
 
 def test_half_range_codes_are_exact_here() -> None:
-    assert openvino_int8_exact(63)
+    assert openvino_int8_exact(HALF_RANGE)
 
 
 def psnr(first: Path, second: Path) -> float:
@@ -106,11 +110,11 @@ def test_half_range_bundles_are_built_as_they_are(small_model: Path, tmp_path: P
 
 def test_a_cpu_that_is_exact_in_no_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = QuantSpec()
-    monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: False)
+    monkeypatch.setattr(openvino_compile, "openvino_int8_exact", lambda codes: False)
     assert code_limit(None) is None
     with pytest.raises(UserError, match="use the float engines"):
         code_limit(spec)
-    monkeypatch.setattr(openvino_model, "openvino_int8_exact", lambda limit: limit <= 63)
+    monkeypatch.setattr(openvino_compile, "openvino_int8_exact", lambda codes: codes.high <= 63)
     assert code_limit(spec) == 63 and code_limit(spec, built=63) is None
     assert code_limit(QuantSpec(bits_weights=6)) is None, "six bits are in range as they are"
 

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from passionsr_trt.engines.bundle.backends import TargetOptions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.formats import FP8, INT8, check_capabilities
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.tensorrt import backend as builder
-from passionsr_trt.engines.tensorrt.backend import TensorRTPlan
 from passionsr_trt.engines.tensorrt.gpu import jetson_capability
 from passionsr_trt.runtime.main import main
 
@@ -87,13 +87,13 @@ def test_tensorrt_takes_it_by_the_gpu_at_hand(
 ) -> None:
     """A driver that does not tell leaves it to TensorRT."""
     monkeypatch.setattr(builder, "target_name", lambda: {"gpu": "some", "capability": capability})
-    plan = TensorRTPlan("tensorrt", size=(512, 512))
-    plan.check(OnnxBundle.load(small.onnx_int8))
+    options = TargetOptions(size=(512, 512))
+    assert builder.target_of([OnnxBundle.load(small.onnx_int8)], options).capability == capability
     if taken:
-        plan.check(OnnxBundle.load(small_fp8))
+        builder.target_of([OnnxBundle.load(small_fp8)], options)
         return
     with pytest.raises(UserError, match=f"FP8 on compute capability {capability}; expected 8.9 or newer"):
-        plan.check(OnnxBundle.load(small_fp8))
+        builder.target_of([OnnxBundle.load(small_fp8)], options)
 
 
 def test_capabilities_are_compared_as_numbers() -> None:

@@ -13,7 +13,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.graph.coverage import measure, openvino_layers
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino import backend as openvino_builder
-from passionsr_trt.engines.openvino.model import compile_static
+from passionsr_trt.engines.openvino.compile import compile_static
 from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
 from passionsr_trt.runtime.main import main
 

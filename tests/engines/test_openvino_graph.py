@@ -14,13 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.coverage import openvino_layers
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino import graph as openvino_graph
-from passionsr_trt.engines.openvino.cpu import has_bfloat16
+from passionsr_trt.engines.openvino.compile import compile_static, has_bfloat16
 from passionsr_trt.engines.openvino.graph import (
     attention_in_bfloat16,
     codes_before_enlargement,
     norms_by_channel,
 )
-from passionsr_trt.engines.openvino.model import compile_static
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built

@@ -22,8 +22,8 @@ from passionsr_trt.engines.pictures.drawn import photo_like, screen_like
 from tests.conftest import Built
 
 pytest.importorskip("openvino")
+from passionsr_trt.engines.bundle.backends import OPENVINO
 from passionsr_trt.engines.openvino import proof
-from passionsr_trt.engines.openvino.backend import OpenVINOBuilder
 from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 from passionsr_trt.engines.openvino.site_proof import Tensors, prove_sites
 
@@ -47,7 +47,7 @@ class Case:
 @pytest.fixture(scope="module")
 def cases(small: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     bundle, folder = OnnxBundle.load(small.onnx_int8), tmp_path_factory.mktemp("judges")
-    limit = OpenVINOBuilder(bundle).target.weight_code_limit
+    limit = OPENVINO.builder_for([bundle]).target.weight_code_limit
     tensors, found = proof.proof_sources(bundle, screen_like), {}
     for part in bundle.parts:
         judge = folder / part.file
@@ -142,7 +142,7 @@ def test_a_chain_that_drifts_too_far_as_a_picture_is_refused(
     small: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = OnnxBundle.load(small.onnx_fp32)
-    builder = OpenVINOBuilder(bundle)
+    builder = OPENVINO.builder_for([bundle])
     builder.prove(bundle, small.engines_fp32)
     assert "dB from the engines to their ONNX bundle" in capsys.readouterr().out
     monkeypatch.setattr(proof, "FLOOR", 200.0)
@@ -162,7 +162,7 @@ def test_a_whole_part_that_is_off_is_refused(small: Built, monkeypatch: pytest.M
     monkeypatch.setattr(proof, "compile_static", wrong)
     bundle = OnnxBundle.load(small.onnx_fp32)
     with pytest.raises(UserError, match="wrong on this CPU: vae_encoder is off by"):
-        OpenVINOBuilder(bundle).prove(bundle, small.engines_fp32)
+        OPENVINO.builder_for([bundle]).prove(bundle, small.engines_fp32)
 
 
 def test_pictures_are_the_same_every_time_and_unlike_one_another() -> None:
@@ -175,7 +175,7 @@ def test_pictures_are_the_same_every_time_and_unlike_one_another() -> None:
 def test_shifts_are_taken_back_by_the_weights_that_are_used(demo: Built, tmp_path: Path) -> None:
     """Brought within ±63, weights have other sums; the bias has to follow those."""
     bundle = OnnxBundle.load(demo.onnx_int8)
-    builder = OpenVINOBuilder(bundle)
+    builder = OPENVINO.builder_for([bundle])
     builder.target = replace(builder.target, weight_code_limit=63)
     part = bundle.part("vae_decoder")
     builder(bundle, part, tmp_path)

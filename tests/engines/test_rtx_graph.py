@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from passionsr_trt.engines.bundle.backends import TENSORRT_RTX, TargetOptions
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.tensorrt.backend import TensorRTBuilder, TensorRTPlan, make_logger
+from passionsr_trt.engines.tensorrt.backend import make_logger
 from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt.layer_log import parse_layers
 
@@ -87,7 +88,7 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.open_graph", lambda *_: path)
     model = ModelInfo("", "none", 1, "none", size=(64, 64))
     bundle = OnnxBundle(model, "fp16", None, (), {}, None, folder=tmp_path)
-    builder = TensorRTBuilder(TensorRTPlan("tensorrt-rtx", capabilities=("8.9",)))
+    builder = TENSORRT_RTX.builder_for([bundle], TargetOptions(compute_capabilities=("8.9",)))
     moved = []
     for change in (scales_after_convolutions, lambda *_: 0):
         monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.scales_after_convolutions", change)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.cli import rating
+from passionsr_trt.engines.bundle.backends import TENSORRT, TargetOptions
+from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle, OnnxBundle
+from passionsr_trt.engines.cli import BuildRequest, rating
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.figures import Choice
 from passionsr_trt.engines.mixed_format import check_together, fastest
 from passionsr_trt.engines.tensorrt.gpu import Gpu
 from passionsr_trt.engines.tensorrt.roofline import gpu_for, known_gpus, predict, rate
@@ -100,12 +98,13 @@ def test_engines_that_run_here_are_measured_part_by_part(small: Built) -> None:
 def test_a_card_at_hand_is_measured_and_a_named_one_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"unet": {"INT8": 2.0, "FP8": 1.0}}
     monkeypatch.setattr("passionsr_trt.engines.tensorrt.gpu.gpus", lambda: [Gpu("RTX 4090", "8.9", 24564, "1")])
-    words: dict[str, Any] = {"gpu": None, "compute_capability": [], "seconds_by_part": lambda _built: seconds}
-    rated, place = rating(argparse.Namespace(**words), 2)
+    bundles = (Path("int8"), Path("fp8"))
+    request = BuildRequest(bundles, Path("out"), TENSORRT, TargetOptions(), lambda _built: seconds)
+    rated, place = rating(request)
     assert rated is not None and rated([]) == Choice("measured", "RTX 4090", seconds) and place == "RTX 4090"
-    _rated, place = rating(argparse.Namespace(**{**words, "gpu": "Thor T5000"}), 2)
+    _rated, place = rating(replace(request, gpu="Thor T5000"))
     assert place == "Thor T5000, predicted"
-    assert rating(argparse.Namespace(**words), 1) == (None, "")
+    assert rating(replace(request, bundles=bundles[:1])) == (None, "")
 
 
 def test_the_command_line_refuses_two_models(

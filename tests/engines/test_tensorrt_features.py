@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+from passionsr_trt.engines.bundle.backends import TENSORRT, TENSORRT_RTX, TargetOptions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.tensorrt.backend import TensorRTBuilder, TensorRTPlan
 from passionsr_trt.engines.tensorrt.features import explain, features
 from passionsr_trt.engines.tensorrt.gpu import Gpu, parse_gpus
 from passionsr_trt.runtime.main import main
@@ -17,13 +18,13 @@ from tests.conftest import Built, needs_rtx
 
 
 def test_platforms_differ_in_one_table() -> None:
-    jetson = features("tensorrt", "10.3.0", jetson=True)
+    jetson = features(TENSORRT, "10.3.0", jetson=True)
     assert jetson.timing_cache and jetson.version_compatible and not jetson.hardware_compatible
-    assert features("tensorrt", "11.4.1", jetson=False).hardware_compatible
-    rtx = features("tensorrt-rtx", "1.7.1", jetson=False)
+    assert features(TENSORRT, "11.4.1", jetson=False).hardware_compatible
+    rtx = features(TENSORRT_RTX, "1.7.1", jetson=False)
     assert rtx.foreign_capabilities and not rtx.timing_cache
     with pytest.raises(UserError, match=r"TensorRT 8\.6\.1 is too old"):
-        features("tensorrt", "8.6.1", jetson=False)
+        features(TENSORRT, "8.6.1", jetson=False)
     with pytest.raises(UserError, match=r"TensorRT 10\.3\.0 on JetPack does not"):
         jetson.require("hardware_compatible", "--hardware-compatible")
 
@@ -49,16 +50,17 @@ def test_nvidia_smi_is_read() -> None:
 
 @needs_rtx
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("wanted", "message"),
     [
         ({"timing_cache": Path("cache")}, "--timing-cache: TensorRT-RTX"),
         ({"version_compatible": True}, "--version-compatible: TensorRT-RTX"),
         ({"hardware_compatible": True}, "--hardware-compatible: TensorRT-RTX"),
     ],
 )
-def test_what_rtx_lacks_is_refused_before_the_build(plan: dict[str, object], message: str) -> None:
+def test_what_rtx_lacks_is_refused_before_the_build(small: Built, wanted: dict[str, Any], message: str) -> None:
+    options = TargetOptions(compute_capabilities=("8.9",), **wanted)
     with pytest.raises(UserError, match=message):
-        TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), **plan))  # type: ignore[arg-type]
+        TENSORRT_RTX.builder_for([OnnxBundle.load(small.onnx_int8)], options)
 
 
 @needs_rtx
@@ -82,11 +84,12 @@ def test_a_graph_that_the_parser_does_not_know_is_named(
     small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = OnnxBundle.load(small.onnx_int8)
-    builder = TensorRTBuilder(TensorRTPlan(capabilities=("8.9",), size=(128, 128), min_size=(64, 64)))
+    options = TargetOptions(compute_capabilities=("8.9",), size=(128, 128), min_size=(64, 64))
+    builder = TENSORRT_RTX.builder_for([bundle], options)
     unknown = tmp_path / "unknown.onnx"
     model = onnx.load(str(small.onnx_int8 / "unet.onnx"))
     model.graph.node[0].op_type = "Nonsense"
     onnx.save(model, str(unknown))
     monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.open_graph", lambda *_: unknown)
     with pytest.raises(UserError, match="the ONNX parser refused the graph"):
-        builder(bundle, bundle.part("unet"), tmp_path)
+        builder.build(bundle, bundle.part("unet"), tmp_path)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
+from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
+from passionsr_trt.engines.openvino.compile import openvino_int8_exact
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.core.metrics import psnr
 from passionsr_trt.runtime.core.planning import Options
@@ -32,7 +33,9 @@ def test_a_trained_networks_engine_is_as_close_as_its_bundle(name: str, tmp_path
         pytest.skip(str(error))
     network, spec, images = tmp_path / "network.safetensors", tmp_path / "spec.json", tmp_path / "images"
     assert main(["import-model", *map(str, files), "-o", str(network)]) == 0
-    spec.write_text(json.dumps({"weight_code_limit": 127 if openvino_int8_exact(127) else 63}))
+    spec.write_text(
+        json.dumps({"weight_code_limit": (FULL_RANGE if openvino_int8_exact(FULL_RANGE) else HALF_RANGE).high})
+    )
     images.mkdir()
     picture = Image.open(DEMO / "photos" / "lr" / "astronaut.png").convert("RGB")
     for index, left in enumerate((0, 80)):

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from passionsr_trt.engines.bundle.backends import TENSORRT, TensorRTTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.targets import TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.tensorrt.gpu import Gpu
@@ -44,7 +44,15 @@ def test_doctor_is_content_with_a_gpu_alone(
 
 
 @pytest.mark.parametrize(
-    "module", ["doctor", "benchmark", "compare", "infer", "backends.openvino_profile", "backends.tensorrt.chain"]
+    "module",
+    [
+        "apps.doctor",
+        "apps.benchmark",
+        "apps.compare",
+        "infer",
+        "backends.openvino_profile",
+        "backends.tensorrt.chain",
+    ],
 )
 def test_what_tensorrt_engines_need_imports_no_openvino(module: str) -> None:
     done = without_openvino(f"import passionsr_trt.runtime.{module}")
@@ -61,7 +69,7 @@ def test_a_profile_of_other_engines_is_refused(tmp_path: Path) -> None:
     size = (512, 512)
     target = TensorRTTarget(size, size, size, 1, (), 0, None, False, False)
     model = ModelInfo("", "none", 4, "none")
-    bundle = EngineBundle(model, "fp16", None, (), {}, "tensorrt", target, {}, {}, {}, folder=tmp_path)
+    bundle = EngineBundle(model, "fp16", None, (), {}, TENSORRT, target, {}, {}, {}, folder=tmp_path)
     with pytest.raises(UserError, match="no profile of engines for tensorrt; expected OpenVINO") as raised:
         check_profiled(bundle)
     assert "\n" not in str(raised.value)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from passionsr_trt.engines.bundle.backends import TENSORRT, TENSORRT_RTX, Backend, TensorRTTarget
 from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle
-from passionsr_trt.engines.bundle.targets import TensorRTTarget
 from passionsr_trt.runtime.apps.repository.served import ServedModel, ServedPart
 from passionsr_trt.runtime.backends.loading import open_engines
 from passionsr_trt.runtime.core.planning import Options
@@ -154,7 +154,7 @@ def test_servers_without_vnni_get_codes_that_they_compute_exactly(small: Built, 
         assert largest(tmp_path / str(limit)) <= limit
 
 
-def pretend(backend: str) -> Callable[[Built, Path], Path]:
+def pretend(backend: Backend) -> Callable[[Built, Path], Path]:
     """A bundle for TensorRT without its engines' content: what is read is its manifest."""
 
     def make(small: Built, folder: Path) -> Path:
@@ -172,7 +172,7 @@ def pretend(backend: str) -> Callable[[Built, Path], Path]:
 
 
 def test_tensorrt_has_its_own_sizes(small: Built, tmp_path: Path) -> None:
-    engines = pretend("tensorrt")(small, tmp_path / "engines")
+    engines = pretend(TENSORRT)(small, tmp_path / "engines")
     assert main(["repository", str(engines), "-o", str(tmp_path / "models"), "--name", "sr"]) == 0
     text = (tmp_path / "models" / "sr-unet" / "config.pbtxt").read_text()
     assert 'backend: "tensorrt"' in text and "dims: [-1, 4, -1, -1]" in text and "KIND_GPU" in text
@@ -185,7 +185,7 @@ def test_tensorrt_has_its_own_sizes(small: Built, tmp_path: Path) -> None:
 def test_what_triton_cannot_load_is_refused(
     small: Built, tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engines = pretend("tensorrt-rtx")(small, tmp_path / "engines")
+    engines = pretend(TENSORRT_RTX)(small, tmp_path / "engines")
     assert main(["repository", str(engines), "-o", str(tmp_path / "models")]) == 1
     assert "TensorRT-RTX, which no backend of Triton loads" in capsys.readouterr().err
     openvino = str(small.engines_int8)

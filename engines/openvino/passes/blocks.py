@@ -5,7 +5,7 @@
 
 Rows (i, j, o) of the new weight are the kernel of o, i rows and j columns further; the rest of them is 0. Sums are
 the same. A kernel on vectors of 16 floats fills 12 of them where it filled 3, and does 16 taps for 36. Whether
-that is faster a probe says (cpu_speed.py). The picture's sides have to be even.
+that is faster a probe says (probes.py). The picture's sides have to be even.
 """
 
 from __future__ import annotations

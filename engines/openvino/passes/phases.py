@@ -4,7 +4,7 @@
     after:  x → four Conv [O, C, 2, 2], each padded on the two sides that its phase reads → Concat → DepthToSpace
 
 Every phase has as many rows and columns as x, a quarter of the weights to keep in a cache, and no border that is
-computed and cut off; the sums are the same. Whether it is faster a probe says (cpu_speed.py). Convolutions whose
+computed and cut off; the sums are the same. Whether it is faster a probe says (probes.py). Convolutions whose
 port pads, which a shift makes them do, stay.
 """
 

@@ -36,9 +36,9 @@ class OneStep:
     root_eta: √η of that step. Released schedules, whatever their power, end with 0.99.
     """
 
-    kappa: float = 2.0
-    root_eta: float = 0.99
-    steps: int = 15
+    kappa: float
+    root_eta: float
+    steps: int
 
     def __post_init__(self) -> None:
         checks = (

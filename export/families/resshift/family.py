@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
+from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.common.arguments import positive, whole
-from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import UsageError
 
 if TYPE_CHECKING:
     from passionsr_trt.export.families.resshift.chain import ResShiftModel
@@ -88,7 +89,7 @@ def read_model(folder: Path) -> ResShiftModel:
     from passionsr_trt.export.families.resshift.checkpoints import autoencoder_of, read_state, unet_of
     from passionsr_trt.export.families.weights import folder_digest, read_json
 
-    step = _read_step(folder / DESCRIPTION, read_json(folder / DESCRIPTION), OneStep)
+    step = decode(OneStep, read_json(folder / DESCRIPTION), str(folder / DESCRIPTION))
     unet, autoencoder = (folder / name for name in WEIGHTS.values())
     return ResShiftModel(
         folder_digest(folder),
@@ -96,13 +97,3 @@ def read_model(folder: Path) -> ResShiftModel:
         unet_of(read_state(unet, "unet"), unet),
         autoencoder_of(read_state(autoencoder, "autoencoder"), autoencoder),
     )
-
-
-def _read_step(path: Path, stated: dict[str, Any], kind: Any) -> Any:
-    names = [field.name for field in fields(kind)]
-    if set(stated) != set(names):
-        raise UserError(f"{path}: has {', '.join(stated) or 'nothing'}", f"expected {', '.join(names)}")
-    for name, value in stated.items():
-        if isinstance(value, bool) or not isinstance(value, int if name == "steps" else int | float):
-            raise UserError(f"{path}: {name} is {value!r}", "expected a number")
-    return kind(**stated)

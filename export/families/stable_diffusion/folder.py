@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.weights import folder_digest, load_checked, read_json, read_weights
 from torch import Tensor
@@ -35,10 +36,10 @@ class OneStep:
 
     def __post_init__(self) -> None:
         checks = (
-            ("timestep", _is_whole(self.timestep) and self.timestep >= 0, "a whole number >= 0"),
+            ("timestep", self.timestep >= 0, "a whole number >= 0"),
             ("prediction", self.prediction in ("epsilon", "v", "residual"), "'epsilon', 'v' or 'residual'"),
-            ("scaling_factor", isinstance(self.scaling_factor, float) and 0 < self.scaling_factor < 1e6, "> 0"),
-            ("upscale", _is_whole(self.upscale) and self.upscale in (1, 2, 3, 4), "1, 2, 3 or 4"),
+            ("scaling_factor", 0 < self.scaling_factor < 1e6, "> 0"),
+            ("upscale", self.upscale in (1, 2, 3, 4), "1, 2, 3 or 4"),
             ("posterior", self.posterior in ("mode", "sample"), "'mode' or 'sample'"),
         )
         for name, good, expected in checks:
@@ -65,7 +66,7 @@ class OneStepModel:
         """Read and check every file; UserError names what is missing, truncated or of the wrong shape."""
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder", "expected a model folder (unet/, vae/, one_step.json)")
-        one_step = _read_one_step(folder / "one_step.json")
+        one_step = decode(OneStep, read_json(folder / "one_step.json"), str(folder / "one_step.json"))
         alpha_bar = _alpha_bar(folder / "scheduler" / "scheduler_config.json", one_step.timestep)
         unet = load_unet(folder / "unet")
         text = _read_text(folder / "text_embedding.safetensors", unet.config.cross_attention_dim)
@@ -77,23 +78,6 @@ class OneStepModel:
                 "expected the same number",
             )
         return cls(folder, one_step, alpha_bar, text, unet, kind, vae, channels, folder_digest(folder))
-
-
-def _is_whole(value: Any) -> bool:
-    """A whole number; JSON's true is one to Python."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _read_one_step(path: Path) -> OneStep:
-    data = read_json(path)
-    known = set(OneStep.__dataclass_fields__)
-    if unknown := sorted(set(data) - known):
-        raise UserError(f"{path}: unknown key {unknown[0]!r}", f"expected {', '.join(sorted(known))}")
-    if missing := sorted(known - set(data) - {"posterior"}):
-        raise UserError(f"{path}: {missing[0]} is missing", f"expected {', '.join(sorted(known))}")
-    if _is_whole(data["scaling_factor"]):
-        data["scaling_factor"] = float(data["scaling_factor"])
-    return OneStep(**data)
 
 
 def _alpha_bar(path: Path, timestep: int) -> float:

@@ -33,7 +33,9 @@ def run_batch(arguments: argparse.Namespace) -> int:
     if not arguments.inputs and not arguments.list:
         raise UsageError("nothing to do", "expected pictures, folders or --list before the output folder")
     bundle = (OnnxBundle if arguments.provider else EngineBundle).load(arguments.engines)
-    on_gpu = arguments.provider not in (None, "cpu") or getattr(bundle, "backend", "").startswith("tensorrt")
+    on_gpu = arguments.provider not in (None, "cpu") or (
+        isinstance(bundle, EngineBundle) and bundle.backend.on_gpu
+    )
     pool = plan_pool(arguments, on_gpu)
     output = Place(absolute(arguments.output))
     for url in map(absolute, arguments.inputs):  # before anything is made in OUT

@@ -71,7 +71,7 @@ def parse(line: bytes) -> Done | None:
 def configuration(bundle: Bundle, options: dict[str, Any]) -> str:
     """A digest of all that decides a picture but its input: the engines' content and the options."""
     parts = {part.name: bundle.digest(part) for part in bundle.parts}
-    backend = bundle.backend if isinstance(bundle, EngineBundle) else "onnx"
+    backend = bundle.backend.name if isinstance(bundle, EngineBundle) else "onnx"
     decisive = [REVISION, bundle.model.digest, bundle.precision, backend, parts, options]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 

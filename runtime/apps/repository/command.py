@@ -10,18 +10,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from passionsr_trt.engines.bundle.backends import BACKENDS, OpenVINOTarget, TensorRTTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.records import encode
-from passionsr_trt.engines.bundle.targets import OpenVINOTarget, TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import NAME, PartInfo, Size, reference_size
 from passionsr_trt.engines.common.arguments import check_multiple
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.runtime.apps.repository.configs import PICTURE_IN, PICTURE_OUT, ModelConfig, part_ports
-from passionsr_trt.runtime.apps.repository.served import MODEL, PART, SETTINGS
+from passionsr_trt.runtime.apps.repository.served import MODEL, PART, SETTINGS, ServedChain
 from passionsr_trt.runtime.core.chain import Limits
 from passionsr_trt.runtime.core.planning import Options
 
@@ -69,7 +68,7 @@ def run_repository(arguments: argparse.Namespace) -> int:
         )
         version = write_config(folder, config)
         (version / "model.py").write_text(MODEL, encoding="utf-8")
-        settings = json.dumps(settings_of(bundle, served, models, arguments), indent=1)
+        settings = json.dumps(encode(settings_of(bundle, served, models, arguments)), indent=1)
         (version / SETTINGS).write_text(settings + "\n", encoding="utf-8")
         for name in names:  # the one that needs the others last
             (folder / name).replace(arguments.output / name)
@@ -87,28 +86,28 @@ def write_config(folder: Path, config: ModelConfig) -> Path:
 
 def settings_of(
     bundle: EngineBundle, served: Served, models: dict[str, str], arguments: argparse.Namespace
-) -> dict[str, Any]:
+) -> ServedChain:
     """What served.open_served reads."""
-    options = Options(align=arguments.align, overlap=arguments.overlap, seed=arguments.seed)
-    return {
-        "model": encode(bundle.model),
-        "parts": [encode(replace(part, sites=())) for part in bundle.parts],
-        "label": f"Triton {bundle.label}",
-        "limits": encode(served.limits),
-        "batch": served.batch,
-        "ragged": served.ragged,
-        "models": models,
-        "options": encode(options),
-    }
+    return ServedChain(
+        model=bundle.model,
+        parts=tuple(replace(part, sites=()) for part in bundle.parts),
+        label=f"Triton {bundle.label}",
+        limits=served.limits,
+        batch=served.batch,
+        ragged=served.ragged,
+        models=models,
+        options=Options(align=arguments.align, overlap=arguments.overlap, seed=arguments.seed),
+    )
 
 
 def plan(bundle: EngineBundle, arguments: argparse.Namespace) -> Served:
     """By the engines' backend. UserError for what Triton cannot load."""
-    if bundle.backend == "tensorrt-rtx":
+    if not bundle.backend.in_triton:
+        loaded = [backend for backend in BACKENDS if backend.in_triton]
         raise UserError(
-            f"{bundle.folder}: engines of TensorRT-RTX, which no backend of Triton loads",
-            "expected engines of TensorRT or OpenVINO",
-            "build-engines --backend tensorrt or openvino",
+            f"{bundle.folder}: engines of {bundle.backend.label}, which no backend of Triton loads",
+            f"expected engines of {' or '.join(backend.label for backend in loaded)}",
+            f"build-engines --backend {' or '.join(map(str, loaded))}",
         )
     if isinstance(bundle.target, OpenVINOTarget):
         return openvino_plan(bundle, bundle.target, arguments)
@@ -137,12 +136,12 @@ def tensorrt_plan(bundle: EngineBundle, target: TensorRTTarget) -> Served:
 
 
 def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argparse.Namespace) -> Served:
-    """OpenVINO's own format at one size: with free sides its kernels are wrong or slow (openvino/model.py).
+    """OpenVINO's own format at one size: with free sides its kernels are wrong or slow (openvino/compile.py).
 
     Weight codes are brought into what this CPU computes exactly, or what --weight-code-limit says, in the file.
     """
     import openvino as ov
-    from passionsr_trt.engines.openvino.model import code_limit, read_fixed, runs_in_bfloat16
+    from passionsr_trt.engines.openvino.compile import code_limit, read_fixed, runs_in_bfloat16
     from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 
     size = bundle.model.size or arguments.size or reference_size(bundle.parts)

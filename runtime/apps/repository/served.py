@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from passionsr_trt.engines.bundle.records import decode
+from passionsr_trt.engines.bundle.records import decode, read_object
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo
 from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, MIN_SIDE
 from passionsr_trt.runtime.apps.repository.configs import PICTURE_IN, PICTURE_OUT
-from passionsr_trt.runtime.core.chain import Arrays, Chain, Done
+from passionsr_trt.runtime.core.chain import Arrays, Chain, Done, Limits
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.core.upscaler import super_resolve
 from PIL import Image
@@ -57,6 +57,20 @@ class TritonPythonModel:
     def execute(self, requests):
         return [self.served.answer(request) for request in requests]
 '''
+
+
+@dataclass(frozen=True)
+class ServedChain:
+    """What stands beside the model's file. models: part → Triton's model; ragged: the parts take any batch."""
+
+    model: ModelInfo
+    parts: tuple[PartInfo, ...]
+    label: str
+    limits: Limits | None
+    batch: int | None
+    ragged: bool
+    models: dict[str, str]
+    options: Options
 
 
 class TritonExecutor:
@@ -103,7 +117,7 @@ class ServedPart:
     """
 
     def __init__(self, folder: Path, config: str, utils: Any) -> None:
-        from passionsr_trt.engines.openvino.model import compile_saved
+        from passionsr_trt.engines.openvino.compile import compile_saved
 
         found = json.loads(config)
         words = {key: value["string_value"] for key, value in found.get("parameters", {}).items()}
@@ -156,16 +170,11 @@ def as_picture(pixels: np.ndarray) -> Image.Image:
 
 def open_served(folder: Path, utils: Any) -> tuple[Chain, Options]:
     """The chain whose parts are Triton's models, and how pictures are made."""
+    path = folder / SETTINGS
     try:
-        data = read_object(folder / SETTINGS, "what `passionsr-trt repository` wrote")
-        where = str(folder / SETTINGS)
-        model = decode(ModelInfo, data["model"], where)
-        parts = tuple(decode(PartInfo, part, where) for part in data["parts"])
-        limits = data["limits"] and tuple(tuple(size) for size in data["limits"])
-        executor = TritonExecutor(utils, data["models"], data["ragged"])
-        chain = Chain(model, parts, executor, data["label"], limits, data["batch"])
-        return chain, decode(Options, data["options"], where)
-    except (KeyError, TypeError, FileNotFoundError) as error:
-        raise UserError(
-            f"{folder / SETTINGS}: is not whole ({reason_of(error)})", "make the repository again"
-        ) from None
+        served = decode(ServedChain, read_object(path, "what `passionsr-trt repository` wrote"), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing", "", "make the repository again") from None
+    executor = TritonExecutor(utils, served.models, served.ragged)
+    chain = Chain(served.model, served.parts, executor, served.label, served.limits, served.batch)
+    return chain, served.options

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from passionsr_trt.engines.bundle.backends import TensorRTTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.targets import TensorRTTarget
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.tensorrt.library import has_driver
+from passionsr_trt.runtime.backends.loading import OpenOptions, check_one
 from passionsr_trt.runtime.backends.tensorrt.device import CudaDevice
 from passionsr_trt.runtime.backends.tensorrt.engine import TensorRTEngine
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
 from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, bytes_of
 from passionsr_trt.runtime.core.chain import Chain
-
-NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,9 @@ class DeviceMemory:
         return round(scratch + (1 + SLOTS) * tensors)
 
 
-def open_chain(bundle: EngineBundle, cuda_graph: bool = True) -> Chain:
+def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
     """Check and load a bundle's engines on GPU 0."""
+    check_one(options.streams, f"{bundle.folder}: engines for {bundle.backend}")
     if not has_driver():
         raise UserError(
             f"{bundle.folder}: engines for {bundle.backend}",
@@ -58,6 +58,7 @@ def open_chain(bundle: EngineBundle, cuda_graph: bool = True) -> Chain:
         )
     target = bundle.target
     assert isinstance(target, TensorRTTarget)
+    cuda_graph = options.cuda_graph
     device = CudaDevice()
     engines: dict[str, TensorRTEngine] = {}
     try:
@@ -65,8 +66,7 @@ def open_chain(bundle: EngineBundle, cuda_graph: bool = True) -> Chain:
             for part in bundle.parts:
                 path = bundle.open(part)
                 engines[part.name] = TensorRTEngine(path, bundle.backend, target.version_compatible, cuda_graph)
-        # TensorRT-RTX captures its own graphs
-        executor = DeviceExecutor(device, engines, cuda_graph and bundle.backend == "tensorrt")
+        executor = DeviceExecutor(device, engines, cuda_graph and not bundle.backend.compiles_on_gpu)
     except BaseException:
         with device.current():
             for engine in engines.values():
@@ -77,7 +77,7 @@ def open_chain(bundle: EngineBundle, cuda_graph: bool = True) -> Chain:
         bundle.model,
         bundle.parts,
         executor,
-        f"{NAMES[bundle.backend]} {bundle.label}",
+        f"{bundle.backend.label} {bundle.label}",
         limits=(target.min_size, target.max_size),
         batch=target.batch,
         memory=DeviceMemory(executor, bundle.parts, target.batch * prod(target.max_size)),

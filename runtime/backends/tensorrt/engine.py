@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from passionsr_trt.engines.bundle.backends import Backend
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.user_cache import read_cached, write_cached
 from passionsr_trt.engines.tensorrt.library import load_tensorrt
 from passionsr_trt.runtime.backends.tensorrt.device import OutOfDeviceMemory
 
-CACHE = "tensorrt-rtx"  # the folder of compiled kernels in the user's cache folder
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -41,8 +41,8 @@ class TensorRTEngine:
     says otherwise: they would run code from the file.
     """
 
-    def __init__(self, path: Path, backend: str, host_code: bool = False, cuda_graph: bool = True) -> None:
-        self.trt = load_tensorrt(backend)
+    def __init__(self, path: Path, backend: Backend, host_code: bool = False, cuda_graph: bool = True) -> None:
+        self.trt, self._backend = load_tensorrt(backend), backend
         self._runtime = self.trt.Runtime(self.trt.Logger(self.trt.Logger.WARNING))
         self._runtime.engine_host_code_allowed = host_code
         plan = path.read_bytes()
@@ -55,7 +55,7 @@ class TensorRTEngine:
             )
         self.most_scratch = int(self.engine.device_memory_size_v2)
         self._config: Any = None
-        if backend == "tensorrt-rtx":
+        if backend.compiles_on_gpu:
             self._config = self._rtx_config(plan, cuda_graph)
 
     def _rtx_config(self, plan: bytes, cuda_graph: bool) -> Any:
@@ -68,7 +68,7 @@ class TensorRTEngine:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = config.create_runtime_cache()
         self._cache_file = cache_file(plan, trt.__version__)
-        if (kept := read_cached(CACHE, self._cache_file)) is not None:
+        if (kept := read_cached(self._backend.name, self._cache_file)) is not None:
             self._cache.deserialize(kept)
         config.set_runtime_cache(self._cache)
         return config
@@ -95,7 +95,7 @@ class TensorRTEngine:
     def close(self) -> None:
         """Keep RTX's compiled kernels, then let go of everything in the order TensorRT wants."""
         if self._config is not None:
-            write_cached(CACHE, self._cache_file, bytes(self._cache.serialize()))
+            write_cached(self._backend.name, self._cache_file, bytes(self._cache.serialize()))
             self._cache = None
         self._config = self.engine = self._runtime = None
 

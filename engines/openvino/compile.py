@@ -1,10 +1,15 @@
-"""Compile one ONNX part for the CPU at one fixed shape.
+"""Compile one ONNX part for the CPU at one fixed shape, and ask this CPU what its kernels compute exactly.
 
 OpenVINO reads our ONNX graphs as they are. Shapes are fixed in the graph before it is read, because of two
 faults seen in OpenVINO 2026.4.1 that both leave no message:
 1. with dynamic H and W, a bias-free convolution whose output feeds both a residual sum and a quantizer
    gives wrong numbers (relative error 0.3 against ONNX Runtime, 0.01 with fixed shapes);
 2. `Model.reshape` on a dynamic model leaves most weights' DequantizeLinear unfused: float kernels.
+
+Is this CPU's INT8 exact? Asked of the engine itself, not of a list of instruction sets. Without VNNI, oneDNN adds
+pairs of 8-bit products in 16 bits, which saturate when weights use the full range. A convolution whose exact
+result is known shows it in milliseconds, whatever made the difference: an old CPU, a virtual machine that hides
+VNNI, or ONEDNN_MAX_CPU_ISA.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -20,16 +26,18 @@ from typing import Any
 import numpy as np
 import onnx
 import openvino as ov
+from onnx import GraphProto, TensorProto, helper, numpy_helper
+from passionsr_trt.engines.bundle.backends import OpenVINOTarget
+from passionsr_trt.engines.bundle.formats import HALF_RANGE, SIGNED, CodeRange
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.external import on_disk, weight_files
-from passionsr_trt.engines.openvino.cpu import COMPILE_OPTIONS, has_bfloat16, openvino_int8_exact
 from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 
 Shapes = Mapping[str, Sequence[int]]
-HALF_RANGE = 63  # weight codes within it are exact without VNNI
+# float32 where it is not INT8: CPUs with AMX or AVX512-BF16, and ARM, would default to half precision
+COMPILE_OPTIONS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
 
 
 def code_limit(spec: QuantSpec | None, built: int | None = None) -> int | None:
@@ -40,13 +48,13 @@ def code_limit(spec: QuantSpec | None, built: int | None = None) -> int | None:
     """
     if spec is None:
         return None
-    limit = built or spec.weight_code_max
-    if openvino_int8_exact(limit):
+    codes = spec.weight_codes if built is None else CodeRange.within(built)
+    if openvino_int8_exact(codes):
         return None
-    if limit > HALF_RANGE and openvino_int8_exact(HALF_RANGE):
-        return HALF_RANGE
+    if codes.high > HALF_RANGE.high and openvino_int8_exact(HALF_RANGE):
+        return HALF_RANGE.high
     raise UserError(
-        f"this CPU's INT8 kernels are not exact with weight codes up to ±{limit}",
+        f"this CPU's INT8 kernels are not exact with weight codes up to {codes}",
         "expected exact INT8",
         "use the float engines",
     )
@@ -179,3 +187,71 @@ def peak_activations(compiled: Any) -> int:
         alive += step
         most = max(most, alive)
     return most
+
+
+def _exactness_graph(codes: CodeRange) -> GraphProto:
+    """A 1×1 QDQ convolution of 64 channels: the largest code as every input and weight, all scales 1."""
+    weight = np.full((16, 64, 1, 1), codes.high, np.int8)
+    initializers = [
+        numpy_helper.from_array(np.array(1.0, np.float32), "scale"),
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(np.ones(16, np.float32), "weight_scale"),
+        numpy_helper.from_array(np.zeros(16, np.int8), "weight_zero"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["y"]),
+        helper.make_node("DequantizeLinear", ["weight", "weight_scale", "weight_zero"], ["w"], axis=0),
+        helper.make_node("Conv", ["y", "w"], ["out"]),
+    ]
+    return helper.make_graph(
+        nodes,
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 8, 8])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 16, 8, 8])],
+        initializers,
+    )
+
+
+def compile_content(content: bytes, threads: int = 0) -> Any:
+    """An ov.CompiledModel, in float32, of an ONNX graph in memory whose shapes are fixed; threads: 0 for all."""
+    core = ov.Core()
+    options = {**COMPILE_OPTIONS, "INFERENCE_NUM_THREADS": threads}
+    return core.compile_model(core.read_model(content, b""), "CPU", options)
+
+
+def _result(graph: GraphProto, x: np.ndarray) -> np.ndarray:
+    """What OpenVINO's kernels on this CPU make of one input."""
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    compiled = compile_content(model.SerializeToString())
+    result: np.ndarray = compiled([x])[compiled.output(0)]
+    return result
+
+
+@cache
+def has_bfloat16() -> bool:
+    """True where the CPU computes in bfloat16 (AVX512-BF16, AMX), so that it is faster.
+
+    Where ONEDNN_MAX_CPU_ISA forbids it OpenVINO still lists it among what the CPU can, computes float32, and its
+    kernels for the rest have been seen to crash: so a product that bfloat16 rounds is looked at as well.
+    """
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    nodes = [
+        helper.make_node("Cast", ["x"], ["rounded"], to=TensorProto.BFLOAT16),
+        helper.make_node("MatMul", ["rounded", "rounded"], ["product"]),
+        helper.make_node("Cast", ["product"], ["out"], to=TensorProto.FLOAT),
+    ]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [32, 32]) for name in ("x", "out")]
+    graph = helper.make_graph(nodes, "probe", tensors[:1], tensors[1:])
+    x = np.full((32, 32), 1 + 2**-9, np.float32)  # a quarter of the way to its neighbour: bfloat16 makes it 1
+    return bool(np.all(_result(graph, x) == 32))
+
+
+@cache
+def openvino_int8_exact(codes: CodeRange) -> bool:
+    """True where OpenVINO's INT8 kernels on this CPU are exact for weight codes of this range."""
+    top = float(SIGNED.high)
+    result = _result(_exactness_graph(codes), np.full((1, 64, 8, 8), top, np.float32))
+    return bool(np.array_equal(result, np.full_like(result, top * codes.high * 64)))
