@@ -1,6 +1,6 @@
 """build-engines of several bundles of one model, INT8, FP8 and float: each part in the format that is fastest.
 
-Every bundle's engines are built whole, then rated part by part: measured where there is a card, else predicted.
+All engines of every bundle are built, then rated per part: measured where there is a GPU, else predicted.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def fastest(
 
 
 def explain_choice(engines: EngineBundle) -> list[str]:
-    """A line a part: its format, and what every format takes."""
+    """One line per part: its format, and what every format takes."""
     if engines.choice is None:
         return []
     choice, lines = engines.choice, []

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.tensorrt.gpu import Gpu
+from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
 from passionsr_trt.runtime.apps import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
 
@@ -100,7 +100,7 @@ def test_doctor_tells_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_reads_gpus_and_jetsons(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu = Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")
+    gpu = InstalledGPU("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")
     monkeypatch.setattr(doctor, "gpus", lambda: [gpu])
     monkeypatch.setattr(doctor, "jetson_model", lambda: "NVIDIA Jetson AGX Orin")
     monkeypatch.setattr(doctor, "installed", lambda module: module not in ("tensorrt", "pycuda", "cuda.bindings"))

@@ -69,8 +69,7 @@ def check_capabilities(format_name: str, capabilities: Iterable[str]) -> None:
     """UserError for a compute capability that TensorRT does not multiply in this format on; unknown ones pass."""
     entry = CODE_FORMATS.get(format_name)
     for text in capabilities:
-        found = capability(text)
-        if entry is not None and (0, 0) < found < entry.capability:
+        if entry is not None and (0, 0) < capability(text) < entry.capability:
             least = ".".join(map(str, entry.capability))
             raise UserError(
                 f"{entry.label} on compute capability {text}",

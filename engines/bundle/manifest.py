@@ -134,10 +134,10 @@ def check_target(target: Path, kind: str) -> None:
     if not any(target.iterdir()):
         return
     try:
-        found = read_object(target / MANIFEST, "a manifest").get("kind")
+        present = read_object(target / MANIFEST, "a manifest").get("kind")
     except (FileNotFoundError, UserError):
-        found = None
-    if found != kind:
+        present = None
+    if present != kind:
         raise UserError(
             f"{target}: holds other files, which would be lost", f"expected an empty folder or {NAMES[kind]}"
         )
@@ -177,8 +177,8 @@ def check_digest(folder: Path, expected: str | None) -> None:
     if expected is None:
         return
     path = folder / MANIFEST
-    found = sha256(path) if path.is_file() else "no manifest"
-    if found != expected.lower():
+    digest = sha256(path) if path.is_file() else "no manifest"
+    if digest != expected.lower():
         raise UserError(
-            f"{folder}: digest {found}", f"expected {expected}", "get the bundle from its source again"
+            f"{folder}: digest {digest}", f"expected {expected}", "get the bundle from its source again"
         )

@@ -160,40 +160,53 @@ def check_wiring(parts: Sequence[PartInfo], where: str) -> None:
     """UserError where the parts are no chain: an input that nothing gives, a stride that does not divide."""
     if not parts:
         raise UserError(f"{where}: no parts", "expected one at least")
-    known: dict[str, TensorInfo] = {}
-    names = [part.name for part in parts]
-    if len(set(names)) < len(names):
-        raise UserError(f"{where}: two parts of one name", f"expected different ones, not {', '.join(names)}")
+    _check_names(parts, where)
+    given: dict[str, TensorInfo] = {}
     for part in parts:
-        for name in (part.name, part.file) if part.file else (part.name,):
-            if not NAME.fullmatch(name):
-                raise UserError(f"{where}: a part is called {name!r}", "expected letters, digits, _, - and .")
-        for tensor in (*part.inputs, part.output):
-            if not (1 <= tensor.channels <= 1 << 16 and 0 <= tensor.stride <= 1 << 12):
-                raise UserError(
-                    f"{where}: {part.name} has {tensor}", "expected channels from 1 on, strides from 0 on"
-                )
-        if not any(tensor.stride for tensor in part.inputs):
-            raise UserError(f"{where}: {part.name} takes no picture", "expected an input with a stride")
+        _check_tensors(part, where)
         for tensor in part.inputs:
-            given = known.get(tensor.name)
-            if given is None and tensor.name not in SOURCES:
-                raise UserError(
-                    f"{where}: {part.name} takes {tensor.name!r}, which no part before it gives",
-                    f"expected one of {', '.join((*SOURCES, *known))}",
-                )
-            if given is not None and given != tensor:
-                raise UserError(f"{where}: {part.name} takes {tensor}", f"expected {given}")
-            if tensor.name in PICTURES and tensor.channels != 3:
-                raise UserError(f"{where}: {part.name} takes {tensor}", "expected a picture's 3 channels")
-            if tensor.name in SOURCES:
-                known[tensor.name] = tensor
-        strides = {tensor.stride for tensor in (*part.inputs, part.output)} - {0}
-        if part.multiple < 1 or any(stride < 1 or part.multiple % stride for stride in strides):
-            raise UserError(f"{where}: {part.name} has multiple {part.multiple}", "expected one of its strides'")
-        if part.output.name in known:
+            _check_input(part, tensor, given, where)
+        if part.output.name in given:
             raise UserError(f"{where}: {part.name} gives {part.output.name!r} again", "expected a new name")
-        known[part.output.name] = part.output
+        given[part.output.name] = part.output
     last = parts[-1].output
     if (last.channels, last.stride) != (3, 1):
         raise UserError(f"{where}: the chain ends with {last}", "expected a picture [B, 3, H, W]")
+
+
+def _check_names(parts: Sequence[PartInfo], where: str) -> None:
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise UserError(f"{where}: two parts of one name", f"expected different ones, not {', '.join(names)}")
+    for name in (name for part in parts for name in (part.name, part.file)):
+        if name and not NAME.fullmatch(name):
+            raise UserError(f"{where}: a part is called {name!r}", "expected letters, digits, _, - and .")
+
+
+def _check_tensors(part: PartInfo, where: str) -> None:
+    """Of one part alone: sizes that can be, a picture among the inputs, a multiple that fits all strides."""
+    tensors = (*part.inputs, part.output)
+    for tensor in tensors:
+        if not (1 <= tensor.channels <= 1 << 16 and 0 <= tensor.stride <= 1 << 12):
+            raise UserError(f"{where}: {part.name} has {tensor}", "expected channels from 1 on, strides from 0 on")
+    if not any(tensor.stride for tensor in part.inputs):
+        raise UserError(f"{where}: {part.name} takes no picture", "expected an input with a stride")
+    strides = {tensor.stride for tensor in tensors} - {0}
+    if part.multiple < 1 or any(part.multiple % stride for stride in strides):
+        raise UserError(f"{where}: {part.name} has multiple {part.multiple}", "expected one of its strides'")
+
+
+def _check_input(part: PartInfo, tensor: TensorInfo, given: dict[str, TensorInfo], where: str) -> None:
+    """given: sources and outputs of the parts before, by name; a source is added."""
+    known = given.get(tensor.name)
+    if known is None and tensor.name not in SOURCES:
+        raise UserError(
+            f"{where}: {part.name} takes {tensor.name!r}, which no part before it gives",
+            f"expected one of {', '.join((*SOURCES, *given))}",
+        )
+    if known is not None and known != tensor:
+        raise UserError(f"{where}: {part.name} takes {tensor}", f"expected {known}")
+    if tensor.name in PICTURES and tensor.channels != 3:
+        raise UserError(f"{where}: {part.name} takes {tensor}", "expected a picture's 3 channels")
+    if tensor.name in SOURCES:
+        given[tensor.name] = tensor

@@ -50,9 +50,9 @@ def colour(text: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
     with suppress(ValueError):
-        found = ImageColor.getrgb(text)
-        if len(found) == 3 and 0 <= min(found) and max(found) <= 255:
-            return found
+        channels = ImageColor.getrgb(text)
+        if len(channels) == 3 and 0 <= min(channels) and max(channels) <= 255:
+            return channels
     raise argparse.ArgumentTypeError(f"{text!r}: expected a colour, such as white or #00ff80")
 
 

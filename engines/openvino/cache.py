@@ -31,7 +31,7 @@ class CompiledCache:
     size: int
 
     def load(self, key: str) -> np.ndarray | None:
-        """What was kept under `key` as uint8, None where nothing was; what is damaged is removed.
+        """The model of `key` as uint8, None where there is none; what is damaged is removed.
 
         The file is mapped, not copied into memory.
         """
@@ -57,11 +57,11 @@ class CompiledCache:
     def _make_room(self, wanted: int) -> None:
         """Remove the least recently used until `wanted` more bytes fit."""
         with suppress(OSError):
-            kept = sorted(
+            models = sorted(
                 cache_folder(FOLDER).glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True
             )
             total = wanted
-            for path in kept:
+            for path in models:
                 total += path.stat().st_size
                 if total > self.size:
                     path.unlink(missing_ok=True)

@@ -83,10 +83,10 @@ def _ratio(*runs: Callable[[], object]) -> float:
     """Seconds of the first over the second's, the fastest of rounds in turn: a busy machine only adds to them."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        for run, own in zip(runs, seconds, strict=True):
+        for run, measured in zip(runs, seconds, strict=True):
             start = time.perf_counter()
             run()
-            own.append(time.perf_counter() - start)
+            measured.append(time.perf_counter() - start)
     return min(seconds[0]) / min(seconds[1])
 
 
@@ -101,30 +101,9 @@ def _compiled(model: onnx.ModelProto, shape: tuple[int, ...], threads: int = 0) 
 def layer_model(kind: str, int8: bool) -> bytes:
     """ONNX of one layer; INT8 as Q/DQ on its input and DQ on its weight codes, one scale per output channel."""
     shape, weight_shape = LAYERS[kind]
-    convolution = len(weight_shape) == 4
-    channels, axis = (weight_shape[0], 0) if convolution else (weight_shape[-1], 1)
-    codes = np.random.default_rng(0).integers(
-        *HALF_RANGE, weight_shape, np.int8, endpoint=True
-    )  # exact everywhere
-    nodes: list[NodeProto] = []
-    tensors: dict[str, np.ndarray] = {}
-    if int8:
-        tensors |= {
-            "scale": np.array(1 / SIGNED.high, np.float32),
-            "zero": np.array(0, np.int8),
-            "codes": codes,
-            "weight_scale": np.full(channels, 1 / HALF_RANGE.high, np.float32),
-            "weight_zero": np.zeros(channels, np.int8),
-        }
-        nodes += [
-            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_codes"]),
-            helper.make_node("DequantizeLinear", ["x_codes", "scale", "zero"], ["x_again"]),
-            helper.make_node("DequantizeLinear", ["codes", "weight_scale", "weight_zero"], ["weight"], axis=axis),
-        ]
-    else:
-        tensors["weight"] = codes.astype(np.float32) / HALF_RANGE.high
+    nodes, tensors = _coded_weights(weight_shape) if int8 else _float_weights(weight_shape)
     inputs = ["x_again" if int8 else "x", "weight"]
-    if convolution:
+    if len(weight_shape) == 4:
         size = weight_shape[2:]
         nodes.append(helper.make_node("Conv", inputs, ["convolved"], "site", pads=[1] * 4, kernel_shape=size))
         if size == (2, 2):
@@ -145,3 +124,31 @@ def layer_model(kind: str, int8: bool) -> bytes:
         [numpy_helper.from_array(value, name) for name, value in tensors.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+
+
+Weights = tuple[list[NodeProto], dict[str, np.ndarray]]  # nodes up to `weight`, and their constants
+
+
+def _codes(shape: tuple[int, ...]) -> np.ndarray:
+    """Weight codes that every CPU multiplies exactly."""
+    return np.random.default_rng(0).integers(*HALF_RANGE, shape, np.int8, endpoint=True)
+
+
+def _float_weights(shape: tuple[int, ...]) -> Weights:
+    return [], {"weight": _codes(shape).astype(np.float32) / HALF_RANGE.high}
+
+
+def _coded_weights(shape: tuple[int, ...]) -> Weights:
+    channels, axis = (shape[0], 0) if len(shape) == 4 else (shape[-1], 1)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_codes"]),
+        helper.make_node("DequantizeLinear", ["x_codes", "scale", "zero"], ["x_again"]),
+        helper.make_node("DequantizeLinear", ["codes", "weight_scale", "weight_zero"], ["weight"], axis=axis),
+    ]
+    return nodes, {
+        "scale": np.array(1 / SIGNED.high, np.float32),
+        "zero": np.array(0, np.int8),
+        "codes": _codes(shape),
+        "weight_scale": np.full(channels, 1 / HALF_RANGE.high, np.float32),
+        "weight_zero": np.zeros(channels, np.int8),
+    }

@@ -11,14 +11,14 @@ Runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.wiring import Size, reference_size, sources_of
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, reference_size, sources_of
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino.compile import compile_static, runs_in_bfloat16
 from passionsr_trt.engines.openvino.passes.half_range import limited_copy
@@ -40,50 +40,70 @@ def prove_engines(bundle: OnnxBundle, folder: Path, target: OpenVINOTarget) -> d
     UserError names the first site, part or picture that is wrong. Engines whose codes were brought within a limit
     are judged by the bundle so changed; what the limit costs is printed.
     """
-    limit = target.weight_code_limit
-    exact = {picture: proof_sources(bundle, draw) for picture, draw in PICTURES.items()}
-    near = {picture: nearly(tensors) for picture, tensors in exact.items()}
-    built, whole = ({picture: dict(tensors) for picture, tensors in exact.items()} for _ in range(2))
-    errors: dict[str, float] = {}
-    for part in bundle.parts:
-        path, result = bundle.open(part), part.output.name
-        with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
-            feeds = {picture: part.feed(tensors) for picture, tensors in exact.items()}
-            outputs = prove_sites(part, folder / part.file, judge, feeds)
-            session = reference_session(judge)
-        shapes = part.shapes(bundle.model.size or reference_size(bundle.parts, PROOF_SIZE))
-        compiled = compile_static(folder / part.file, shapes, bfloat16=runs_in_bfloat16(part, target))
-        for picture, feed in feeds.items():
-            expected = exact[picture][result] = outputs[picture]
-            error, bound = distance(compiled(feed)[0], expected), PART["float"]
-            built[picture][result] = compiled(part.feed(built[picture]))[0]
-            near[picture][result] = session.run(None, part.feed(near[picture]))[0]
-            if bundle.spec is not None:
-                drift = distance(session.run(None, nearly(feed))[0], expected)
-                bound = max(PART["bfloat16" if target.bfloat16 else "float32"], 3 * drift)
-            if not error <= bound:
-                raise wrong(
-                    f"{part.name} is off by {error:.1e} for {picture}", f"≤ {bound:.1e} from ONNX Runtime's result"
-                )
-            errors[part.name] = max(error, errors.get(part.name, 0.0))
-        if limit is not None:
-            session = reference_session(path)
-            for tensors in whole.values():
-                tensors[result] = session.run(None, part.feed(tensors))[0]
-    for picture, tensors in exact.items():
-        expected = tensors[result]
-        found = psnr(built[picture][result], expected)
-        floor = min(FLOOR, psnr(near[picture][result], expected) - MARGIN)
-        print(f"{picture}: {found:.1f} dB from the engines to their ONNX bundle")
-        if not found >= floor:
-            raise wrong(f"{picture} is {found:.1f} dB from the bundle's", f"≥ {floor:.1f} dB")
-        if limit is not None:
-            print(
-                f"this CPU's INT8 kernels saturate (no VNNI): weight codes brought within ±{limit}, "
-                f"{psnr(expected, whole[picture][result]):.1f} dB to the bundle's own result; "
-                f'the other way is a calibration with "weight_code_limit": {limit} in the spec'
-            )
+    runs = [Run(picture, proof_sources(bundle, draw)) for picture, draw in PICTURES.items()]
+    errors = {part.name: _prove_part(bundle, part, folder, target, runs) for part in bundle.parts}
+    for run in runs:
+        _prove_picture(run, bundle.parts[-1].output.name, target.weight_code_limit)
     return errors
+
+
+class Run:
+    """One picture's tensors through the chain, by who computes them.
+
+    exact: the bundle, its codes within the engines' limit; near: the same from sources that are 1e-3 larger;
+    built: the engines; unlimited: the bundle as it is.
+    """
+
+    def __init__(self, picture: str, sources: Tensors) -> None:
+        self.picture, self.exact, self.near = picture, dict(sources), nearly(sources)
+        self.built, self.unlimited = dict(sources), dict(sources)
+
+
+def _prove_part(
+    bundle: OnnxBundle, part: PartInfo, folder: Path, target: OpenVINOTarget, runs: Sequence[Run]
+) -> float:
+    """The larger relative error of one engine; its output is added to the tensors of every run."""
+    path, result, limit, errors = bundle.open(part), part.output.name, target.weight_code_limit, []
+    with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
+        outputs = prove_sites(part, folder / part.file, judge, {run.picture: part.feed(run.exact) for run in runs})
+        session = reference_session(judge)
+    shapes = part.shapes(bundle.model.size or reference_size(bundle.parts, PROOF_SIZE))
+    compiled = compile_static(folder / part.file, shapes, bfloat16=runs_in_bfloat16(part, target))
+    for run in runs:
+        feed, expected = part.feed(run.exact), outputs[run.picture]
+        error, bound = distance(compiled(feed)[0], expected), PART["float"]
+        run.exact[result] = expected
+        run.built[result] = compiled(part.feed(run.built))[0]
+        run.near[result] = session.run(None, part.feed(run.near))[0]
+        if bundle.spec is not None:
+            drift = distance(session.run(None, nearly(feed))[0], expected)
+            bound = max(PART["bfloat16" if target.bfloat16 else "float32"], 3 * drift)
+        if not error <= bound:
+            raise wrong(
+                f"{part.name} is off by {error:.1e} for {run.picture}", f"≤ {bound:.1e} from ONNX Runtime's result"
+            )
+        errors.append(error)
+    if limit is not None:
+        session = reference_session(path)
+        for run in runs:
+            run.unlimited[result] = session.run(None, part.feed(run.unlimited))[0]
+    return max(errors)
+
+
+def _prove_picture(run: Run, result: str, limit: int | None) -> None:
+    """UserError where the engines' picture is too far from the bundle's."""
+    expected = run.exact[result]
+    decibels = psnr(run.built[result], expected)
+    floor = min(FLOOR, psnr(run.near[result], expected) - MARGIN)
+    print(f"{run.picture}: {decibels:.1f} dB from the engines to their ONNX bundle")
+    if not decibels >= floor:
+        raise wrong(f"{run.picture} is {decibels:.1f} dB from the bundle's", f"≥ {floor:.1f} dB")
+    if limit is not None:
+        print(
+            f"this CPU's INT8 kernels saturate (no VNNI): weight codes brought within ±{limit}, "
+            f"{psnr(expected, run.unlimited[result]):.1f} dB to the bundle's own result; "
+            f'the other way is a calibration with "weight_code_limit": {limit} in the spec'
+        )
 
 
 def nearly(tensors: Mapping[str, np.ndarray]) -> Tensors:
@@ -96,15 +116,15 @@ def proof_sources(bundle: OnnxBundle, draw: Callable[[Size], Image.Image]) -> Te
     size = bundle.model.size or reference_size(bundle.parts, PROOF_SIZE)
     sources = sources_of(bundle.parts)
     coarsest = max(tensor.stride for tensor in sources.values() if tensor.name != "noise")
-    picture, found = draw((size[0] // coarsest, size[1] // coarsest)), {}
+    picture, made = draw((size[0] // coarsest, size[1] // coarsest)), {}
     for tensor in sources.values():
         _batch, channels, height, width = tensor.at(size)
         if tensor.name == "noise":
-            found[tensor.name] = noise(0, tensor.at(size))
+            made[tensor.name] = noise(0, tensor.at(size))
         else:
-            own = picture.resize((width, height), Image.Resampling.BICUBIC)
-            found[tensor.name] = np.asarray(own, np.float32).transpose(2, 0, 1)[None, :channels] / 127.5 - 1.0
-    return found
+            resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+            made[tensor.name] = np.asarray(resized, np.float32).transpose(2, 0, 1)[None, :channels] / 127.5 - 1.0
+    return made
 
 
 def psnr(found: np.ndarray, expected: np.ndarray) -> float:

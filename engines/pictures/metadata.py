@@ -1,4 +1,9 @@
-"""What a file says beside its pixels, as far as it stays true of the result: for whoever writes it."""
+"""What a file says beside its pixels, as far as it stays true of the result: for whoever writes it.
+
+EXIF goes along byte for byte but for what the result says itself, since a rewriter would lose texts and notes. A
+directory is a count, entries of 12 bytes and the next directory's place; values stand elsewhere by their place. An
+entry goes by moving those behind it up, so that no place changes.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,55 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from passionsr_trt.engines.pictures.exif import without_geometry
 from passionsr_trt.engines.pictures.pixels import GAMMA, GAMMAS, is_srgb, significant_gamma
 from PIL import Image
+
+EXIF_HEADER = b"Exif\x00\x00"
+MOST_EXIF = 65_533  # bytes: what a JPEG takes
+ENTRY = 12
+WIDTH, HEIGHT, ORIENTATION, INNER = 0x0100, 0x0101, 0x0112, 0x8769
+INNER_WIDTH, INNER_HEIGHT = 0xA002, 0xA003
+
+
+def without_geometry(exif: bytes) -> bytes | None:
+    """EXIF without orientation, sizes and thumbnail, ready for Pillow's `exif=`; None where nothing is left.
+
+    ValueError where it is damaged, or longer than a JPEG takes.
+    """
+    data = bytearray(exif.removeprefix(EXIF_HEADER))
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(bytes(data[:4]))
+    if order is None:
+        raise ValueError("no EXIF")
+    if len(data) + len(EXIF_HEADER) > MOST_EXIF:
+        raise ValueError("too long")
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        kept = _drop(data, order, start, {WIDTH, HEIGHT, ORIENTATION}, last=True)
+        if INNER in kept:
+            _drop(data, order, kept[INNER], {INNER_WIDTH, INNER_HEIGHT}, last=False)
+    except struct.error:
+        raise ValueError("truncated") from None
+    return EXIF_HEADER + bytes(data) if kept else None
+
+
+def _drop(data: bytearray, order: str, start: int, unwanted: set[int], last: bool) -> dict[int, int]:
+    """Take entries out of the directory at `start`; tag → value or its place of those that stay.
+
+    last: the directories behind it (the thumbnail's) are cut off.
+    """
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    end = start + 2 + count * ENTRY
+    (following,) = struct.unpack_from(f"{order}I", data, end)
+    kept, entries = {}, b""
+    for place in range(start + 2, end, ENTRY):
+        tag, _kind, _length, value = struct.unpack_from(f"{order}HHII", data, place)
+        if tag not in unwanted:
+            kept[tag] = value
+            entries += bytes(data[place : place + ENTRY])
+    rest = struct.pack(f"{order}H", len(kept)) + entries + struct.pack(f"{order}I", 0 if last else following)
+    data[start : end + 4] = rest.ljust(end + 4 - start, b"\x00")
+    return kept
+
 
 WITH_EXIF = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "JXL")  # a TIFF's tags describe its own pixels
 MOST_TEXT = 1 << 20  # bytes, of texts and of XMP: what a PNG reader takes
@@ -46,8 +97,8 @@ class Metadata:
         """Are its colours of other primaries or another curve than sRGB's, by a PNG's cICP or cHRM?"""
         if any(name == b"cICP" and data != SRGB_CODED for name, data in self.chunks):
             return True
-        own = [struct.unpack(">8I", data) for name, data in self.chunks if name == b"cHRM"]
-        return any(abs(a / 1e5 - b) > 0.01 for found in own for a, b in zip(found, PRIMARIES, strict=True))
+        stated = [struct.unpack(">8I", data) for name, data in self.chunks if name == b"cHRM"]
+        return any(abs(a / 1e5 - b) > 0.01 for points in stated for a, b in zip(points, PRIMARIES, strict=True))
 
 
 def drop_strangers(image: Image.Image) -> None:
@@ -59,14 +110,14 @@ def drop_strangers(image: Image.Image) -> None:
 
 def metadata_of(image: Image.Image, notes: list[str]) -> Metadata:
     """Of an image that is loaded: some of a PNG's stands behind its pixels."""
-    found = Metadata(dpi=_dpi(image), chunks=_colour_chunks(image, notes))
+    metadata = Metadata(dpi=_dpi(image), chunks=_colour_chunks(image, notes))
     if image.format in WITH_EXIF:
-        found.exif = _exif(image.info, notes)
-    found.xmp = _xmp(image.info, notes)
-    found.texts = _texts(image, notes)
+        metadata.exif = _exif(image.info, notes)
+    metadata.xmp = _xmp(image.info, notes)
+    metadata.texts = _texts(image, notes)
     if left_out := _left_out(image):
         notes.append(f"{', '.join(left_out)} left out")
-    return found
+    return metadata
 
 
 def _left_out(image: Image.Image) -> list[str]:
@@ -95,14 +146,14 @@ def _exif(info: dict[str | tuple[int, int], object], notes: list[str]) -> bytes 
 
 def _xmp(info: dict[str | tuple[int, int], object], notes: list[str]) -> bytes | None:
     """The packet without orientation and sizes, which are the result's own."""
-    found = info.get("xmp") or info.get("XML:com.adobe.xmp")
-    found = found.encode() if isinstance(found, str) else found
-    if not isinstance(found, bytes) or not found.strip(b"\x00 \t\r\n"):
+    packet = info.get("xmp") or info.get("XML:com.adobe.xmp")
+    packet = packet.encode() if isinstance(packet, str) else packet
+    if not isinstance(packet, bytes) or not packet.strip(b"\x00 \t\r\n"):
         return None
-    if len(found) > MOST_TEXT:
+    if len(packet) > MOST_TEXT:
         notes.append("XMP of more than 1 MB left out")
         return None
-    return GEOMETRY.sub(b"", found)
+    return GEOMETRY.sub(b"", packet)
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:

@@ -9,19 +9,49 @@ from __future__ import annotations
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.pictures.depth import joined, low_bytes, rawmode, stored_bits, whole_numbers
-from passionsr_trt.engines.pictures.formats import READABLE, advice, formats_for, marked
-from passionsr_trt.engines.pictures.frames import frames_note
+from passionsr_trt.engines.pictures.files import READABLE, advice, formats_for, marked
 from passionsr_trt.engines.pictures.metadata import Metadata, coding_of, drop_strangers, metadata_of
-from passionsr_trt.engines.pictures.pixels import CONVERTED, Pixels, eight_bits, significant_gamma, sixteen_bits
+from passionsr_trt.engines.pictures.pixels import (
+    CONVERTED,
+    Pixels,
+    eight_bits,
+    joined,
+    low_bytes,
+    rawmode,
+    significant_gamma,
+    sixteen_bits,
+    stored_bits,
+    whole_numbers,
+)
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+MOST_FRAMES = 1000  # that are counted
+COUNTED_GIF = 8 << 20  # bytes of a GIF whose frames are counted: it takes all of the file
+FRAME_WORDS = {"TIFF": "pages", "MPO": "pictures"}
+
+
+def frames_note(image: Image.Image, path: Path) -> list[str]:
+    """A note where a file holds more than its first frame, else none. image: opened for this alone."""
+    count = 1
+    with suppress(Exception):  # the first one may be whole, whatever comes after it
+        if image.format == "GIF" and path.stat().st_size > COUNTED_GIF:
+            return ["the first of several frames"] if getattr(image, "is_animated", False) else []
+        if image.format != "TIFF":
+            count = getattr(image, "n_frames", 1)
+        else:  # a page is a place in the file, so that a small file may have any number
+            while count <= MOST_FRAMES:
+                image.seek(count)
+                count += 1
+    some = f"more than {MOST_FRAMES}" if count > MOST_FRAMES else count
+    return [f"1 of {some} {FRAME_WORDS.get(image.format or '', 'frames')}"] if count > 1 else []
+
 
 MIN_SIDE = 8
 MOST_ICC = 1 << 20  # bytes: what a PNG reader takes
@@ -77,8 +107,8 @@ def read_picture(path: Path) -> Picture:
                 notes = frames_note(other, path)
             pixels = _pixels(image, path, notes)
             icc = _kept_icc(image, notes)
-            found = metadata_of(image, notes)
-            return Picture(pixels.rgb, pixels.alpha, pixels.grey, icc, notes, found, pixels.deep)
+            metadata = metadata_of(image, notes)
+            return Picture(pixels.rgb, pixels.alpha, pixels.grey, icc, notes, metadata, pixels.deep)
     except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError:  # from the header alone

@@ -26,8 +26,7 @@ from passionsr_trt.engines.graph.kernels import save_layers
 from passionsr_trt.engines.tensorrt.features import explain, features, network_flags
 from passionsr_trt.engines.tensorrt.gpu import jetson_model, target_name
 from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
-from passionsr_trt.engines.tensorrt.inspector import parse_inspector
-from passionsr_trt.engines.tensorrt.layer_log import parse_layers
+from passionsr_trt.engines.tensorrt.inspector import parse_inspector, parse_layers
 from passionsr_trt.engines.tensorrt.library import has_driver, load_tensorrt
 
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

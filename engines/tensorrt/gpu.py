@@ -13,7 +13,7 @@ DEVICE_TREE = Path("/proc/device-tree/model")
 
 
 @dataclass(frozen=True)
-class Gpu:
+class InstalledGPU:
     """capability: `8.9`; memory in MiB. Empty or 0 where the driver does not tell (Jetsons share the memory)."""
 
     name: str
@@ -22,19 +22,19 @@ class Gpu:
     driver: str
 
 
-def parse_gpus(text: str) -> list[Gpu]:
-    """nvidia-smi's CSV without header or units, a line a GPU; `[N/A]` stands for unknown."""
-    found = []
+def parse_gpus(text: str) -> list[InstalledGPU]:
+    """nvidia-smi's CSV without header or units, one line per GPU; `[N/A]` stands for unknown."""
+    installed = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) != 4:
             continue
         name, capability, memory, driver = ("" if field.startswith("[") else field for field in fields)
-        found.append(Gpu(name, capability, int(memory) if memory.isdigit() else 0, driver))
-    return found
+        installed.append(InstalledGPU(name, capability, int(memory) if memory.isdigit() else 0, driver))
+    return installed
 
 
-def gpus() -> list[Gpu]:
+def gpus() -> list[InstalledGPU]:
     """All GPUs that the driver shows; empty without a driver."""
     program = shutil.which("nvidia-smi")
     if program is None:

@@ -1,4 +1,5 @@
-"""The layer list that TensorRT's engine inspector gives as JSON, in the dialects of 10.x and 11.x.
+"""The list of an engine's layers: TensorRT's engine inspector gives JSON, in the dialects of 10.x and 11.x, and
+TensorRT-RTX's builder prints lines at verbose level.
 
 - a tensor's type: 10.x has `Format/Datatype` ("Half", "Row major linear FP16 format", "Thirty-two wide channel
   vectorized row major Int8 format"), 11.x has `DataType` beside `Format`;
@@ -6,12 +7,19 @@
 
 (NVIDIA, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".) A layer's origins are in `Metadata`:
 `[ONNX Layer: a]`, several parted by nothing or a control character.
+
+A line of RTX's, one per layer, where a side that is not fixed is -1:
+
+Name: N, LayerType: T, Inputs: [ { Name: …, Dimensions: [1,64,512,512], …, Datatype: Int8, … }, … ],
+Constants: […], Outputs: […], TacticName: …, StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from passionsr_trt.engines.bundle.formats import FP8, INT8
@@ -19,7 +27,14 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.coverage import Layer, count_kinds
 from passionsr_trt.engines.graph.kernels import ORIGIN, TensorUse, kernel
 
+# signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
+NOT_KERNELS_OF_RTX = {"signal", "wait", "shape_call", "host_call"}
+_HEAD = re.compile(r"Name: (?P<name>[^,]*), LayerType: (?P<kind>\w+), (?P<rest>.*)")
+_SECTION = re.compile(
+    r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))"
+)
+_TENSOR = re.compile(r"\{ Name: .*?Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
 _TYPES = (
     (INT8.layer_type, ("int8",)),
     (FP8.layer_type, ("fp8", "float8", "e4m3")),
@@ -35,14 +50,14 @@ _TYPES = (
 def parse_inspector(text: str) -> tuple[list[Layer], Counter[str]]:
     """Kernels of an engine built with detailed profiling verbosity, and how many there are of each kind."""
     try:
-        found = json.loads(text)["Layers"]
+        entries = json.loads(text)["Layers"]
     except (ValueError, KeyError, TypeError):
         raise UserError("the engine inspector gave no layer list", "expected JSON with `Layers`") from None
-    if any(isinstance(layer, str) for layer in found):
+    if any(isinstance(layer, str) for layer in entries):
         raise UserError(
             "the engine tells only its layers' names", "expected one built with detailed profiling verbosity"
         )
-    layers = [_layer(entry) for entry in found if str(entry.get("LayerType", "")).lower() not in NOT_KERNELS]
+    layers = [_layer(entry) for entry in entries if str(entry.get("LayerType", "")).lower() not in NOT_KERNELS]
     return layers, count_kinds(layers)
 
 
@@ -74,3 +89,22 @@ def _weight(entry: dict[str, Any], weights: dict[str, Any]) -> TensorUse:
     if maps and window and len(window) == 2:
         return TensorUse((maps, count // (maps * window[0] * window[1]), *window), dtype)
     return TensorUse((count,), dtype)
+
+
+def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
+    """Kernels of the last layer list in a verbose log, and how many there are of each kind."""
+    layers: list[Layer] = []
+    for line in lines:
+        head = _HEAD.search(line)
+        if head is None or head["kind"] in NOT_KERNELS_OF_RTX:
+            continue
+        sections = dict(_SECTION.findall(head["rest"]))
+        tensors = [_logged_tensors(sections.get(key, "")) for key in ("Inputs", "Constants", "Outputs")]
+        layers.append(kernel(head["name"], head["kind"], ORIGIN.findall(head["rest"]), *tensors))
+    return layers, count_kinds(layers)
+
+
+def _logged_tensors(text: str) -> list[TensorUse]:
+    return [
+        TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype) for shape, dtype in _TENSOR.findall(text)
+    ]

@@ -26,7 +26,7 @@ Table = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
-class GPU:
+class KnownGPU:
     """float32, half, int8, fp8: 10^12 operations a second, two a MAC, 0 where it has none; bandwidth: 10^9 bytes a
     second; capability: `8.9`.
     """
@@ -46,7 +46,7 @@ class GPU:
         return all(capability(self.capability) >= entry.capability for entry in known)
 
 
-def gpu_for(capabilities: Sequence[str], name: str | None) -> GPU:
+def gpu_for(capabilities: Sequence[str], name: str | None) -> KnownGPU:
     """The known GPU of this name, else the first of one of these compute capabilities; UsageError without one."""
     gpus = {gpu.name: gpu for gpu in known_gpus()}
     if name is not None and name not in gpus:
@@ -60,20 +60,20 @@ def gpu_for(capabilities: Sequence[str], name: str | None) -> GPU:
     return fitting[0] if name is None else gpus[name]
 
 
-def rate(bundles: Sequence[EngineBundle], gpu: GPU) -> Choice:
+def rate(bundles: Sequence[EngineBundle], gpu: KnownGPU) -> Choice:
     """What every part of every bundle is predicted to take on a GPU."""
     rows = predict(bundles, [gpu])[gpu.name]
     parts = [part.name for part in bundles[0].parts]
     return Choice("predicted", gpu.name, {part: {label: rows[label][part] for label in rows} for part in parts})
 
 
-def known_gpus() -> list[GPU]:
+def known_gpus() -> list[KnownGPU]:
     """Every GPU of the data file, in its order."""
     data = json.loads(Path(__file__).with_name("gpus.json").read_text(encoding="utf-8"))
-    return [GPU(name, **figures) for name, figures in data.items()]
+    return [KnownGPU(name, **figures) for name, figures in data.items()]
 
 
-def seconds(layers: Iterable[Layer], gpu: GPU) -> float:
+def seconds(layers: Iterable[Layer], gpu: KnownGPU) -> float:
     """One run of an engine that consists of `layers`."""
     total = 0.0
     for layer in layers:
@@ -96,7 +96,7 @@ def part_layers(bundle: EngineBundle, part: PartInfo) -> list[Layer]:
     return layers
 
 
-def predict(bundles: Sequence[EngineBundle], gpus: Iterable[GPU]) -> Table:
+def predict(bundles: Sequence[EngineBundle], gpus: Iterable[KnownGPU]) -> Table:
     """GPU → label of the engines → part and `chain` → seconds; without the engines that a GPU does not take."""
     kernels = {bundle.label: {part.name: part_layers(bundle, part) for part in bundle.parts} for bundle in bundles}
     table: Table = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.engines.common.free_memory import free_memory
 from passionsr_trt.export.quantize.calibration import write_tensors
 from passionsr_trt.export.quantize.devices import HOST, move, move_own, told_when_full, working_on
 from passionsr_trt.export.quantize.hooks import hooked

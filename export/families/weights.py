@@ -15,7 +15,7 @@ import torch
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.engines.common.free_memory import free_memory
 from passionsr_trt.export.families.contents import PICKLE, SAFETENSORS, refuse_other, refused_pickle
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn

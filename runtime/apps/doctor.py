@@ -15,7 +15,7 @@ import psutil
 from passionsr_trt.engines.bundle.backends import BACKENDS, OPENVINO
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
 from passionsr_trt.engines.common.extras import PACKAGES, Package, install
-from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.engines.common.free_memory import free_memory
 from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
 from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.apps.benchmark import cpu_name

@@ -91,7 +91,7 @@ class OpenVINOEngine:
     run on as many threads at once as it has streams, while another thread prepares it for the next shape.
 
     file: checks the part's files and gives the graph's. It is asked before they are read; a compiled model of the
-    cache has a check of its own.
+    cache has a check of its options.
     digest: the files' SHA-256, by which compiled models are kept; without it none are.
     `code_limit`: the range that weight codes are brought into when they are compiled, None: as they are.
     """
@@ -112,15 +112,15 @@ class OpenVINOEngine:
 
     def compile(self, shapes: Shapes, **more: Any) -> Any:
         """The compiled model for some shapes; `more`: OpenVINO properties."""
-        own = self._options
+        options = self._options
         return compile_static(
             self.file(),
             shapes,
-            own.threads,
-            own.bfloat16,
+            options.threads,
+            options.bfloat16,
             limit=self.code_limit,
             properties=more,
-            streams=own.streams,
+            streams=options.streams,
         )
 
     def prepare(self, shapes: Shapes) -> None:
@@ -130,32 +130,37 @@ class OpenVINOEngine:
     def _compiled(self, shapes: Shapes) -> Compiled:
         key = tuple(sorted(shapes.items()))
         with self._changing:
-            found = self._kept.get(key)
-            if found is not None:
+            compiled = self._kept.get(key)
+            if compiled is not None:
                 self._kept.move_to_end(key)
-                return found
+                return compiled
             while len(self._kept) >= KEPT_SHAPES:
                 self._kept.popitem(last=False)
-        found = Compiled(*self._model(shapes), self._options.streams)
+        compiled = Compiled(*self._model(shapes), self._options.streams)
         with self._changing:
-            self._kept[key] = found
-        return found
+            self._kept[key] = compiled
+        return compiled
 
     def _model(self, shapes: Shapes) -> tuple[Any, np.ndarray | None]:
         """The compiled model, and what has to live as long as it does."""
-        own, cache = self._options, self._options.cache if self._digest else None
+        options, cache = self._options, self._options.cache if self._digest else None
         if cache is None:
             with self._compiling:
                 return self.compile(shapes), None
-        several = {"streams": own.streams} if own.streams > 1 else {}
+        more = {"streams": options.streams} if options.streams > 1 else {}
         key = model_key(
-            self._digest, shapes, threads=own.threads, bfloat16=own.bfloat16, code_limit=self.code_limit, **several
+            self._digest,
+            shapes,
+            threads=options.threads,
+            bfloat16=options.bfloat16,
+            code_limit=self.code_limit,
+            **more,
         )
-        kept = cache.load(key)
-        if kept is not None:
-            model = import_compiled(kept, own.threads, own.bfloat16, own.streams)
+        content = cache.load(key)
+        if content is not None:
+            model = import_compiled(content, options.threads, options.bfloat16, options.streams)
             if model is not None:
-                return model, kept
+                return model, content
         sizes = ", ".join("×".join(map(str, shape)) for shape in shapes.values())
         with (
             self._compiling,
@@ -193,7 +198,7 @@ def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
     engines = {}
     sizes = {part.name: sum(entry["size"] for entry in bundle.listed(part).values()) for part in bundle.parts}
     for part in sorted(bundle.parts, key=lambda part: sizes[part.name], reverse=True):
-        own = OpenVINOOptions(
+        compiled_with = OpenVINOOptions(
             threads=threads,
             bfloat16=runs_in_bfloat16(part, target),
             built_limit=target.weight_code_limit,
@@ -201,7 +206,7 @@ def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
             streams=streams,
         )
         file = CheckedFile(bundle, part)
-        engines[part.name] = OpenVINOEngine(file, bundle.spec, own, bundle.digest(part))
+        engines[part.name] = OpenVINOEngine(file, bundle.spec, compiled_with, bundle.digest(part))
     limit = next(iter(engines.values())).code_limit
     if limit is not None:
         print(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE
-from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.engines.common.free_memory import free_memory
 
 BASE = 260e6  # Python, decoders of pictures, OpenVINO, its compiler's leavings
 WEIGHTS = 1.1  # OpenVINO's own copies, in its layouts

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.common.temporaries import prefix
-from passionsr_trt.engines.pictures.files import Found, is_folder
-from passionsr_trt.engines.pictures.formats import SUFFIXES, suffix_of
+from passionsr_trt.engines.pictures.files import SUFFIXES, Found, is_folder, suffix_of
 from passionsr_trt.runtime.pictures.images import WRITABLE, check_output
 
 

@@ -10,7 +10,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.wiring import PartInfo, SiteInfo, TensorInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.coverage import Layer, measure
-from passionsr_trt.engines.tensorrt.layer_log import parse_layers
+from passionsr_trt.engines.tensorrt.inspector import parse_layers
 from passionsr_trt.engines.tensorrt.roofline import part_layers
 from passionsr_trt.runtime.main import main
 

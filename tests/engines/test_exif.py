@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from passionsr_trt.engines.pictures.exif import HEADER, MOST, without_geometry
+from passionsr_trt.engines.pictures.metadata import EXIF_HEADER, MOST_EXIF, without_geometry
 from PIL import ExifTags, Image
 
 AUTHOR = "Ångström".encode()  # Pillow itself would write question marks
@@ -30,7 +30,7 @@ def written(order: str = "II", author: bytes = AUTHOR) -> bytes:
 @pytest.mark.parametrize("order", ["II", "MM"])
 def test_all_is_kept_but_orientation_and_sizes(order: str) -> None:
     data = written(order)
-    assert data.removeprefix(HEADER)[:2] == order.encode()
+    assert data.removeprefix(EXIF_HEADER)[:2] == order.encode()
     kept = without_geometry(data)
     assert kept is not None and len(kept) == len(data) and AUTHOR in kept
     for form in ("JPEG", "PNG", "WEBP"):
@@ -50,7 +50,7 @@ def test_an_orientation_alone_leaves_nothing() -> None:
     assert without_geometry(exif.tobytes()) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"Exif", HEADER + b"XX*\x00" + bytes(20), written()[:40], bytes(8)])
+@pytest.mark.parametrize("data", [b"", b"Exif", EXIF_HEADER + b"XX*\x00" + bytes(20), written()[:40], bytes(8)])
 def test_what_is_damaged_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         without_geometry(data)
@@ -58,7 +58,7 @@ def test_what_is_damaged_is_refused(data: bytes) -> None:
 
 def test_what_no_jpeg_takes_is_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
-        without_geometry(written(author=b"a" * MOST))
+        without_geometry(written(author=b"a" * MOST_EXIF))
 
 
 @given(st.integers(0, 400), st.binary(max_size=40))

@@ -11,7 +11,7 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.coverage import Layer
 from passionsr_trt.engines.graph.kernels import TensorUse, kernel
 from passionsr_trt.engines.tensorrt.inspector import parse_inspector
-from passionsr_trt.engines.tensorrt.roofline import GPU, LAUNCH, known_gpus, seconds
+from passionsr_trt.engines.tensorrt.roofline import LAUNCH, KnownGPU, known_gpus, seconds
 
 INT8_LAYOUT = "Thirty-two wide channel vectorized row major Int8 format"
 
@@ -89,7 +89,7 @@ def test_a_bias_is_not_taken_for_the_weight() -> None:
 
 
 def test_a_kernel_takes_the_longer_of_arithmetic_and_memory() -> None:
-    gpu = GPU("one", 1.0, 2.0, int8=4.0, fp8=8.0, bandwidth=1.0, capability="8.9", source="")
+    gpu = KnownGPU("one", 1.0, 2.0, int8=4.0, fp8=8.0, bandwidth=1.0, capability="8.9", source="")
     busy = Layer("a", "gemm", "Int8", macs=2 * 10**12, bytes_moved=10, precision="Int8")
     wide = Layer("b", "kgen", "", bytes_moved=3 * 10**9, precision="Half")
     assert seconds([busy], gpu) == pytest.approx(1.0 + LAUNCH)

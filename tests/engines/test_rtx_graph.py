@@ -14,7 +14,7 @@ from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.tensorrt.backend import make_logger
 from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
-from passionsr_trt.engines.tensorrt.layer_log import parse_layers
+from passionsr_trt.engines.tensorrt.inspector import parse_layers
 
 from tests.conftest import needs_rtx
 

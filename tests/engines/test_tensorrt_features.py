@@ -11,7 +11,7 @@ from passionsr_trt.engines.bundle.backends import TENSORRT, TENSORRT_RTX, Target
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.tensorrt.features import explain, features
-from passionsr_trt.engines.tensorrt.gpu import Gpu, parse_gpus
+from passionsr_trt.engines.tensorrt.gpu import InstalledGPU, parse_gpus
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built, needs_rtx
@@ -43,8 +43,8 @@ def test_out_of_memory_is_called_so_even_where_it_comes_as_a_missing_kernel() ->
 def test_nvidia_smi_is_read() -> None:
     text = "NVIDIA GeForce RTX 4090, 8.9, 24564, 570.86.10\nOrin (nvgpu), 8.7, [N/A], 540.4.0\nnonsense\n"
     assert parse_gpus(text) == [
-        Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10"),
-        Gpu("Orin (nvgpu)", "8.7", 0, "540.4.0"),
+        InstalledGPU("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10"),
+        InstalledGPU("Orin (nvgpu)", "8.7", 0, "540.4.0"),
     ]
 
 

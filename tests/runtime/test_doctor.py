@@ -11,7 +11,7 @@ from passionsr_trt.engines.bundle.backends import TENSORRT, TensorRTTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.tensorrt.gpu import Gpu
+from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
 from passionsr_trt.runtime.apps import doctor
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled
 from passionsr_trt.runtime.main import main
@@ -35,7 +35,9 @@ def test_doctor_is_content_with_a_gpu_alone(
 ) -> None:
     present = {"tensorrt", "pycuda", "cuda.bindings"}
     monkeypatch.setattr(doctor, "installed", lambda module: module in present)
-    monkeypatch.setattr(doctor, "gpus", lambda: [Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")])
+    monkeypatch.setattr(
+        doctor, "gpus", lambda: [InstalledGPU("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")]
+    )
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "tensorrt       build: yes  run: yes" in printed and "openvino       build: no   run: no" in printed

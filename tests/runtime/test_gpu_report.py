@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.tensorrt.gpu import Gpu
+from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
 from passionsr_trt.runtime.apps import gpu_report
 from passionsr_trt.runtime.apps.gpu_report import Walk
 from passionsr_trt.runtime.backends.loading import open_onnx
@@ -110,7 +110,9 @@ def test_without_a_gpu_it_says_what_it_would_do(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_report_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_report, "gpus", lambda: [Gpu("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")])
+    monkeypatch.setattr(
+        gpu_report, "gpus", lambda: [InstalledGPU("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")]
+    )
     report = tmp_path / "report.json"
     engines = tmp_path / "engines"  # none are there: every row fails, and the report is written
     assert main(["doctor", "--gpu-report", str(report), "--engines", str(engines)]) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.memory import free_memory
+from passionsr_trt.engines.common.free_memory import free_memory
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.memory import HostMemory

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.pictures import formats as picture_formats
-from passionsr_trt.engines.pictures.formats import SUFFIXES
+from passionsr_trt.engines.pictures import files as picture_files
+from passionsr_trt.engines.pictures.files import SUFFIXES
 from passionsr_trt.engines.pictures.pictures import header_size, read_picture
 from PIL import Image
 
@@ -39,8 +39,8 @@ def test_what_pillow_reads_is_read(tmp_path: Path, suffix: str, options: dict[st
 def test_decoders_are_those_of_the_list() -> None:
     """Ghostscript is never run, and what Pillow learns is not read by itself."""
     assert not {".eps", ".ps", ".pdf", ".psd", ".wmf", ".mpg", ".fits", ".h5"} & set(SUFFIXES)
-    allowed = {*picture_formats.DECODERS, *picture_formats.PACKAGES}
-    assert set(picture_formats.formats_for(Path("image.eps"))) <= allowed - {"TGA"}
+    allowed = {*picture_files.DECODERS, *picture_files.DECODER_PACKAGES}
+    assert set(picture_files.formats_for(Path("image.eps"))) <= allowed - {"TGA"}
 
 
 def test_a_format_without_a_mark_is_read_by_its_name_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from passionsr_trt.engines.pictures.pictures import read_picture, upscale
-from passionsr_trt.engines.pictures.transparency import fill_hidden
+from passionsr_trt.engines.pictures.pixels import fill_hidden
 from passionsr_trt.runtime.apps.serving.engines import Stand, offers
 from passionsr_trt.runtime.apps.serving.sessions import Sessions
 from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures

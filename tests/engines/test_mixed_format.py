@@ -13,7 +13,7 @@ from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle, OnnxBundl
 from passionsr_trt.engines.cli import BuildRequest, rating
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.mixed_format import check_together, fastest
-from passionsr_trt.engines.tensorrt.gpu import Gpu
+from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
 from passionsr_trt.engines.tensorrt.roofline import gpu_for, known_gpus, predict, rate
 from passionsr_trt.runtime.apps.benchmark import seconds_by_part
 from passionsr_trt.runtime.main import main
@@ -97,7 +97,9 @@ def test_engines_that_run_here_are_measured_part_by_part(small: Built) -> None:
 
 def test_a_card_at_hand_is_measured_and_a_named_one_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"unet": {"INT8": 2.0, "FP8": 1.0}}
-    monkeypatch.setattr("passionsr_trt.engines.tensorrt.gpu.gpus", lambda: [Gpu("RTX 4090", "8.9", 24564, "1")])
+    monkeypatch.setattr(
+        "passionsr_trt.engines.tensorrt.gpu.gpus", lambda: [InstalledGPU("RTX 4090", "8.9", 24564, "1")]
+    )
     bundles = (Path("int8"), Path("fp8"))
     request = BuildRequest(bundles, Path("out"), TENSORRT, TargetOptions(), lambda _built: seconds)
     rated, place = rating(request)
