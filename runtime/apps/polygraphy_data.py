@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
+from passionsr_trt.engines.common.arguments import run
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.loading import open_onnx
-from passionsr_trt.runtime.main import run
 from passionsr_trt.runtime.pictures.images import chain_sources, list_images, read_picture, to_array, upscale
 
 

@@ -18,6 +18,7 @@ from passionsr_trt.runtime.apps.batch.inputs import Item, Refused, pictures, saf
 from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse, verdict
 from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp
 from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
+from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.planning import Options
 
 from tests.conftest import Built
@@ -168,7 +169,7 @@ class Death(BaseException):
 
 
 def worker(engines: Path, output: Path, tries: int = 3) -> Worker:
-    settings = Settings(str(engines), None, str(output), Options(), None, "c", 1, 0, True, 1, tries)
+    settings = Settings(Recipe(engines, Options()), str(output), "c", 1, 1, tries)
     return Worker(settings)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from passionsr_trt.engines.pictures.files import LeftOut
 from passionsr_trt.runtime.apps.batch.inputs import Refused, pictures
 from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger, parse, verdict
 from passionsr_trt.runtime.apps.batch.places import Place, Stamp
+from passionsr_trt.runtime.apps.batch.worker import Settings
 from tqdm import tqdm
 
 ROUND = 16_384  # pictures that Ray knows of at once; then the pool is made anew
@@ -67,7 +67,9 @@ class Failures:
             self.output.write(FAILED, b"".join(self.lines))
 
 
-def make_plan(arguments: argparse.Namespace, config: str, ledger: Ledger, file: Path, failed: Failures) -> Plan:
+def make_plan(
+    inputs: list[str], lists: list[Path], settings: Settings, ledger: Ledger, file: Path, failed: Failures
+) -> Plan:
     """List the inputs, look up each in the ledger, note in `file` what is to be done or looked at."""
     plan, output = Plan(file), ledger.place
     files = ledger.files()
@@ -77,7 +79,7 @@ def make_plan(arguments: argparse.Namespace, config: str, ledger: Ledger, file: 
     failed.begin()
     folder, there = None, dict[str, Stamp]()
     left = LeftOut()
-    found = pictures(arguments.inputs, arguments.list, output.url, f".{arguments.format}", left)
+    found = pictures(inputs, lists, output.url, f".{settings.recipe.form}", left)
     with (
         file.open("w", encoding="utf-8") as lines,
         tqdm(found, desc="listing", unit="picture", leave=False) as items,
@@ -96,7 +98,7 @@ def make_plan(arguments: argparse.Namespace, config: str, ledger: Ledger, file: 
                 there = output.stamps(where) if known and output.local is None else {}
             line = known.get(item.key, b"")
             stamp = None if not line else output.stamp(item.key) if output.local is not None else there.get(name)
-            state = verdict(parse(line) if line else None, config, item.stamp, stamp)
+            state = verdict(parse(line) if line else None, settings.config, item.stamp, stamp)
             if state == "done":
                 plan.done += 1
                 continue

@@ -19,10 +19,8 @@ from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.runtime.apps.batch.inputs import Item
 from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse
 from passionsr_trt.runtime.apps.batch.places import Place, Stamp, is_local, local_path, open_store, stamp_of_local
-from passionsr_trt.runtime.backends.loading import load_engines
-from passionsr_trt.runtime.core.chain import rescaled
+from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.files import by_size, upscale_all
-from passionsr_trt.runtime.core.planning import Options, check_options
 from tqdm import tqdm
 
 
@@ -32,15 +30,10 @@ class Settings:
     deaths of workers that a picture may be there at.
     """
 
-    engines: str
-    provider: str | None
+    recipe: Recipe
     output: str
-    options: Options
-    scale: int | None
     config: str
     threads: int
-    cache: int
-    cuda_graph: bool
     neighbours: int
     tries: int
 
@@ -66,21 +59,13 @@ class Worker:
         self.ledger = Ledger(self.output)
         self.unusable: Outcome | None = None
         try:
-            self.options = settings.options
-            chain = load_engines(
-                Path(settings.engines),
-                settings.threads,
-                settings.provider,
-                settings.cuda_graph,
-                settings.cache,
-            )
-            check_options(self.options, chain)
-            self.chain = rescaled(chain, settings.scale)
-            if self.options.memory is None and chain.memory is not None:
-                self.options = replace(self.options, memory=chain.memory.free // settings.neighbours)
+            self.options = settings.recipe.options
+            self.chain = settings.recipe.open(settings.threads)
+            if self.options.memory is None and (memory := self.chain.memory) is not None:
+                self.options = replace(self.options, memory=memory.free // settings.neighbours)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else reason_of(error)
-            self.unusable = Outcome(settings.engines, "fatal", reason, isinstance(error, UsageError))
+            self.unusable = Outcome(str(settings.recipe.engines), "fatal", reason, isinstance(error, UsageError))
 
     def run(self, items: Sequence[Item], notes: Sequence[bytes], starts: Any) -> tuple[list[Outcome], str]:
         """Outcomes, and the ledger's file where there is one. notes: an earlier line of the ledger where the

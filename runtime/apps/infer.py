@@ -1,7 +1,7 @@
-"""What `infer` notes of the pictures that it made, and what --resume leaves out by it.
+"""infer: images + engines → super-resolved images, and what is noted of them, by which --resume leaves them out.
 
-The notes are `batch`'s (batch/ledger.py): of each output its input's content and its own, the engines and
-the options. Each is written when its picture is, so that a run may be killed at any moment.
+The notes are `batch`'s (batch/ledger.py): of each output its input's content and its own, the engines and the
+options. Each is written when its picture is, so that a run may be killed at any moment.
 """
 
 from __future__ import annotations
@@ -10,17 +10,131 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
-from passionsr_trt.engines.common.errors import UserError, printable
-from passionsr_trt.engines.pictures.files import Found, LeftOut
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Done, Ledger, parse, verdict
+from passionsr_trt.engines.common.errors import UsageError, UserError, printable
+from passionsr_trt.engines.common.temporaries import sweep
+from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.engines.pictures.files import Found, LeftOut, find_pictures
+from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Done, Ledger, configuration, parse, verdict
 from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp, local_stamp
+from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.core.chain import Chain, rescaled
+from passionsr_trt.runtime.core.files import by_size, upscale_all
+from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.pictures.images import Picture
+from passionsr_trt.runtime.pictures.outputs import is_file, plan_outputs
 from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How pictures are made, and by what: the options that `infer` and `batch` have in common.
+
+    engines: a folder made by build-engines, or with a `provider` of ONNX Runtime's an ONNX bundle. scale: times to
+    enlarge, None: the model's own. form: `png`, `jpg` or `webp`, of files in a folder. cache: bytes of compiled
+    models that are kept, 0: none.
+    """
+
+    engines: Path
+    options: Options
+    scale: int | None = None
+    form: str = "png"
+    provider: str | None = None
+    cache: int = 0
+    cuda_graph: bool = True
+
+    def bundle(self) -> EngineBundle | OnnxBundle:
+        return (OnnxBundle if self.provider else EngineBundle).load(self.engines)
+
+    def configuration(self, bundle: EngineBundle | OnnxBundle) -> str:
+        """A digest of all that decides a picture but its input."""
+        decisive = {"scale": self.scale, "format": self.form, "provider": self.provider}
+        return configuration(bundle, asdict(self.options) | decisive)
+
+    def open(self, threads: int, streams: int = 1) -> Chain:
+        """The chain, loaded; UsageError where it cannot be run with these options."""
+        chain = load_engines(
+            self.engines,
+            threads,
+            self.provider,
+            cuda_graph=self.cuda_graph,
+            cache=self.cache,
+            streams=streams,
+        )
+        try:
+            check_options(self.options, chain)
+            return rescaled(chain, self.scale)
+        except BaseException:
+            chain.close()
+            raise
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """images: files and folders; output: a folder, or a file for one image. streams: pictures at once on a CPU."""
+
+    images: list[Path]
+    output: Path
+    recipe: Recipe
+    threads: int = 0
+    streams: int = 1
+    resume: bool = False
+
+
+def infer(request: InferRequest) -> int:
+    """Make the pictures that were asked for; 0 where all are there, else 1. What is wrong with one is its line."""
+    recipe, output = request.recipe, request.output
+    found, left = find_pictures(request.images, output)
+    one = is_file(output)
+    keep = not one or request.resume  # one picture's folder is not ours to keep notes in
+    notes = Notes(output.parent if one else output, recipe.configuration(recipe.bundle()), keep)
+    planned = plan_outputs(notes.without_outputs(found, left), output, recipe.form)
+    for line in filter(None, (left.line(), planned.line())):
+        print(printable(line), file=sys.stderr)
+    pairs, wrong = planned.pairs, [*left.folders, *planned.refused]
+    if not pairs and planned.refused:
+        raise UsageError(planned.refused[0])
+    for line in wrong:
+        print(printable(f"error: {line}"), file=sys.stderr)
+    if request.resume:
+        pairs, why = notes.waiting(pairs)
+        for line in resumed(len(planned.pairs), len(pairs), why):
+            print(line)
+    if not pairs:
+        return 1 if wrong else 0
+    failed = upscale_noted(request, pairs, notes)
+    count = f"{len(pairs) - failed} of {len(pairs) + len(planned.refused)}"
+    print(printable(f"{count} images written to {output}"))
+    return 1 if failed or wrong else 0
+
+
+def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: Notes) -> int:
+    """Make each picture and note it, as far as it goes well; how many failed."""
+    check_writable(next(iter(pairs.values())).parent)
+    for folder in {notes.folder / OWN, *(target.parent for target in pairs.values())}:
+        sweep(folder)
+    chain = request.recipe.open(request.threads, request.streams)
+    failed = 0
+    with closing(chain), closing(notes), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
+        files = upscale_all(
+            chain, by_size(pairs, chain), request.recipe.options, progress, request.streams, notes.reading
+        )
+        for source, error in files:
+            progress.update()
+            if error is None:
+                notes.note(source, pairs[source])
+                continue
+            failed += 1
+            message = str(error) or "out of memory; a smaller --tile needs less"
+            tqdm.write(f"error: {printable(message)}", file=sys.stderr)
+    return failed
+
 
 AGAIN = {  # why a picture whose output is there is made again
     "engines": "by other engines or options",
