@@ -45,9 +45,9 @@ def work(engines: Path, threads: int, streams: int) -> None:
         folder = Path(line.strip())
         pairs = {path: folder / f"out{streams}" / path.name for path in sorted(folder.glob("*.png"))}
         start = time.perf_counter()
-        for source, error in upscale_all(chain, pairs, Options(), tqdm(disable=True), streams):
-            if error is not None:
-                raise SystemExit(f"{source}: {error}")
+        for made in upscale_all(chain, pairs, Options(), streams):
+            if made.error is not None:
+                raise SystemExit(f"{made.source}: {made.error}")
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps({"seconds": seconds, "peak_gib": peak}), flush=True)

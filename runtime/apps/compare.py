@@ -30,6 +30,7 @@ from passionsr_trt.runtime.apps.report_pictures import View, view
 from passionsr_trt.runtime.apps.sheet import comparison_sheet, overview
 from passionsr_trt.runtime.backends.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.files import in_folder
 from passionsr_trt.runtime.core.metrics import measure, summarize
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
@@ -40,7 +41,6 @@ from passionsr_trt.runtime.pictures.images import (
     to_array,
     upscale,
 )
-from passionsr_trt.runtime.pictures.outputs import in_folder
 from PIL import Image
 from tqdm import tqdm
 

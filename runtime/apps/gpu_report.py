@@ -28,7 +28,7 @@ from passionsr_trt.runtime.apps.benchmark import random_sources
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import PROVIDERS, Chain
 from passionsr_trt.runtime.core.planning import Options, plan_tiles
-from passionsr_trt.runtime.core.tiling import run_tiled
+from passionsr_trt.runtime.core.tiling import run_picture
 
 RUNS = 10  # of a measured picture, after one to warm up
 PICTURES = 6  # in a row
@@ -149,8 +149,8 @@ class Walk:
             tiles = plan_tiles((size[0], size[1]), chain, Options())
             if tiles is None:
                 raise Skipped("the engines take pictures of any size")
-            expected = run_tiled(judge, sources, tiles).tensors[chain.output]
-            found = run_tiled(chain, sources, tiles)
+            expected = run_picture(judge, sources, tiles).tensors[chain.output]
+            found = run_picture(chain, sources, tiles)
             return {"tiles": str(tiles), "error": distance(found.tensors, {chain.output: expected})}
 
     def batches(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
@@ -25,10 +25,9 @@ from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Done, Ledger, co
 from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp, local_stamp
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain, rescaled
-from passionsr_trt.runtime.core.files import by_size, upscale_all
+from passionsr_trt.runtime.core.files import by_size, is_file, plan_outputs, read_fitting, upscale_all
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.pictures.images import Picture
-from passionsr_trt.runtime.pictures.outputs import is_file, plan_outputs
 from tqdm import tqdm
 
 
@@ -122,16 +121,19 @@ def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: Notes) 
     chain = request.recipe.open(request.threads, request.streams)
     failed = 0
     with closing(chain), closing(notes), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
-        files = upscale_all(
-            chain, by_size(pairs, chain), request.recipe.options, progress, request.streams, notes.reading
-        )
-        for source, error in files:
+        options = request.recipe.options
+        read = partial(notes.reading, partial(read_fitting, chain, options))
+        for made in upscale_all(chain, by_size(pairs, chain), options, request.streams, read):
+            if made.figures:
+                progress.set_postfix_str(made.figures, refresh=False)
             progress.update()
-            if error is None:
-                notes.note(source, pairs[source])
+            for note in made.notes:
+                tqdm.write(printable(f"{made.source}: {note}"), file=sys.stderr)
+            if made.error is None:
+                notes.note(made.source, pairs[made.source])
                 continue
             failed += 1
-            message = str(error) or "out of memory; a smaller --tile needs less"
+            message = str(made.error) or "out of memory; a smaller --tile needs less"
             tqdm.write(f"error: {printable(message)}", file=sys.stderr)
     return failed
 

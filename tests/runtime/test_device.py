@@ -25,8 +25,8 @@ from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
 from passionsr_trt.runtime.backends.tensorrt.plan import Plan, Slot
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.files import upscale_all
-from passionsr_trt.runtime.core.planning import need
-from passionsr_trt.runtime.core.tiling import Tiles, run_tiled
+from passionsr_trt.runtime.core.planning import Tiles, need
+from passionsr_trt.runtime.core.tiling import run_picture
 from passionsr_trt.runtime.core.upscaler import Options, super_resolve_all
 from PIL import Image
 
@@ -93,12 +93,17 @@ def pictures(chain: Chain, *sizes: Size, batch: int = 1, most: int = 99, seed: i
     yield from (done.tensors["picture"] for _, done in zip(range(most), chain.stream(PARTS, jobs), strict=False))
 
 
+def begin(chain: Chain, given: dict[str, np.ndarray]) -> Any:
+    """A ticket of one batch of pictures."""
+    return chain.executor.submit(chain.parts, given, (chain.output,))
+
+
 def tiles_of(batch: int, *sides: Size) -> Tiles:
     return Tiles(dict(zip(CODE, sides * 3, strict=False)), 8, batch, ragged=True)
 
 
 def tiled(chain: Chain, size: Size, tiles: Tiles) -> Iterator[np.ndarray]:
-    yield from run_tiled(chain, sources(size), tiles).tensors.values()
+    yield from run_picture(chain, sources(size), tiles).tensors.values()
 
 
 def everything(chain: Chain) -> Iterator[np.ndarray]:
@@ -185,7 +190,8 @@ def test_the_next_picture_goes_up_meanwhile(chain: Chain, device: SimulatedDevic
     pairs = {tmp_path / f"{n}.png": tmp_path / f"{n}x.png" for n in range(20)}
     for image, path in zip(images, pairs, strict=True):
         image.save(path)
-    assert list(upscale_all(chain, pairs, Options(), Mock())) == [(path, None) for path in pairs]
+    made = list(upscale_all(chain, pairs, Options()))
+    assert [each.source for each in made] == list(pairs) and not any(each.error for each in made)
     for right, path in zip(super_resolve_all(host(), images, Options()), pairs.values(), strict=True):
         assert not isinstance(right, Exception) and right.image.tobytes() == Image.open(path).tobytes()
     jobs = [entry.kind for entry in device.log if entry.when != "ran" and entry.kind in ("upload", "synchronize")]
@@ -220,7 +226,7 @@ def test_short_memory_is_shared_and_what_cannot_fit_is_one_error(chain: Chain, d
 @pytest.mark.parametrize("size", [(16, 24), (64, 64), (8, 128)])
 @pytest.mark.parametrize("tiles", [None, tiles_of(1, (32, 32), (16, 24)), tiles_of(2, (24, 24))])
 def test_memory_is_predicted(chain: Chain, device: SimulatedDevice, size: Size, tiles: Tiles | None) -> None:
-    chain.run(sources(size)) if tiles is None else run_tiled(chain, sources(size), tiles)
+    chain.run(sources(size)) if tiles is None else run_picture(chain, sources(size), tiles)
     assert device.peak <= need(size, chain, tiles) <= 2 * device.peak
 
 
@@ -275,11 +281,11 @@ def test_a_shape_that_engines_refuse_costs_no_plans(chain: Chain, device: Simula
 
 
 def test_a_job_outlives_the_failure_of_the_next(chain: Chain, device: SimulatedDevice) -> None:
-    ticket = chain.begin(sources((16, 24)))
+    ticket = begin(chain, sources((16, 24)))
     for size, allocations in (((48, 48), 12), ((16, 24), 1)):
         device.failing["allocate"] = allocations
         with pytest.raises(UserError):
-            chain.begin(sources(size))
+            begin(chain, sources(size))
     assert np.isfinite(chain.executor.collect(ticket).tensors["picture"]).all()
 
 
@@ -323,7 +329,7 @@ def test_a_failed_wait_at_the_end_leaks_nothing(chain: Chain, device: SimulatedD
 
 def test_too_many_jobs_are_an_error_that_says_so(chain: Chain) -> None:
     with pytest.raises(UserError):
-        [chain.begin(sources((16, 24))) for _ in range(3)]
+        [begin(chain, sources((16, 24))) for _ in range(3)]
 
 
 def test_a_failed_wait_for_room_is_told(chain: Chain, device: SimulatedDevice) -> None:

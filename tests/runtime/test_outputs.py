@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.pictures.files import find_pictures
-from passionsr_trt.runtime.pictures import outputs
-from passionsr_trt.runtime.pictures.outputs import Outputs, in_folder, plan_outputs
+from passionsr_trt.runtime.core import files as outputs
+from passionsr_trt.runtime.core.files import Outputs, in_folder, plan_outputs
 
 from tests.engines.test_picture_files import put
 

@@ -15,7 +15,7 @@ from passionsr_trt.runtime.apps.serving.sessions import Sessions
 from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.pictures.written import as_written
+from passionsr_trt.runtime.pictures.images import as_written
 from PIL import Image
 
 from tests.conftest import DEMO, Built

@@ -21,7 +21,6 @@ from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse
 from passionsr_trt.runtime.apps.batch.places import Place, Stamp, is_local, local_path, open_store, stamp_of_local
 from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.files import by_size, upscale_all
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -163,11 +162,10 @@ class Worker:
                     ours[source] = item, sha256(source)
             left = dict(pairs)
             try:
-                for source, failure in upscale_all(
-                    self.chain, by_size(pairs, self.chain), self.options, tqdm(disable=True)
-                ):
+                for made in upscale_all(self.chain, by_size(pairs, self.chain), self.options):
+                    source = made.source
                     del left[source]
-                    yield ours[source][0], self.note(*ours[source], source, pairs[source], failure)
+                    yield ours[source][0], self.note(*ours[source], source, pairs[source], made.error)
             except EngineError:
                 raise
             except Exception as error:  # what nobody foresaw is one picture's fault: which one shows when alone

@@ -13,7 +13,7 @@ from passionsr_trt.runtime.apps.serving.look import uploads
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
 from passionsr_trt.runtime.apps.serving.work import OWN_FORMAT, Report, Shown, Wishes, upscale_pictures
 from passionsr_trt.runtime.core.planning import Options
-from passionsr_trt.runtime.pictures.written import WHITE, Colour
+from passionsr_trt.runtime.pictures.images import WHITE, Colour
 
 OWN_ALIGN = "the model's own"
 NOBODY = "none"

@@ -14,9 +14,8 @@ from passionsr_trt.runtime.apps.sheet import difference
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import read_fitting
 from passionsr_trt.runtime.core.planning import Options, check_options
-from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve_watched
-from passionsr_trt.runtime.pictures.images import MAX_PIXELS, header_size, opened, save_image
-from passionsr_trt.runtime.pictures.written import as_written
+from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve
+from passionsr_trt.runtime.pictures.images import MAX_PIXELS, as_written, header_size, opened, save_image
 from PIL import Image
 
 SHOWN_PIXELS = 16_000_000  # of a picture on the page; larger ones are shown smaller, their files are whole
@@ -114,7 +113,7 @@ def _upscale(
         check_options(wishes.options, chain)
         picture = read_fitting(chain, wishes.options, path)
         progress.start(chain, path.name)
-        results[label] = super_resolve_watched(chain, picture.given, wishes.options, progress.watch)
+        results[label] = super_resolve(chain, picture.given, wishes.options, progress.watch)
         progress.finished += 1
     result = results[labels[0]]
     file = folder / f"{path.stem}.{form_of(path) if wishes.form == OWN_FORMAT else wishes.form}"
