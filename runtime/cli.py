@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -92,16 +93,18 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What `infer` and `batch` have in common: how pictures are made, and by what."""
     parser.add_argument(
-        "--align", choices=ALIGNMENTS, help="colour fix towards the input; by itself the one that suits the model"
+        "--align", choices=ALIGNMENTS, help="colour fix towards the input; default: the model's own"
     )
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="side of square tiles in output pixels, 0: never; by itself above 896×896 pixels "
+        help="side of square tiles in output pixels, 0: never; default: those above 896×896 pixels "
         "or what engines take, shaped to compute least, at most 640×640 pixels, less where memory is short",
     )
     parser.add_argument(
-        "--memory", type=gibibytes, help="GiB that may be taken, on a GPU of its own; by itself what is free there"
+        "--memory",
+        type=gibibytes,
+        help="GiB that may be taken, of a GPU's own memory for GPU engines; default: what is free",
     )
     parser.add_argument(
         "--overlap",
@@ -111,13 +114,13 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=whole(1),
-        help="tiles at once, fewer where memory is short or some would be left over; by itself as many as GPU "
+        help="tiles at once, fewer where memory is short or some would be left over; default: as many as GPU "
         "engines were built for, else 1: more take memory and gain nothing on a CPU",
     )
     parser.add_argument(
         "--scale",
         type=whole(1, 8),
-        help="times to enlarge, 1 to 8, where the model works on the enlarged picture; by itself the model's own",
+        help="times to enlarge, 1 to 8, where the model works on the enlarged picture; default: the model's own",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
@@ -156,15 +159,24 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     from passionsr_trt.runtime.apps.infer import Recipe
     from passionsr_trt.runtime.core.planning import Options
 
-    cache = 0 if arguments.no_cache else arguments.cache_size
     return filled(
         Recipe,
         arguments,
         options=filled(Options, arguments),
         form=arguments.format,
-        cache=cache,
+        cache=cache_of(arguments),
         cuda_graph=not arguments.no_cuda_graph,
     )
+
+
+def cache_of(arguments: argparse.Namespace) -> int:
+    """Bytes of compiled models that are kept."""
+    return 0 if arguments.no_cache else arguments.cache_size
+
+
+def typed(arguments: argparse.Namespace) -> str:
+    """The command line, ready to be typed again."""
+    return f"passionsr-trt {shlex.join(arguments.words)}"
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -209,9 +221,9 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.compare import run_compare
+    from passionsr_trt.runtime.apps.compare import CompareRequest, compare
 
-    return run_compare(arguments)
+    return compare(filled(CompareRequest, arguments, command=typed(arguments)))
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -231,9 +243,9 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.benchmark import run_benchmark
+    from passionsr_trt.runtime.apps.benchmark import BenchmarkRequest, benchmark
 
-    return run_benchmark(arguments)
+    return benchmark(filled(BenchmarkRequest, arguments, command=typed(arguments)))
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
@@ -276,9 +288,9 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.serving.app import run_serve
+    from passionsr_trt.runtime.apps.serving.app import ServeRequest, serve
 
-    return run_serve(arguments)
+    return serve(filled(ServeRequest, arguments, cache=cache_of(arguments)))
 
 
 def add_batch(parser: argparse.ArgumentParser) -> None:
@@ -293,7 +305,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "output", type=written, metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's"
     )
     parser.add_argument(
-        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
+        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one per line"
     )
     parser.add_argument(
         "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
@@ -302,17 +314,17 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=whole(1, MOST_THREADS),
-        help="processes, each with its own engines in memory; by itself one a GPU, else one every 4 cores",
+        help="processes, each with its own engines in memory; default: one per GPU, else one per 4 cores",
     )
     parser.add_argument(
         "--threads",
         type=whole(1, MOST_THREADS),
-        help="CPU threads of a worker; by itself this machine's cores shared out, 4 on another's cluster",
+        help="CPU threads of a worker; default: this machine's cores shared out, 4 on another cluster",
     )
     parser.add_argument(
         "--gpus",
         type=positive,
-        help="GPUs of a worker, 0.5: two share one; by itself 1 for engines that need one, else none",
+        help="GPUs of a worker, 0.5: two share one; default: 1 for engines that need one, else none",
     )
     parser.add_argument(
         "--group",
@@ -329,7 +341,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
-        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; by itself one of this machine alone is started",
+        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; default: one of this machine alone is started",
     )
     parser.set_defaults(run=_run_batch)
 
@@ -360,10 +372,8 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         help="OpenVINO: what of Triton runs the parts: its Python backend with our settings, or its OpenVINO "
         "backend, which computes in bfloat16 where the CPU has it",
     )
-    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; by itself the one that suits the model")
-    parser.add_argument(
-        "--overlap", type=whole(0), help="overlap of tiles in output pixels; by itself as in infer"
-    )
+    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; default: the model's own")
+    parser.add_argument("--overlap", type=whole(0), help="overlap of tiles in output pixels; default: as in infer")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument(
         "--instances", type=whole(1, 64), default=1, help="of each model; each takes memory of its own"
@@ -373,15 +383,17 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         "--weight-code-limit",
         type=int,
         choices=(63, 127),
-        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; by itself what this CPU needs",
+        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; default: what this CPU needs",
     )
     parser.set_defaults(run=_run_repository)
 
 
 def _run_repository(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.repository.command import run_repository
+    from passionsr_trt.runtime.apps.repository.command import RepositoryRequest, repository
+    from passionsr_trt.runtime.core.planning import Options
 
-    return run_repository(arguments)
+    options = Options(align=arguments.align, overlap=arguments.overlap, seed=arguments.seed)
+    return repository(filled(RepositoryRequest, arguments, options=options))
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -399,9 +411,9 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.gpu_report is not None:
-        from passionsr_trt.runtime.apps.gpu_report import run_gpu_report
+        from passionsr_trt.runtime.apps.gpu_report import GpuReportRequest, gpu_report
 
-        return run_gpu_report(arguments)
+        return gpu_report(filled(GpuReportRequest, arguments))
     from passionsr_trt.runtime.apps.doctor import run_doctor
 
     return run_doctor(arguments)

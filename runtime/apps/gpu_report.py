@@ -6,7 +6,6 @@ would do.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import traceback
@@ -232,11 +231,21 @@ def total(seconds: dict[str, float]) -> float:
     return 1e3 * sum(seconds.values())
 
 
-def run_gpu_report(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class GpuReportRequest:
+    """gpu_report: the file that is written; the others as in Walk."""
+
+    gpu_report: Path
+    engines: Path | None
+    baseline: Path | None = None
+    reference: Path | None = None
+
+
+def gpu_report(request: GpuReportRequest) -> int:
     """Walk, and write the report; 0 where every row that could be tried went well."""
-    if arguments.engines is None:
+    if request.engines is None:
         raise UserError("--gpu-report: no engines", "expected --engines DIR", "build them with build-engines")
-    walk = Walk(arguments.engines, arguments.baseline, arguments.reference)
+    walk = Walk(request.engines, request.baseline, request.reference)
     here = [asdict(gpu) for gpu in gpus()]
     if not here and jetson_model() is None:
         print("no NVIDIA GPU here; on a machine with one this would try, row by row:")
@@ -250,6 +259,6 @@ def run_gpu_report(arguments: argparse.Namespace) -> int:
         "versions": versions(),
         "rows": [asdict(row) for row in rows],
     }
-    write_atomic(arguments.gpu_report, (json.dumps(report, indent=1) + "\n").encode())
-    print(f"{arguments.gpu_report}: written; please send it with what you built")
+    write_atomic(request.gpu_report, (json.dumps(report, indent=1) + "\n").encode())
+    print(f"{request.gpu_report}: written; please send it with what you built")
     return 1 if any(row.state == "failed" for row in rows) else 0

@@ -21,11 +21,11 @@ from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, LeftOut, find_pictures
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Done, Ledger, configuration, parse, verdict
+from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Entry, Ledger, configuration, parse, verdict
 from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp, local_stamp
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain, rescaled
-from passionsr_trt.runtime.core.files import by_size, is_file, plan_outputs, read_fitting, upscale_all
+from passionsr_trt.runtime.core.files import by_size, is_file, name_outputs, read_fitting, upscale_all
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.pictures.images import Picture
 from tqdm import tqdm
@@ -93,22 +93,22 @@ def infer(request: InferRequest) -> int:
     one = is_file(output)
     keep = not one or request.resume  # one picture's folder is not ours to keep notes in
     notes = Notes(output.parent if one else output, recipe.configuration(recipe.bundle()), keep)
-    planned = plan_outputs(notes.without_outputs(found, left), output, recipe.form)
-    for line in filter(None, (left.line(), planned.line())):
+    outputs = name_outputs(notes.without_outputs(found, left), output, recipe.form)
+    for line in filter(None, (left.line(), outputs.line())):
         print(printable(line), file=sys.stderr)
-    pairs, wrong = planned.pairs, [*left.folders, *planned.refused]
-    if not pairs and planned.refused:
-        raise UsageError(planned.refused[0])
+    pairs, wrong = outputs.pairs, [*left.folders, *outputs.refused]
+    if not pairs and outputs.refused:
+        raise UsageError(outputs.refused[0])
     for line in wrong:
         print(printable(f"error: {line}"), file=sys.stderr)
     if request.resume:
         pairs, why = notes.waiting(pairs)
-        for line in resumed(len(planned.pairs), len(pairs), why):
+        for line in resumed(len(outputs.pairs), len(pairs), why):
             print(line)
     if not pairs:
         return 1 if wrong else 0
     failed = upscale_noted(request, pairs, notes)
-    count = f"{len(pairs) - failed} of {len(pairs) + len(planned.refused)}"
+    count = f"{len(pairs) - failed} of {len(pairs) + len(outputs.refused)}"
     print(printable(f"{count} images written to {output}"))
     return 1 if failed or wrong else 0
 
@@ -210,7 +210,7 @@ class Notes:
             return "source"
         return None
 
-    def _done(self, target: Path) -> Done | None:
+    def _done(self, target: Path) -> Entry | None:
         """The note of a file in the folder."""
         line = self.known.get(self._key(target))
         return parse(line) if line else None
@@ -237,7 +237,7 @@ class Notes:
         try:
             made = target.stat()
             at, content = (made.st_size, str(made.st_mtime_ns)), sha256(target)
-            done = Done(self._key(target), self.config, stamp.size, stamp.mark, digest, *at, content)
+            done = Entry(self._key(target), self.config, stamp.size, stamp.mark, digest, *at, content)
             self.files.append(self.ledger.write([done]))
             if len(self.files) >= MOST_FILES:
                 self.gather()

@@ -61,13 +61,13 @@ def _setting(name: str) -> str:
     return value
 
 
-def save_outputs(arguments: argparse.Namespace) -> int:
+def save_outputs(graph: Path, output: Path) -> int:
     """Write what the graph makes of the feeds, as `polygraphy run --save-outputs` does."""
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
 
-    runner = OnnxrtRunner(lambda: reference_session(arguments.graph), name="reference")
-    Comparator.run([runner], data_loader=list(load_data())).save(str(arguments.output))
+    runner = OnnxrtRunner(lambda: reference_session(graph), name="reference")
+    Comparator.run([runner], data_loader=list(load_data())).save(str(output))
     return 0
 
 
@@ -75,7 +75,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run an ONNX graph as it is written; feeds as the loader's")
     parser.add_argument("graph", type=Path, help="a part's ONNX file, float or INT8")
     parser.add_argument("output", type=Path, help="JSON file for polygraphy's --load-outputs")
-    parser.set_defaults(run=save_outputs)
+    parser.set_defaults(run=lambda arguments: save_outputs(arguments.graph, arguments.output))
     return run(parser, sys.argv[1:])
 
 

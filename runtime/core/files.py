@@ -159,7 +159,7 @@ def is_file(output: Path) -> bool:
     return output.suffix.lower() in WRITABLE and not is_folder(output)
 
 
-def plan_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
+def name_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
     """kind: `png`, `jpg` or `webp`, of files in a folder. UsageError for an `output` that cannot be one."""
     if is_file(output):
         if len(found) > 1:
@@ -173,9 +173,9 @@ def plan_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
 
 def in_folder(found: list[Found], output: Path, kind: str, reserved: str = "") -> Outputs:
     """The same where `output` is, or becomes, a folder. reserved: a name there that no picture gets."""
-    planned = Outputs()
-    names = named(found, output, kind, planned, reserved)
-    return guarded({path: output / name for path, name in names.items()}, found, planned)
+    outputs = Outputs()
+    names = named(found, output, kind, outputs, reserved)
+    return guarded({path: output / name for path, name in names.items()}, found, outputs)
 
 
 def plain_name(name: str, kind: str) -> str:
@@ -183,8 +183,8 @@ def plain_name(name: str, kind: str) -> str:
     return path.with_name(f"{path.stem}.{kind}").as_posix()
 
 
-def named(found: list[Found], output: Path, kind: str, planned: Outputs, reserved: str = "") -> dict[Path, str]:
-    """Input → name in the output, none twice; the rest goes to `planned`."""
+def named(found: list[Found], output: Path, kind: str, outputs: Outputs, reserved: str = "") -> dict[Path, str]:
+    """Input → name in the output, none twice; the rest goes to `outputs`."""
     unique = list({picture.path: picture for picture in found}.values())
     plain = {picture.path: plain_name(picture.name, kind) for picture in unique}
     folds = len({name.casefold() for name in plain.values()}) < len(set(plain.values())) and folds_case(output)
@@ -207,29 +207,29 @@ def named(found: list[Found], output: Path, kind: str, planned: Outputs, reserve
         other = taken.setdefault(key(name), picture)
         if other is picture:
             if name != plain[picture.path]:
-                planned.longer.append(f"{picture.path} → {name}")
+                outputs.longer.append(f"{picture.path} → {name}")
             continue
         del names[picture.path]
         if os.path.realpath(other.path) != os.path.realpath(picture.path):
-            planned.refused.append(
+            outputs.refused.append(
                 f"{picture.path}: would become {name}, as {other.path}; expected different names; run them apart"
             )
     return names
 
 
-def guarded(pairs: dict[Path, Path], found: list[Found], planned: Outputs) -> Outputs:
+def guarded(pairs: dict[Path, Path], found: list[Found], outputs: Outputs) -> Outputs:
     """Without those that would be written over a picture that was given."""
     given = {os.path.realpath(picture.path): picture.path for picture in found}
     for source, target in pairs.items():
         over = source if _same_but_for_case(source, target) else given.get(os.path.realpath(target))
         if over is None:
-            planned.pairs[source] = target
+            outputs.pairs[source] = target
         else:
             what = "its own input" if over == source else f"{over}, an input"
-            planned.refused.append(
+            outputs.refused.append(
                 f"{source}: {target} would overwrite {what}; expected another output folder, or another --format"
             )
-    return planned
+    return outputs
 
 
 def _same_but_for_case(source: Path, target: Path) -> bool:

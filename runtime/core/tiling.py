@@ -46,7 +46,7 @@ class PictureRun(Generic[T]):
         """What an executor gets, one after another, to the final one; after a failure that is an empty one."""
         left, final = self._batches(), False
         while not final:
-            found: Batch | Exception = self.error or attempt(lambda: next(left))
+            found = attempt(partial(next, left)) if self.error is None else self.error
             if isinstance(found, Exception):
                 self.error, found = found, Batch(self, final=True)
             yield found

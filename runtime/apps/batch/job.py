@@ -17,11 +17,11 @@ from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.pictures.files import is_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
-from passionsr_trt.runtime.apps.batch.cluster import Pool, Told, cluster, machines, quiet, rounds
+from passionsr_trt.runtime.apps.batch.cluster import GroupOutcomes, Pool, cluster, machines, quiet, rounds
 from passionsr_trt.runtime.apps.batch.inputs import check_apart
 from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger
+from passionsr_trt.runtime.apps.batch.pending import FAILED, Failures, Pending, list_pending
 from passionsr_trt.runtime.apps.batch.places import OWN, Place, absolute, is_local, local_path
-from passionsr_trt.runtime.apps.batch.plan import FAILED, Failures, Plan, make_plan
 from passionsr_trt.runtime.apps.batch.worker import Settings
 from passionsr_trt.runtime.apps.infer import Recipe
 from tqdm import tqdm
@@ -53,7 +53,7 @@ def batch(request: BatchRequest) -> int:
         raise UsageError("nothing to do", "expected pictures, folders or --list before the output folder")
     bundle, provider = request.recipe.bundle(), request.recipe.provider
     on_gpu = provider not in (None, "cpu") or getattr(bundle, "backend", "").startswith("tensorrt")
-    pool = plan_pool(request, on_gpu)
+    pool = pool_for(request, on_gpu)
     output = Place(absolute(request.output))
     for url in map(absolute, request.inputs):  # before anything is made in OUT
         if is_local(url) and is_folder(Path(local_path(url))):
@@ -64,16 +64,18 @@ def batch(request: BatchRequest) -> int:
         ledger = Ledger(output)
         with reached(output):
             ledger.sweep()
-            plan = make_plan(request.inputs, request.lists, settings, ledger, scratch / "pending.jsonl", failed)
+            pending = list_pending(
+                request.inputs, request.lists, settings, ledger, scratch / "pending.jsonl", failed
+            )
         counts: Counter[str] = Counter()
         try:
-            if plan.pending:
-                work(plan, settings, pool, ledger, failed, counts)
+            if pending.count:
+                work(pending, settings, pool, ledger, failed, counts)
         finally:
             failed.save()
-            sweep_all(output, plan.folders, patient=pool.address is None and plan.pending > 0)
+            sweep_all(output, pending.folders, patient=pool.address is None and pending.count > 0)
             ledger.sweep()
-    before = plan.done + counts["kept"]
+    before = pending.done + counts["kept"]
     words = f"{counts['done']} images written to {output.url}, {before} were done before, {failed.count} failed"
     print(printable(words))
     if failed.count:
@@ -81,7 +83,7 @@ def batch(request: BatchRequest) -> int:
     return 1 if failed.count else 0
 
 
-def plan_pool(request: BatchRequest, on_gpu: bool) -> Pool:
+def pool_for(request: BatchRequest, on_gpu: bool) -> Pool:
     cores = os.cpu_count() or 1
     share = request.gpus or (1.0 if on_gpu else 0.0)
     workers = request.workers or (max(1, int(len(gpus()) / share)) if share else max(1, cores // 4))
@@ -130,21 +132,21 @@ def reached(output: Place) -> Iterator[None]:
 
 
 def work(
-    plan: Plan, settings: Settings, pool: Pool, ledger: Ledger, failed: Failures, counts: Counter[str]
+    pending: Pending, settings: Settings, pool: Pool, ledger: Ledger, failed: Failures, counts: Counter[str]
 ) -> None:
     """All that is pending, round by round. counts: what became of how many."""
     gathered: list[str] = []
     form = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     with (
         quiet() as terminal,
-        tqdm(total=plan.pending, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
+        tqdm(total=pending.count, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
         cluster(pool),
     ):
         if not pool.gpus:
             settings = replace(settings, neighbours=math.ceil(pool.workers / machines()))
         outcomes, begun = rounds(settings, pool), time.monotonic()
-        for rows in plan.rounds():
-            for found, file in told(outcomes(rows)):
+        for rows in pending.rounds():
+            for found, file in with_our_errors(outcomes(rows)):
                 for outcome in found:
                     if outcome.status == "fatal":
                         raise (UsageError if outcome.usage else UserError)(outcome.reason)
@@ -159,11 +161,11 @@ def work(
             if len(gathered) >= MOST_FILES:
                 ledger.gather(gathered)
                 gathered.clear()
-    if (lost := plan.pending - sum(counts.values())) > 0:
+    if (lost := pending.count - sum(counts.values())) > 0:
         raise UserError(f"Ray gave no word of {lost} images", "expected one of each", "run the same again")
 
 
-def told(groups: Iterator[Told]) -> Iterator[Told]:
+def with_our_errors(groups: Iterator[GroupOutcomes]) -> Iterator[GroupOutcomes]:
     """The same groups; UserError where Ray itself fails."""
     from ray.exceptions import RayError
 

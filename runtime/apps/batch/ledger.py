@@ -30,7 +30,7 @@ TRIES = 10
 
 
 @dataclass(frozen=True)
-class Done:
+class Entry:
     """One finished picture. config: `configuration`'s. The stamps are of its input as listed, and its output."""
 
     key: str
@@ -57,14 +57,14 @@ class Done:
 TYPES = (str, str, int, str, str, int, str, str)
 
 
-def parse(line: bytes) -> Done | None:
+def parse(line: bytes) -> Entry | None:
     """None for what is no line of ours: that picture is done again."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if isinstance(values, list) and [type(value) for value in values] == list(TYPES):
-        return Done(*values)
+        return Entry(*values)
     return None
 
 
@@ -97,7 +97,7 @@ class Ledger:
                     raise
         raise AssertionError
 
-    def write(self, finished: Iterable[Done]) -> str:
+    def write(self, finished: Iterable[Entry]) -> str:
         """A new file of some lines; its key."""
         return self._write(b"".join(done.line() for done in finished))
 
@@ -119,7 +119,7 @@ class Ledger:
         self.place.write(file, content)
         return file
 
-    def _lines(self, files: Iterable[str]) -> Iterator[tuple[bytes, Done]]:
+    def _lines(self, files: Iterable[str]) -> Iterator[tuple[bytes, Entry]]:
         for file in files:
             for line in self.place.read(file).splitlines(keepends=True):
                 done = parse(line)
@@ -127,7 +127,7 @@ class Ledger:
                     yield line, done
 
 
-def verdict(done: Done | None, config: str, source: Stamp, output: Stamp | None) -> str:
+def verdict(done: Entry | None, config: str, source: Stamp, output: Stamp | None) -> str:
     """`done`, `look` or `todo`, by the table above."""
     if done is None or done.config != config or output is None or output.size != done.size:
         return "todo"

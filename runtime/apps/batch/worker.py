@@ -17,7 +17,7 @@ from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.errors import EngineError, UsageError, UserError, reason_of
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.runtime.apps.batch.inputs import Item
-from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse
+from passionsr_trt.runtime.apps.batch.ledger import Entry, Ledger, parse
 from passionsr_trt.runtime.apps.batch.places import Place, Stamp, is_local, local_path, open_store, stamp_of_local
 from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.files import by_size, upscale_all
@@ -73,7 +73,7 @@ class Worker:
         if self.unusable:
             return [self.unusable], ""
         outcomes: list[Outcome] = []
-        finished: list[Done] = []
+        finished: list[Entry] = []
         waiting = []
         for item, note in zip(items, notes, strict=True):
             if note and (kept := self.look(item, parse(note))) is not None:
@@ -85,7 +85,7 @@ class Worker:
         for group in self.groups(waiting, starts, outcomes):
             try:
                 for item, result in self.upscale(group):
-                    if isinstance(result, Done):
+                    if isinstance(result, Entry):
                         finished.append(result)
                         outcomes.append(Outcome(item.source, "done"))
                     else:
@@ -123,7 +123,7 @@ class Worker:
             elif fresh[item.source] is not item:
                 yield [item]
 
-    def look(self, item: Item, done: Done | None) -> Done | None:
+    def look(self, item: Item, done: Entry | None) -> Entry | None:
         """The picture's line with today's stamps where input and output hold what they held, else None."""
         if done is None:
             return None
@@ -144,7 +144,7 @@ class Worker:
             mark=stamp.mark,
         )
 
-    def upscale(self, group: list[Item]) -> Iterator[tuple[Item, Done | str]]:
+    def upscale(self, group: list[Item]) -> Iterator[tuple[Item, Entry | str]]:
         """Each picture's line for the ledger, or why it failed. Raises EngineError."""
         far = self.output.local is None or not all(is_local(item.source) for item in group)
         with temporary_folder() if far else nullcontext() as folder:
@@ -185,7 +185,7 @@ class Worker:
             raise UserError(f"{target}: would overwrite its own input", "expected another folder")
         return target
 
-    def note(self, item: Item, digest: str, source: Path, target: Path, failure: Exception | None) -> Done | str:
+    def note(self, item: Item, digest: str, source: Path, target: Path, failure: Exception | None) -> Entry | str:
         """The line of a picture that was made, after it was brought to its place, or why it failed."""
         if failure is not None:
             return _line(failure, item.source, source, target)
@@ -201,7 +201,7 @@ class Worker:
         if stamp is None:
             return f"{item.source}: {self.output.address(item.key)} is not there after it was written"
         own = self.settings.config
-        return Done(item.key, own, item.stamp.size, item.stamp.mark, digest, stamp.size, stamp.mark, made)
+        return Entry(item.key, own, item.stamp.size, item.stamp.mark, digest, stamp.size, stamp.mark, made)
 
 
 def fetched(source: str, to: Path | None) -> Path:

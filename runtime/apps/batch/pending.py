@@ -25,11 +25,11 @@ FAILED = "failed.jsonl"
 
 
 @dataclass
-class Plan:
-    """pending: pictures in `file`, a row a line; done: left out; refused: have no place in the output."""
+class Pending:
+    """count: of pictures in `file`, one row per line; done: left out; refused: have no place in the output."""
 
     file: Path
-    pending: int = 0
+    count: int = 0
     done: int = 0
     refused: int = 0
     folders: set[str] = field(default_factory=set)
@@ -67,11 +67,11 @@ class Failures:
             self.output.write(FAILED, b"".join(self.lines))
 
 
-def make_plan(
+def list_pending(
     inputs: list[str], lists: list[Path], settings: Settings, ledger: Ledger, file: Path, failed: Failures
-) -> Plan:
+) -> Pending:
     """List the inputs, look up each in the ledger, note in `file` what is to be done or looked at."""
-    plan, output = Plan(file), ledger.place
+    pending, output = Pending(file), ledger.place
     files = ledger.files()
     if len(files) > MOST_FILES:
         ledger.gather(files)
@@ -86,26 +86,26 @@ def make_plan(
     ):
         for item in items:
             if isinstance(item, Refused):
-                plan.refused += 1
+                pending.refused += 1
                 failed.add(item.source, item.reason)
                 continue
             where, _, name = item.key.rpartition("/")
             if where != folder:
                 folder = where
-                if where not in plan.folders and output.local is not None:
+                if where not in pending.folders and output.local is not None:
                     sweep(output.local / where)
-                plan.folders.add(where)
+                pending.folders.add(where)
                 there = output.stamps(where) if known and output.local is None else {}
             line = known.get(item.key, b"")
             stamp = None if not line else output.stamp(item.key) if output.local is not None else there.get(name)
             state = verdict(parse(line) if line else None, settings.config, item.stamp, stamp)
             if state == "done":
-                plan.done += 1
+                pending.done += 1
                 continue
             note = line.decode() if state == "look" else ""
             row = {"source": item.source, "key": item.key, "size": item.stamp.size, "mark": item.stamp.mark}
             lines.write(json.dumps({**row, "note": note}) + "\n")
-            plan.pending += 1
+            pending.count += 1
     if line_left := left.line():
         tqdm.write(printable(line_left), file=sys.stderr)
-    return plan
+    return pending
