@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.common.arguments import parse_size, whole
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.files import upscale_all
 from passionsr_trt.runtime.core.planning import Options
-from passionsr_trt.runtime.pictures.images import list_images, read_picture
 from PIL import Image, ImageOps
 from tqdm import tqdm
 

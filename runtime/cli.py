@@ -123,6 +123,10 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         help="times to enlarge, 1 to 8, where the model works on the enlarged picture; default: the model's own",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
+    _add_running_options(parser)
+
+
+def _add_running_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument(
         "--background", type=colour, default="white", help="what JPEG shows for transparency: a name or #rrggbb"
@@ -311,6 +315,11 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
     )
     add_picture_options(parser)
+    _add_pool_options(parser)
+    parser.set_defaults(run=_run_batch)
+
+
+def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=whole(1, MOST_THREADS),
@@ -343,7 +352,6 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "--address",
         help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; default: one of this machine alone is started",
     )
-    parser.set_defaults(run=_run_batch)
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundl
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, find_pictures
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import cpu_name
 from passionsr_trt.runtime.apps.html_report import (
     check_report,
@@ -34,13 +35,7 @@ from passionsr_trt.runtime.core.files import in_folder
 from passionsr_trt.runtime.core.metrics import measure, summarize
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import (
-    chain_sources,
-    read_picture,
-    save_image,
-    to_array,
-    upscale,
-)
+from passionsr_trt.runtime.pictures.images import save_image
 from PIL import Image
 from tqdm import tqdm
 
@@ -140,10 +135,9 @@ def compare_all(
         "parts": compare_parts(reference, tested, [image.path for image in images[: request.parts_on]]),
         "images": {},
     }
-    sheets: list[Image.Image] = []
-    views: list[View] = []
+    sheets, views, options = [], list[View](), Options(align=request.align)
     for image in tqdm(images, desc="comparing", unit="image"):
-        path, options = image.path, Options(align=request.align)
+        path = image.path
         try:
             row, pictures = compare_image(reference, tested, path, truths.get(path), options)
         except UserError as error:

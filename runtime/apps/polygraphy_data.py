@@ -30,8 +30,9 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.common.arguments import run
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.backends.loading import open_onnx
-from passionsr_trt.runtime.pictures.images import chain_sources, list_images, read_picture, to_array, upscale
 
 
 def load_data() -> Iterator[dict[str, np.ndarray]]:

@@ -20,19 +20,12 @@ from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.common.temporaries import prefix
 from passionsr_trt.engines.pictures.files import Found, is_folder
 from passionsr_trt.engines.pictures.formats import SUFFIXES, suffix_of
+from passionsr_trt.engines.pictures.pictures import Picture, header_size, read_picture
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.ordered import attempt, ordered
 from passionsr_trt.runtime.core.planning import Options, plan_tiles
 from passionsr_trt.runtime.core.upscaler import Given, SRResult, super_resolve_each
-from passionsr_trt.runtime.pictures.images import (
-    WRITABLE,
-    Picture,
-    as_written,
-    check_output,
-    header_size,
-    read_picture,
-    save_image,
-)
+from passionsr_trt.runtime.pictures.images import WRITABLE, as_written, check_output, save_image
 
 Read = tuple[Path, Picture | Exception]
 

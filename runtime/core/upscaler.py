@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 from passionsr_trt.engines.bundle.wiring import picture_size, sources_of
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale, upscale_deep
 from passionsr_trt.runtime.core.chain import Arrays, Chain
 from passionsr_trt.runtime.core.colour import align
 from passionsr_trt.runtime.core.ordered import attempt
 from passionsr_trt.runtime.core.planning import Options, Tiles, plan_tiles
 from passionsr_trt.runtime.core.tiling import PictureRun, Watch, run_pictures
-from passionsr_trt.runtime.pictures.images import chain_sources, to_array, to_deep, to_image, upscale, upscale_deep
+from passionsr_trt.runtime.pictures.images import to_deep, to_image
 from PIL import Image
 
 Given = Image.Image | np.ndarray  # 8-bit RGB; or float32 [3, H, W] in [-1, 1], of a picture of more bits

@@ -13,6 +13,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,43 +22,9 @@ from typing import IO, Any
 import numpy as np
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import prefix
-from passionsr_trt.engines.pictures.files import list_images
-from passionsr_trt.engines.pictures.pictures import (
-    MAX_PIXELS,
-    MIN_SIDE,
-    Picture,
-    chain_sources,
-    header_size,
-    opened,
-    read_picture,
-    to_array,
-    upscale,
-    upscale_deep,
-)
+from passionsr_trt.engines.pictures.pictures import Picture
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-
-__all__ = [
-    "MAX_PIXELS",
-    "MIN_SIDE",
-    "WHITE",
-    "WRITABLE",
-    "Colour",
-    "Picture",
-    "as_written",
-    "chain_sources",
-    "check_output",
-    "header_size",
-    "list_images",
-    "opened",
-    "read_picture",
-    "save_image",
-    "to_array",
-    "to_deep",
-    "to_image",
-    "upscale",
-    "upscale_deep",
-]
 
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp")
 Colour = tuple[int, int, int]
@@ -112,6 +79,16 @@ def save_image(
         pixels = _deep_pixels(deep, source)
     elif source is not None:
         image = _pixels(image, source, written)
+    with _replacing(path, suffix) as file:
+        if pixels is None:
+            image.save(file, format=form, **options)
+        else:
+            write_deep(pixels, file, **options)
+
+
+@contextmanager
+def _replacing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
+    """A file under a temporary name, renamed when it is whole. UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=prefix(), suffix=suffix, dir=path.parent)
@@ -119,10 +96,7 @@ def save_image(
         raise UserError(f"{path}: cannot be written ({error.strerror})", "expected a writable folder") from None
     try:
         with os.fdopen(handle, "wb") as file:
-            if pixels is None:
-                image.save(file, format=form, **options)
-            else:
-                write_deep(pixels, file, **options)
+            yield file
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except OSError as error:

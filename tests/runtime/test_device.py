@@ -20,9 +20,9 @@ from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, Tenso
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import HostExecutor, shapes_of
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
+from passionsr_trt.runtime.backends.tensorrt.buffers import Buffers, Slot
 from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
-from passionsr_trt.runtime.backends.tensorrt.plan import Plan, Slot
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.files import upscale_all
 from passionsr_trt.runtime.core.planning import Tiles, need
@@ -43,7 +43,7 @@ CODE = {
 }
 PARTS = tuple(PartInfo(name, "", *tensors, 8) for name, tensors in zip(CODE, TENSORS, strict=True))
 MODEL, MOST = ModelInfo("0", "tiny", 2, "none"), 1 << 14  # pixels at once
-KEPT = "passionsr_trt.runtime.backends.tensorrt.executor.KEPT_PLANS"
+KEPT = "passionsr_trt.runtime.backends.tensorrt.executor.KEPT_BUFFERS"
 
 
 def graph_of(part: PartInfo) -> Any:
@@ -135,17 +135,21 @@ def test_a_device_gives_what_onnx_runtime_gives(seed: int | None, graphs: int, c
     chain.close()
 
 
-QUEUE, WAIT, BIND, CAPTURE = DeviceExecutor._enqueue, SimulatedDevice.wait, Plan.bind, Plan.capture
+QUEUE, WAIT, BIND, CAPTURE = DeviceExecutor._enqueue, SimulatedDevice.wait, Buffers.bind, Buffers.capture
 NO, NAN, DEVICE = property(lambda _: False, lambda *_: None), "nan location mismatch", SimulatedDevice
 FAULTS: dict[str, tuple[type, dict[str, Any], str]] = {  # whose methods are replaced, by what, what finds it
     "early read": (DEVICE, {"synchronize": lambda *_: 0, "seconds_between": lambda *_: 0}, NAN),
     "early overwrite": (Slot, {"busy": NO}, "written while its upload waited|Mismatched"),
     "no wait for the upload": (DEVICE, {"wait": lambda *a: a[2].name == "work" or WAIT(*a)}, "never written"),
     "no wait for the result": (DEVICE, {"wait": lambda *a: a[2].name == "down" or WAIT(*a)}, "never written"),
-    "scratch freed": (DeviceExecutor, {"_settle": lambda _: None}, "use after free"),
-    "plan freed": (Plan, {"busy": NO}, NAN),
-    "stale graph": (Plan, {"drop_graphs": lambda _: 0, "capture": lambda *a: a[0].graphs or CAPTURE(*a)}, "stale"),
-    "stale addresses": (Plan, {"bind": lambda *a: a[0].scratch is None and BIND(*a)}, "stale"),
+    "scratch freed": (DeviceExecutor, {"_drain": lambda _: None}, "use after free"),
+    "buffers freed": (Buffers, {"busy": NO}, NAN),
+    "stale graph": (
+        Buffers,
+        {"drop_graphs": lambda _: 0, "capture": lambda *a: a[0].graphs or CAPTURE(*a)},
+        "stale",
+    ),
+    "stale addresses": (Buffers, {"bind": lambda *a: a[0].scratch is None and BIND(*a)}, "stale"),
     "lost tile": (DeviceExecutor, {"_enqueue": lambda *a: len(a[1].parts) == a[1].busy or QUEUE(*a)}, "not over"),
 }
 
@@ -256,7 +260,7 @@ def test_a_slot_is_used_again_after_a_failed_wait(device: SimulatedDevice) -> No
     same(chain, (16, 24))
 
 
-def test_idle_plans_make_room_for_scratch_memory(chain: Chain, device: SimulatedDevice) -> None:
+def test_idle_buffers_make_room_for_scratch_memory(chain: Chain, device: SimulatedDevice) -> None:
     device.limit = (24 + 3 * 6 * 4 + 5) * 48**2  # what the larger one takes: scratch, pictures, the rest
     same(chain, (16, 24))
     same(chain, (48, 48))
@@ -273,7 +277,7 @@ def test_tiles_and_their_rest_fit_as_predicted(chain: Chain, device: SimulatedDe
     compare(chain, partial(tiled, size=(24, 120), tiles=tiles_of(4, (24, 24))))
 
 
-def test_a_shape_that_engines_refuse_costs_no_plans(chain: Chain, device: SimulatedDevice) -> None:
+def test_a_shape_that_engines_refuse_costs_no_buffers(chain: Chain, device: SimulatedDevice) -> None:
     same(chain, (16, 24))
     with pytest.raises(UserError, match="built for"):
         chain.run(sources((160, 160)))
@@ -293,18 +297,18 @@ def test_a_plan_frees_everything_else_where_one_free_fails(device: SimulatedDevi
     engines = {part.name: SimulatedEngine(graph_of(part), part, device, MOST) for part in PARTS}
     shapes = shapes_of(PARTS, sources((16, 24)))
     with device.current():
-        plan = Plan.make(device, engines, PARTS, shapes, ("picture",))
+        buffers = Buffers.make(device, engines, PARTS, shapes, ("picture",))
         graphs = [Mock(**{"free.side_effect": error}) for error in (None, UserError("a graph"), None)]
-        plan.graphs = [*graphs, None]
+        buffers.graphs = [*graphs, None]
         device.failing["free"] = 3
         with pytest.raises(UserError, match="a graph"):
-            plan.free()
+            buffers.free()
     assert device.failed == 1 and all(graph.free.call_count == 1 for graph in graphs)
     assert [buffer.size for buffer in device.memory.values() if buffer.live] == [device.live]
-    assert not device._pinned and not (plan.slots or plan.memory or plan.contexts or plan.graphs)
+    assert not device._pinned and not (buffers.slots or buffers.memory or buffers.contexts or buffers.graphs)
 
 
-def test_a_failed_free_at_the_end_keeps_neither_other_plans_nor_engines(device: SimulatedDevice) -> None:
+def test_a_failed_free_at_the_end_keeps_neither_other_buffers_nor_engines(device: SimulatedDevice) -> None:
     chain = simulated(device)
     same(chain, (16, 24), (24, 16))
     device.failing["free"] = 1
@@ -323,7 +327,7 @@ def test_a_failure_is_told_rather_than_the_one_of_freeing_after_it(device: Simul
 
 def test_a_failed_wait_at_the_end_leaks_nothing(chain: Chain, device: SimulatedDevice) -> None:
     same(chain, (16, 24))
-    device.failing["settle"] = 1
+    device.failing["drain"] = 1
     chain.close()
 
 

@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.pictures import read_picture, to_array, upscale
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain, Limits
 from passionsr_trt.runtime.core.planning import WIDE, WIDE_COST, Options, Tiles, tile_starts, tilings
 from passionsr_trt.runtime.core.tiling import run_picture, seam_energy
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import read_picture, to_array, upscale
 from PIL import Image
 
 from tests.conftest import DEMO, Built

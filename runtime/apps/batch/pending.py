@@ -14,7 +14,7 @@ from passionsr_trt.engines.common.errors import printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.pictures.files import LeftOut
 from passionsr_trt.runtime.apps.batch.inputs import Refused, pictures
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger, parse, verdict
+from passionsr_trt.runtime.apps.batch.ledger import Ledger, parse, verdict
 from passionsr_trt.runtime.apps.batch.places import Place, Stamp
 from passionsr_trt.runtime.apps.batch.worker import Settings
 from tqdm import tqdm
@@ -72,10 +72,7 @@ def list_pending(
 ) -> Pending:
     """List the inputs, look up each in the ledger, note in `file` what is to be done or looked at."""
     pending, output = Pending(file), ledger.place
-    files = ledger.files()
-    if len(files) > MOST_FILES:
-        ledger.gather(files)
-    known = ledger.read()
+    known = ledger.read_gathered()
     failed.begin()
     folder, there = None, dict[str, Stamp]()
     left = LeftOut()

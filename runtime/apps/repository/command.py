@@ -162,9 +162,8 @@ def openvino_served(bundle: EngineBundle, target: OpenVINOTarget, request: Repos
         raise UsageError(f"--size: the engines take {size[0]}x{size[1]} alone", "expected that or nothing")
     check_multiple(size, reference_size(bundle.parts, 1)[0])
     limit = request.weight_code_limit if bundle.spec is not None else None
-    if limit is None:
-        limit = code_limit(bundle.spec, target.weight_code_limit)
-    if limit is not None and (target.weight_code_limit or 127) <= limit:
+    limit = limit or code_limit(bundle.spec, target.weight_code_limit)
+    if limit and (target.weight_code_limit or 127) <= limit:
         limit = None  # they are within it already
 
     def write(part: PartInfo, version: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UserError, printable
+from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, header_size, opened
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice
 from passionsr_trt.runtime.apps.serving.sessions import CancelToken
 from passionsr_trt.runtime.apps.sheet import difference
@@ -15,7 +16,7 @@ from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import read_fitting
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve
-from passionsr_trt.runtime.pictures.images import MAX_PIXELS, as_written, header_size, opened, save_image
+from passionsr_trt.runtime.pictures.images import as_written, save_image
 from PIL import Image
 
 SHOWN_PIXELS = 16_000_000  # of a picture on the page; larger ones are shown smaller, their files are whole
