@@ -15,7 +15,7 @@ import numpy as np
 from passionsr_trt.engines.common.arguments import whole
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
-from passionsr_trt.runtime.apps.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
+from passionsr_trt.runtime.apps.report_pictures import DIFFERENCE_GAIN, GAP, difference, labelled_row
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.planning import Tiles, tilings
 from passionsr_trt.runtime.core.tiling import run_picture, seam_energy

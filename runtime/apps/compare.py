@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle, check_same_model
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, find_pictures
@@ -26,9 +28,7 @@ from passionsr_trt.runtime.apps.html_report import (
     stated,
     write_comparison,
 )
-from passionsr_trt.runtime.apps.polygraphy_runner import compare_part
-from passionsr_trt.runtime.apps.report_pictures import View, view
-from passionsr_trt.runtime.apps.sheet import comparison_sheet, overview
+from passionsr_trt.runtime.apps.report_pictures import View, comparison_sheet, overview, view
 from passionsr_trt.runtime.backends.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.files import in_folder
@@ -37,9 +37,17 @@ from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
 from passionsr_trt.runtime.pictures.images import save_image
 from PIL import Image
+from polygraphy.backend.base import BaseRunner
+from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrCompareFunc, SnrCompareFunc
+from polygraphy.logger import G_LOGGER
 from tqdm import tqdm
 
 OVERVIEW = "overview.png"  # beside the pictures' sheets
+PART_METRICS = {
+    "cosine_similarity": CosineSimilarityCompareFunc,
+    "psnr": PsnrCompareFunc,
+    "snr": SnrCompareFunc,
+}
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,47 @@ def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[s
         part.name: compare_part(part, reference, tested, captured)
         for part in tqdm(reference.parts, desc="parts", unit="part")
     }
+
+
+class PartRunner(BaseRunner):
+    """A polygraphy runner around one part of a chain."""
+
+    def __init__(self, chain: Chain, part: PartInfo, name: str) -> None:
+        super().__init__(name=name)
+        self.chain, self.part = chain, part
+
+    def get_input_metadata_impl(self) -> Any:
+        from polygraphy.common import TensorMetadata
+
+        found = TensorMetadata()
+        for tensor in self.part.inputs:
+            sides = (-1, -1) if tensor.stride else ()
+            found = found.add(tensor.name, np.dtype(np.float32), shape=(-1, tensor.channels, *sides))
+        return found
+
+    def infer_impl(self, feed_dict: dict[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
+        done = self.chain.run_part(self.part, feed_dict)
+        self.inference_time = sum(done.seconds.values())
+        return OrderedDict(done.tensors)
+
+
+def compare_part(
+    part: PartInfo, reference: Chain, tested: Chain, captured: list[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """polygraphy's cosine similarity, PSNR and SNR (dB) of one part, the mean over captured chains' tensors."""
+    runners = [PartRunner(reference, part, "reference"), PartRunner(tested, part, "tested")]
+    feeds = [part.feed(tensors) for tensors in captured]
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=feeds)
+        figures = {}
+        for name, function in PART_METRICS.items():
+            accuracy = Comparator.compare_accuracy(results, compare_func=function())
+            iterations = next(iter(accuracy[0].values()))
+            values = [
+                value for iteration in iterations for value in iteration[part.output.name].metric_values().values()
+            ]
+            figures[name] = float(np.mean(values))
+    return figures
 
 
 def compare_image(

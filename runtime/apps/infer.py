@@ -22,8 +22,18 @@ from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, LeftOut, find_pictures
 from passionsr_trt.engines.pictures.pictures import Picture
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Entry, Ledger, configuration, parse, verdict
-from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp, local_stamp
+from passionsr_trt.runtime.apps.batch.ledger import (
+    MOST_FILES,
+    OWN,
+    Entry,
+    Ledger,
+    Place,
+    Stamp,
+    configuration,
+    local_stamp,
+    parse,
+    verdict,
+)
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import by_size, is_file, name_outputs, read_fitting, upscale_all

@@ -42,6 +42,9 @@ class Upscaled:
     figures: str = ""
 
 
+Writing = tuple[Upscaled, Future[None] | None]
+
+
 def upscale_all(
     chain: Chain,
     pairs: dict[Path, Path],
@@ -58,6 +61,10 @@ def upscale_all(
     def given(found: Read) -> tuple[Read, Given | Exception]:
         return found, found[1] if isinstance(found[1], Exception) else found[1].given
 
+    def written(writing: Writing) -> Upscaled:
+        made, file = writing
+        return made if file is None else replace(made, error=attempt(file.result))
+
     with ThreadPoolExecutor(streams) as reader, ThreadPoolExecutor(streams) as writer:
         read_ahead: Iterator[Read] = ordered(
             pairs,
@@ -67,46 +74,31 @@ def upscale_all(
         )
         yield from ordered(
             super_resolve_each(chain, map(given, read_ahead), options),
-            lambda made: Writing.begin(*made[0], made[1], pairs[made[0][0]], options, writer),
-            Writing.end,
+            lambda made: begin_writing(writer, *made[0], made[1], pairs[made[0][0]], options),
+            written,
             streams + 1,
-            lambda waiting: waiting[0].ready,
+            lambda waiting: waiting[0][1] is None or waiting[0][1].done(),
         )
 
 
-@dataclass(frozen=True)
-class Writing:
-    """A picture that the chain is done with. file: the one that is being written, None where it failed before."""
-
-    ended: Upscaled
-    file: Future[None] | None = None
-
-    @classmethod
-    def begin(
-        cls,
-        source: Path,
-        picture: Picture | Exception,
-        result: SRResult | Exception,
-        target: Path,
-        options: Options,
-        writer: ThreadPoolExecutor,
-    ) -> Writing:
-        if isinstance(picture, Exception):
-            return cls(Upscaled(source, picture))
-        if isinstance(result, Exception):
-            return cls(Upscaled(source, result))
-        tiles = (f"done in {result.tiles}",) if result.tiles and options.tile is None else ()
-        notes = (*picture.notes, *as_written(picture, target, options.background).notes, *tiles)
-        figures = f"{sum(result.seconds.values()):.2f} s, {result.image.width}×{result.image.height}"
-        save = partial(save_image, background=options.background, deep=result.deep)
-        return cls(Upscaled(source, None, notes, figures), writer.submit(save, result.image, target, picture))
-
-    @property
-    def ready(self) -> bool:
-        return self.file is None or self.file.done()
-
-    def end(self) -> Upscaled:
-        return self.ended if self.file is None else replace(self.ended, error=attempt(self.file.result))
+def begin_writing(
+    writer: ThreadPoolExecutor,
+    source: Path,
+    picture: Picture | Exception,
+    result: SRResult | Exception,
+    target: Path,
+    options: Options,
+) -> Writing:
+    """What is known of a picture that the chain is done with, and its file, None where it failed before."""
+    if isinstance(picture, Exception):
+        return Upscaled(source, picture), None
+    if isinstance(result, Exception):
+        return Upscaled(source, result), None
+    tiles = (f"done in {result.tiles}",) if result.tiles and options.tile is None else ()
+    notes = (*picture.notes, *as_written(picture, target, options.background).notes, *tiles)
+    figures = f"{sum(result.seconds.values()):.2f} s, {result.image.width}×{result.image.height}"
+    save = partial(save_image, background=options.background, deep=result.deep)
+    return Upscaled(source, None, notes, figures), writer.submit(save, result.image, target, picture)
 
 
 def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:

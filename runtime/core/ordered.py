@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ def ordered(
     collect: Callable[[Ticket], T],
     depth: int,
     due: Callable[[deque[Ticket]], bool] = lambda _waiting: False,
-) -> Iterator[T]:
+) -> Generator[T]:
     """What `collect` gives of each job's ticket, in the jobs' order; at most `depth` jobs are under way.
 
     A job is asked for when there is room for it. due: is the oldest of those under way to be collected though

@@ -9,7 +9,8 @@ and the tensors between parts are small beside the pictures.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -113,7 +114,7 @@ class Batch:
         return self.done == self.count
 
 
-def run_pictures(chain: Chain, runs: Iterable[PictureRun[T]]) -> Iterator[PictureRun[T]]:
+def run_pictures(chain: Chain, runs: Iterable[PictureRun[T]]) -> Generator[PictureRun[T]]:
     """Each run when it is finished or has failed, in order; one is asked for while the chain works on another."""
     executor = chain.executor
 
@@ -136,7 +137,8 @@ def run_pictures(chain: Chain, runs: Iterable[PictureRun[T]]) -> Iterator[Pictur
         return newest.last and not newest.final
 
     batches = (batch for run in runs for batch in run.batches())
-    return (run for run in ordered(batches, submit, collect, executor.depth, due) if run is not None)
+    with closing(ordered(batches, submit, collect, executor.depth, due)) as ended:
+        yield from filter(None, ended)
 
 
 def run_picture(chain: Chain, sources: Arrays, tiles: Tiles | None = None, watch: Watch | None = None) -> Done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -79,12 +80,16 @@ def super_resolve_each(
             else:
                 yield PictureRun((key, prepared), chain, dict(prepared.sources), prepared.tiles, watch)
 
-    for run in run_pictures(chain, runs()):
+    def ended(run: PictureRun[tuple[K, Prepared | None]]) -> tuple[K, SRResult | Exception]:
         key, prepared = run.given
         if run.error is not None or prepared is None:
-            yield key, run.error or UserError("no picture")
-        else:
-            yield key, attempt(partial(finish, chain, prepared, run, options))
+            return key, run.error or UserError("no picture")
+        result = attempt(partial(finish, chain, prepared, run, options))
+        run.tensors.clear()  # while the next picture is prepared this one takes no memory
+        return key, result
+
+    with closing(run_pictures(chain, runs())) as ready:
+        yield from map(ended, ready)
 
 
 def prepare(chain: Chain, image: Given, options: Options) -> Prepared:

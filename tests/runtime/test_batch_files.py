@@ -15,8 +15,7 @@ from passionsr_trt.engines.pictures.files import LeftOut
 pytest.importorskip("fsspec", reason="needs fsspec (extra [batch])")
 from passionsr_trt.runtime.apps.batch.cluster import Starts
 from passionsr_trt.runtime.apps.batch.inputs import Item, Refused, pictures, safe_key
-from passionsr_trt.runtime.apps.batch.ledger import Entry, Ledger, parse, verdict
-from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp
+from passionsr_trt.runtime.apps.batch.ledger import OWN, Entry, Ledger, Place, Stamp, parse, verdict
 from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
 from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.planning import Options

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
 from passionsr_trt.engines.common.errors import EngineError, UserError
@@ -57,6 +57,7 @@ class Works:
         return f"{number}"
 
 
+@settings(deadline=None)
 @given(st.lists(FATES, max_size=12), st.integers(1, 5))
 def test_results_come_in_order_and_no_more_are_under_way_than_asked(fates: list[str], depth: int) -> None:
     works = Works(fates)
@@ -74,6 +75,7 @@ def test_results_come_in_order_and_no_more_are_under_way_than_asked(fates: list[
     assert works.asked == len(fates) and works.most <= depth and works.closed and not works.under_way
 
 
+@settings(deadline=None)
 @given(st.lists(FATES, max_size=12), st.integers(1, 5), st.integers(0, 12))
 def test_however_it_ends_nothing_is_left_under_way(fates: list[str], depth: int, taken: int) -> None:
     works = Works(fates)
@@ -88,6 +90,7 @@ def test_however_it_ends_nothing_is_left_under_way(fates: list[str], depth: int,
     assert works.closed or not works.asked
 
 
+@settings(deadline=None)
 @given(st.permutations(range(6)), st.integers(1, 6))
 def test_the_order_of_completion_changes_nothing(order: list[int], depth: int) -> None:
     """Of those under way it is the first in `order` that is done next."""
@@ -143,6 +146,7 @@ TILES = Tiles({"first": (16, 16), "second": (24, 16)}, 8)
 WAYS = st.sampled_from(["whole", "tiled", "fails", "tiled and fails", "wrong before"])
 
 
+@settings(deadline=None)
 @given(st.lists(WAYS, max_size=8), st.integers(1, 3))
 def test_pictures_whole_and_in_tiles_share_a_chain_and_no_failure(ways: list[str], streams: int) -> None:
     chain = chain_of(streams, {shade: UserError for shade, way in enumerate(ways) if "fails" in way})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from passionsr_trt.engines.pictures.files import LeftOut, find_pictures
 from passionsr_trt.runtime.apps.batch import ledger
-from passionsr_trt.runtime.apps.batch.places import OWN
+from passionsr_trt.runtime.apps.batch.ledger import OWN
 from passionsr_trt.runtime.apps.infer import Notes, resumed
 
 from tests.conftest import Built

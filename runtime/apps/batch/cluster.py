@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from passionsr_trt.engines.common.errors import UserError, reason_of
 from passionsr_trt.runtime.apps.batch.inputs import Item
-from passionsr_trt.runtime.apps.batch.places import Stamp
+from passionsr_trt.runtime.apps.batch.ledger import Stamp
 from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
 
 GroupOutcomes = tuple[list[Outcome], str]  # of a group, and its file of the ledger

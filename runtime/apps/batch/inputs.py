@@ -23,7 +23,7 @@ from typing import Any
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, reason_of
 from passionsr_trt.engines.pictures.files import LeftOut, is_folder, kind_of, no_picture, walk
-from passionsr_trt.runtime.apps.batch.places import (
+from passionsr_trt.runtime.apps.batch.ledger import (
     OWN,
     Stamp,
     absolute,

@@ -19,9 +19,8 @@ from passionsr_trt.engines.pictures.files import is_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
 from passionsr_trt.runtime.apps.batch.cluster import GroupOutcomes, Pool, cluster, machines, quiet, rounds
 from passionsr_trt.runtime.apps.batch.inputs import check_apart
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger
+from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, OWN, Ledger, Place, absolute, is_local, local_path
 from passionsr_trt.runtime.apps.batch.pending import FAILED, Failures, Pending, list_pending
-from passionsr_trt.runtime.apps.batch.places import OWN, Place, absolute, is_local, local_path
 from passionsr_trt.runtime.apps.batch.worker import Settings
 from passionsr_trt.runtime.apps.infer import Recipe
 from tqdm import tqdm

@@ -14,8 +14,7 @@ from passionsr_trt.engines.common.errors import printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.pictures.files import LeftOut
 from passionsr_trt.runtime.apps.batch.inputs import Refused, pictures
-from passionsr_trt.runtime.apps.batch.ledger import Ledger, parse, verdict
-from passionsr_trt.runtime.apps.batch.places import Place, Stamp
+from passionsr_trt.runtime.apps.batch.ledger import Ledger, Place, Stamp, parse, verdict
 from passionsr_trt.runtime.apps.batch.worker import Settings
 from tqdm import tqdm
 

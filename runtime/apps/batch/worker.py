@@ -17,8 +17,17 @@ from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.errors import EngineError, UsageError, UserError, reason_of
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.runtime.apps.batch.inputs import Item
-from passionsr_trt.runtime.apps.batch.ledger import Entry, Ledger, parse
-from passionsr_trt.runtime.apps.batch.places import Place, Stamp, is_local, local_path, open_store, stamp_of_local
+from passionsr_trt.runtime.apps.batch.ledger import (
+    Entry,
+    Ledger,
+    Place,
+    Stamp,
+    is_local,
+    local_path,
+    open_store,
+    parse,
+    stamp_of_local,
+)
 from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.files import by_size, upscale_all
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, header_size, opened
+from passionsr_trt.runtime.apps.report_pictures import difference
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice
 from passionsr_trt.runtime.apps.serving.sessions import CancelToken
-from passionsr_trt.runtime.apps.sheet import difference
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import read_fitting
 from passionsr_trt.runtime.core.planning import Options, check_options
