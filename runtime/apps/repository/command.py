@@ -176,10 +176,8 @@ def openvino_served(bundle: EngineBundle, target: OpenVINOTarget, request: Repos
 
     def parameters(part: PartInfo) -> dict[str, str]:
         found = {"PERFORMANCE_HINT": "LATENCY"}
-        if request.threads:
-            found["INFERENCE_NUM_THREADS"] = str(request.threads)
-        if runs_in_bfloat16(part, target):
-            found["HINT_BF16"] = "YES"
+        found |= {"INFERENCE_NUM_THREADS": str(request.threads)} if request.threads else {}
+        found |= {"HINT_BF16": "YES"} if runs_in_bfloat16(part, target) else {}
         return found
 
     if request.parts == "openvino" and not all(runs_in_bfloat16(part, target) for part in bundle.parts):
