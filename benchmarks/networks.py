@@ -22,6 +22,8 @@ import numpy as np
 from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.loading import open_onnx
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
@@ -29,7 +31,6 @@ from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.metrics import psnr
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import list_images, read_picture
 from PIL import Image
 from quality import Workspace, quantize
 from quality_methods import Method

@@ -29,12 +29,12 @@ from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import conditions, measure, random_sources
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.loading import open_onnx
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine, OpenVINOOptions
 from passionsr_trt.runtime.core.chain import Chain
-from passionsr_trt.runtime.pictures.images import chain_sources, read_picture, to_array, upscale
 from quality_images import TestSet
 from quality_methods import WIDTHS, Method, methods
 from quality_report import write_report

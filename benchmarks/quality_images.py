@@ -8,12 +8,12 @@ from typing import Any
 
 from dists import Dists
 from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.apps.compare import find_truths
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.metrics import measure
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import read_picture
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.common.arguments import whole
 from passionsr_trt.engines.common.writing import check_writable
-from passionsr_trt.runtime.apps.sheet import DIFFERENCE_GAIN, GAP, difference, labelled_row
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
+from passionsr_trt.runtime.apps.report_pictures import DIFFERENCE_GAIN, GAP, difference, labelled_row
 from passionsr_trt.runtime.backends.loading import load_engines
-from passionsr_trt.runtime.core.tile_choice import tilings
-from passionsr_trt.runtime.core.tiling import Tiles, run_tiled, seam_energy
-from passionsr_trt.runtime.pictures.images import chain_sources, read_picture, to_array, to_image, upscale
+from passionsr_trt.runtime.core.planning import Tiles, tilings
+from passionsr_trt.runtime.core.tiling import run_picture, seam_energy
+from passionsr_trt.runtime.pictures.images import to_image
 from PIL import Image
 
 SIDE, DETAIL = 1024, 128
@@ -56,7 +57,7 @@ def main() -> None:
     own = next(tilings((SIDE, SIDE), 64, None, chain.parts))
     sides = {part.name: square for part in chain.parts}
     for tiles in [*(Tiles(sides, overlap) for overlap in arguments.overlaps), own]:
-        result = run_tiled(chain, sources, tiles).tensors[chain.output][0]
+        result = run_picture(chain, sources, tiles).tensors[chain.output][0]
         energy = seam_energy(result, whole_result, tiles.sides[chain.parts[-1].name], tiles.overlap)
         decibels = 20 * np.log10(2 / np.sqrt(np.mean(np.square(result - whole_result, dtype=np.float64))))
         label = f"overlap {tiles.overlap:3}" if tiles is not own else f"by itself, {own}"

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.common.arguments import parse_size, whole
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.files import upscale_all
 from passionsr_trt.runtime.core.planning import Options
-from passionsr_trt.runtime.pictures.images import list_images, read_picture
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
@@ -45,9 +46,9 @@ def work(engines: Path, threads: int, streams: int) -> None:
         folder = Path(line.strip())
         pairs = {path: folder / f"out{streams}" / path.name for path in sorted(folder.glob("*.png"))}
         start = time.perf_counter()
-        for source, error in upscale_all(chain, pairs, Options(), tqdm(disable=True), streams):
-            if error is not None:
-                raise SystemExit(f"{source}: {error}")
+        for made in upscale_all(chain, pairs, Options(), streams):
+            if made.error is not None:
+                raise SystemExit(f"{made.source}: {made.error}")
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(json.dumps({"seconds": seconds, "peak_gib": peak}), flush=True)

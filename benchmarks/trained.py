@@ -24,12 +24,13 @@ from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
 from passionsr_trt.engines.openvino.compile import openvino_int8_exact
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.backends.loading import load_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.metrics import psnr
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import list_images, read_picture
 from PIL import Image
 from trained_networks import NETWORKS, Unavailable, further_networks, ncnn_files
 

@@ -25,9 +25,8 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.common.arguments import parse_size
-from passionsr_trt.runtime.apps.repository.command import run_repository
+from passionsr_trt.runtime.apps.repository.command import RepositoryRequest, repository
 from passionsr_trt.runtime.backends.loading import open_engines
-from passionsr_trt.runtime.cli import add_repository
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
 from PIL import Image
@@ -45,13 +44,10 @@ def main() -> int:
     arguments = parser.parse_args()
     shutil.rmtree(arguments.folder, ignore_errors=True)
     models = arguments.folder.absolute() / "models"
-    words = argparse.ArgumentParser()
-    add_repository(words)
-    size = "x".join(map(str, arguments.size))
     for parts in ("openvino", "python"):
-        place = str(models if parts == "python" else models.with_name("for-openvino"))
-        run_repository(words.parse_args([str(arguments.engines), "-o", place, "--size", size, "--parts", parts]))
-        check_configs(Path(place))
+        place = models if parts == "python" else models.with_name("for-openvino")
+        repository(RepositoryRequest(arguments.engines, place, size=arguments.size, parts=parts))
+        check_configs(place)
     bundle = EngineBundle.load(arguments.engines)
     chain = replace(open_engines(bundle), limits=(arguments.size, arguments.size), batch=1)
     pictures = [smooth(sides, seed) for seed, sides in enumerate(SIDES)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.engines.common.arguments import (
@@ -24,21 +26,20 @@ from passionsr_trt.engines.common.arguments import (
     written,
 )
 from passionsr_trt.runtime.core.chain import PROVIDERS
-from passionsr_trt.runtime.infer import add_infer, add_picture_options
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from passionsr_trt.engines.bundle.bundles import EngineBundle
+    from passionsr_trt.runtime.apps.infer import Recipe
 
-__all__ = [
-    "add_batch",
-    "add_benchmark",
-    "add_build_engines",
-    "add_compare",
-    "add_doctor",
-    "add_infer",
-    "add_repository",
-    "add_serve",
-]
+
+R = TypeVar("R", bound="DataclassInstance")
+
+
+def filled(kind: type[R], arguments: argparse.Namespace, **given: object) -> R:
+    """A request whose fields are the options of the same names, but for those that are `given`."""
+    names = (entry.name for entry in fields(kind) if entry.name not in given)
+    return kind(**given, **{name: getattr(arguments, name) for name in names})
 
 
 def add_build_engines(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,133 @@ def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float
     from passionsr_trt.runtime.apps.benchmark import seconds_by_part
 
     return seconds_by_part(built)
+
+
+def add_infer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=some_input,
+        help="images, or folders of images, with their sub-folders (links to folders are not followed)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=some_path,
+        required=True,
+        help="folder, which gets the sub-folders too, or file for one image",
+    )
+    parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
+    add_picture_options(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="skip images whose output was made by these engines and options from what the image still is; noted "
+        "in OUTPUT/.passionsr-batch, where batch finds it too. Outputs without a note are done again",
+    )
+    parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
+    parser.add_argument(
+        "--streams",
+        type=whole(1, MOST_THREADS),
+        default=1,
+        metavar="N",
+        help="OpenVINO: pictures at once, or tiles of a large one, each by its share of the threads: more "
+        "pictures a minute, the first one later, and N times the memory for activations",
+    )
+    parser.set_defaults(run=_run_infer)
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """What `infer` and `batch` have in common: how pictures are made, and by what."""
+    parser.add_argument(
+        "--align", choices=ALIGNMENTS, help="colour fix towards the input; default: the model's own"
+    )
+    parser.add_argument(
+        "--tile",
+        type=whole(0),
+        help="side of square tiles in output pixels, 0: never; default: those above 896×896 pixels "
+        "or what engines take, shaped to compute least, at most 640×640 pixels, less where memory is short",
+    )
+    parser.add_argument(
+        "--memory",
+        type=gibibytes,
+        help="GiB that may be taken, of a GPU's own memory for GPU engines; default: what is free",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=whole(0),
+        help="overlap of tiles in output pixels (default: as far as the model sees, 64 for most); more is slower",
+    )
+    parser.add_argument(
+        "--batch",
+        type=whole(1),
+        help="tiles at once, fewer where memory is short or some would be left over; default: as many as GPU "
+        "engines were built for, else 1: more take memory and gain nothing on a CPU",
+    )
+    parser.add_argument(
+        "--scale",
+        type=whole(1, 8),
+        help="times to enlarge, 1 to 8, where the model works on the enlarged picture; default: the model's own",
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
+    _add_running_options(parser)
+
+
+def _add_running_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
+    parser.add_argument(
+        "--background", type=colour, default="white", help="what JPEG shows for transparency: a name or #rrggbb"
+    )
+    parser.add_argument(
+        "--provider",
+        choices=tuple(PROVIDERS),
+        help="run an ONNX bundle under ONNX Runtime instead: --engines names a folder made by export",
+    )
+    parser.add_argument(
+        "--cache-size",
+        type=gibibytes,
+        default="5",
+        metavar="GIB",
+        help="OpenVINO: compiled models kept in the user's cache folder or $PASSIONSR_CACHE, least recently used "
+        "out; Stable Diffusion 2.1 takes about 1 GiB a size of picture",
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="OpenVINO: keep and take no compiled models; a slower start"
+    )
+    parser.add_argument(
+        "--no-cuda-graph", action="store_true", help="GPU: launch kernels one by one; slower, for finding faults"
+    )
+
+
+def _run_infer(arguments: argparse.Namespace) -> int:
+    from passionsr_trt.runtime.apps.infer import InferRequest, infer
+
+    return infer(filled(InferRequest, arguments, recipe=recipe_of(arguments)))
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Of `add_picture_options`' options."""
+    from passionsr_trt.runtime.apps.infer import Recipe
+    from passionsr_trt.runtime.core.planning import Options
+
+    return filled(
+        Recipe,
+        arguments,
+        options=filled(Options, arguments),
+        form=arguments.format,
+        cache=cache_of(arguments),
+        cuda_graph=not arguments.no_cuda_graph,
+    )
+
+
+def cache_of(arguments: argparse.Namespace) -> int:
+    """Bytes of compiled models that are kept."""
+    return 0 if arguments.no_cache else arguments.cache_size
+
+
+def typed(arguments: argparse.Namespace) -> str:
+    """The command line, ready to be typed again."""
+    return f"passionsr-trt {shlex.join(arguments.words)}"
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -96,9 +224,9 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.compare import run_compare
+    from passionsr_trt.runtime.apps.compare import CompareRequest, compare
 
-    return run_compare(arguments)
+    return compare(filled(CompareRequest, arguments, command=typed(arguments)))
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -118,9 +246,9 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.benchmark import run_benchmark
+    from passionsr_trt.runtime.apps.benchmark import BenchmarkRequest, benchmark
 
-    return run_benchmark(arguments)
+    return benchmark(filled(BenchmarkRequest, arguments, command=typed(arguments)))
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
@@ -163,9 +291,9 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_serve(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.serving.app import run_serve
+    from passionsr_trt.runtime.apps.serving.app import ServeRequest, serve
 
-    return run_serve(arguments)
+    return serve(filled(ServeRequest, arguments, cache=cache_of(arguments)))
 
 
 def add_batch(parser: argparse.ArgumentParser) -> None:
@@ -180,26 +308,31 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "output", type=written, metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's"
     )
     parser.add_argument(
-        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
+        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one per line"
     )
     parser.add_argument(
         "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
     )
     add_picture_options(parser)
+    _add_pool_options(parser)
+    parser.set_defaults(run=_run_batch)
+
+
+def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=whole(1, MOST_THREADS),
-        help="processes, each with its own engines in memory; by itself one a GPU, else one every 4 cores",
+        help="processes, each with its own engines in memory; default: one per GPU, else one per 4 cores",
     )
     parser.add_argument(
         "--threads",
         type=whole(1, MOST_THREADS),
-        help="CPU threads of a worker; by itself this machine's cores shared out, 4 on another's cluster",
+        help="CPU threads of a worker; default: this machine's cores shared out, 4 on another cluster",
     )
     parser.add_argument(
         "--gpus",
         type=positive,
-        help="GPUs of a worker, 0.5: two share one; by itself 1 for engines that need one, else none",
+        help="GPUs of a worker, 0.5: two share one; default: 1 for engines that need one, else none",
     )
     parser.add_argument(
         "--group",
@@ -216,15 +349,14 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
-        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; by itself one of this machine alone is started",
+        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; default: one of this machine alone is started",
     )
-    parser.set_defaults(run=_run_batch)
 
 
 def _run_batch(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.batch.job import run_batch
+    from passionsr_trt.runtime.apps.batch.job import BatchRequest, batch
 
-    return run_batch(arguments)
+    return batch(filled(BatchRequest, arguments, recipe=recipe_of(arguments), lists=arguments.list))
 
 
 def add_repository(parser: argparse.ArgumentParser) -> None:
@@ -247,10 +379,8 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         help="OpenVINO: what of Triton runs the parts: its Python backend with our settings, or its OpenVINO "
         "backend, which computes in bfloat16 where the CPU has it",
     )
-    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; by itself the one that suits the model")
-    parser.add_argument(
-        "--overlap", type=whole(0), help="overlap of tiles in output pixels; by itself as in infer"
-    )
+    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; default: the model's own")
+    parser.add_argument("--overlap", type=whole(0), help="overlap of tiles in output pixels; default: as in infer")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument(
         "--instances", type=whole(1, 64), default=1, help="of each model; each takes memory of its own"
@@ -260,15 +390,17 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         "--weight-code-limit",
         type=int,
         choices=(63, 127),
-        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; by itself what this CPU needs",
+        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; default: what this CPU needs",
     )
     parser.set_defaults(run=_run_repository)
 
 
 def _run_repository(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.runtime.apps.repository.command import run_repository
+    from passionsr_trt.runtime.apps.repository.command import RepositoryRequest, repository
+    from passionsr_trt.runtime.core.planning import Options
 
-    return run_repository(arguments)
+    options = Options(align=arguments.align, overlap=arguments.overlap, seed=arguments.seed)
+    return repository(filled(RepositoryRequest, arguments, options=options))
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -286,9 +418,9 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def _run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.gpu_report is not None:
-        from passionsr_trt.runtime.apps.gpu_report import run_gpu_report
+        from passionsr_trt.runtime.apps.gpu_report import GpuReportRequest, gpu_report
 
-        return run_gpu_report(arguments)
+        return gpu_report(filled(GpuReportRequest, arguments))
     from passionsr_trt.runtime.apps.doctor import run_doctor
 
     return run_doctor()

@@ -5,16 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
-import io
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 
-from passionsr_trt.engines.common.arguments import refuse_twice
-from passionsr_trt.engines.common.errors import UsageError, UserError, printable
-from passionsr_trt.engines.common.extras import EXTRAS, install
+from passionsr_trt.engines.common.arguments import HelpFormatter, missing_extra, refuse_twice, run
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
@@ -50,15 +44,6 @@ COMMANDS = {
 EPILOG = "Exit status: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted."
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default only where there is one to show."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.required or action.default in (None, [], False) or isinstance(action.default, tuple):
-            return action.help
-        return super()._get_help_string(action)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. 0 ok, 1 the work failed, 2 usage, 130 interrupted."""
     try:
@@ -88,69 +73,8 @@ def _main(argv: list[str]) -> int:
             try:
                 getattr(importlib.import_module(module), function)(child)
             except ModuleNotFoundError as error:
-                return _missing(error)
+                return missing_extra(error)
     return run(parser, argv)
-
-
-def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    """Parse, run, and turn every expected failure into one line on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks `×` loses it, not the work
-            stream.reconfigure(errors="backslashreplace")
-    arguments = parser.parse_args(argv)
-    arguments.words = list(argv)
-    try:
-        with ended_by_signal():
-            status: int = arguments.run(arguments)
-        if sys.stdout is not None:  # it may be closed
-            sys.stdout.flush()
-        return status
-    except UserError as error:
-        if getattr(arguments, "traceback", False):
-            raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except ModuleNotFoundError as error:
-        return _missing(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except (OSError, RecursionError) as error:  # a disk, a name or a nesting that no command foresaw
-        if getattr(arguments, "traceback", False):
-            raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for a full disk would fail again
-        return 1
-
-
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """SIGTERM (docker stop) ends the work as Ctrl-C does, so that nothing half-written stays behind."""
-
-    def end(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _missing(error: ModuleNotFoundError) -> int:
-    name = (error.name or "").split(".")[0]
-    if name not in EXTRAS:
-        raise error
-    print(f"error: {name} is not installed; `{install(EXTRAS[name])}`", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

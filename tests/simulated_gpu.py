@@ -167,11 +167,11 @@ class SimulatedDevice:
         self.put(Operation(stream, "wait", "", after=event.latest))
 
     def synchronize(self, event: Event) -> None:
-        self.call("settle" if isinstance(event, Stream) else "synchronize")
+        self.call("drain" if isinstance(event, Stream) else "synchronize")
         self._run_until(event.latest)
         self._over |= event.latest.clock if event.latest else Counter()
 
-    settle = synchronize
+    drain = synchronize
     event = Event
 
     def seconds_between(self, start: Event, end: Event) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
@@ -50,6 +52,50 @@ def test_usage_errors_exit_with_2(small: Built, tmp_path: Path, capsys: pytest.C
     image = str(ROOT / "demo" / "photos" / "lr" / "chelsea.png")
     assert main(["infer", image, "-o", str(tmp_path), "--engines", str(small.engines_fp32), "--tile", "100"]) == 2
     assert "--tile 100; expected a multiple of 64" in capsys.readouterr().err
+
+
+REQUESTS = {  # command line → the app that it asks, and some of what it asks for
+    "infer a.png b -o out --engines e --tile 128 --scale 3 --no-cache --streams 2 --format jpg": (
+        "infer.infer",
+        {"images": [Path("a.png"), Path("b")], "streams": 2, "recipe.options.tile": 128, "recipe.scale": 3}
+        | {"recipe.cache": 0, "recipe.form": "jpg", "recipe.cuda_graph": True, "resume": False},
+    ),
+    "batch a s3://b out --list l --engines e --gpus 0.5 --seed 7 --no-cuda-graph": (
+        "batch.job.batch",
+        {"inputs": ["a", "s3://b"], "output": "out", "lists": [Path("l")], "gpus": 0.5, "workers": None}
+        | {"recipe.options.seed": 7, "recipe.cuda_graph": False, "recipe.cache": 5 * 2**30},
+    ),
+    "compare a --reference r --engines e -o out --min-psnr 30": (
+        "compare.compare",
+        {"min_psnr": 30.0, "align": "none"}
+        | {"command": "passionsr-trt compare a --reference r --engines e -o out --min-psnr 30"},
+    ),
+    "benchmark --engines e --baseline b -o out --size 64x128": (
+        "benchmark.benchmark",
+        {"size": (64, 128), "onnx": None, "runs": 5},
+    ),
+    "serve --engines e f --cache-size 1 --background black": (
+        "serving.app.serve",
+        {"engines": [Path("e"), Path("f")], "cache": 2**30, "background": (0, 0, 0), "share": False},
+    ),
+    "repository e -o out --overlap 32 --parts openvino": (
+        "repository.command.repository",
+        {"options.overlap": 32, "parts": "openvino", "name": "upscaler", "size": None},
+    ),
+    "doctor --gpu-report file --engines e": (
+        "gpu_report.gpu_report",
+        {"gpu_report": Path("file"), "engines": Path("e"), "baseline": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REQUESTS)
+def test_apps_are_asked_for_what_was_typed(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, expected = REQUESTS[words]
+    asked: list[Any] = []
+    monkeypatch.setattr(f"passionsr_trt.runtime.apps.{app}", lambda request: asked.append(request) or 7)
+    assert main(words.split()) == 7
+    assert {name: attrgetter(name)(asked[0]) for name in expected} == expected
 
 
 def test_infer_runs_as_a_script() -> None:

@@ -1,16 +1,21 @@
-"""Types of command line arguments, shared by every room."""
+"""The command line: types of arguments, and how a command is run and its failures become one line."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.common.errors import UsageError
+from passionsr_trt.engines.common.errors import UsageError, UserError, printable
+from passionsr_trt.engines.common.extras import EXTRAS, install
 
 CALIBRATIONS = Path("calib_cache")  # where calibrations are kept, by content
 
@@ -177,3 +182,74 @@ def check_multiple(size: tuple[int, int], multiple: int, option: str = "--size")
     """UsageError where a size (height, width) is not one that a chain takes."""
     if any(side % multiple for side in size):
         raise UsageError(f"{option} {size[0]}x{size[1]}", f"expected multiples of {multiple}")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required or action.default in (None, [], False) or isinstance(action.default, tuple):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Parse, run, and turn every expected failure into one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale that lacks `×` loses it, not the work
+            stream.reconfigure(errors="backslashreplace")
+    arguments = parser.parse_args(argv)
+    arguments.words = list(argv)
+    try:
+        with ended_by_signal():
+            status: int = arguments.run(arguments)
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
+        return status
+    except UserError as error:
+        if getattr(arguments, "traceback", False):
+            raise
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        return missing_extra(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (OSError, RecursionError) as error:  # a disk, a name or a nesting that no command foresaw
+        if getattr(arguments, "traceback", False):
+            raise
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for a full disk would fail again
+        return 1
+
+
+@contextmanager
+def ended_by_signal() -> Iterator[None]:
+    """SIGTERM (docker stop) ends the work as Ctrl-C does, so that nothing half-written stays behind."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def missing_extra(error: ModuleNotFoundError) -> int:
+    """Says which of our extras brings a module; its status. What none of them brings is raised."""
+    name = (error.name or "").split(".")[0]
+    if name not in EXTRAS:
+        raise error
+    print(f"error: {name} is not installed; `{install(EXTRAS[name])}`", file=sys.stderr)
+    return 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,51 +28,78 @@ ROUNDS = 20  # to choose by
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
 
 
-def run_benchmark(arguments: argparse.Namespace) -> int:
-    size = arguments.size
-    tested = EngineBundle.load(arguments.engines)
-    check_multiple(size, chain_multiple(tested.parts))
-    baseline = EngineBundle.load(arguments.baseline)
+@dataclass(frozen=True)
+class BenchmarkRequest:
+    """engines: INT8, under test; baseline: float; onnx: a float ONNX bundle, run by ONNX Runtime's `provider`.
+
+    size: output pixels (height, width). profile: the INT8 time by kernel too. html: a page that is written too;
+    command: as typed, shown there.
+    """
+
+    engines: Path
+    baseline: Path
+    output: Path
+    size: Size
+    onnx: Path | None = None
+    provider: str = "cpu"
+    runs: int = 5
+    threads: int = 0
+    profile: bool = False
+    html: Path | None = None
+    command: str = ""
+
+
+def benchmark(request: BenchmarkRequest) -> int:
+    """Time all contestants in turn; figures and chart into `output`."""
+    tested, makers = contestants(request)
+    check_writable(request.output)
+    if request.html:
+        from passionsr_trt.runtime.apps.html_report import check_report
+
+        check_report(request.html)
+    with ExitStack() as opened:
+        chains = [opened.enter_context(closing(make())) for make in makers]
+        sources = random_sources(tested.parts, request.size)
+        times = measure(chains, part_names(tested.parts), sources, request.runs)
+        report = summarize([times], tested=chains[0].label)
+        report["conditions"] = conditions(request.size, request.threads, request.runs)
+        if request.profile:
+            report["profile"] = profile_chain(chains[0], sources)
+    text = json.dumps(report, indent=1) + "\n"
+    request.output.mkdir(parents=True, exist_ok=True)
+    (request.output / "benchmark.json").write_text(text, encoding="utf-8")
+    draw_chart(report, request.output / "benchmark.png")
+    print_report(report)
+    if request.profile:
+        print_profile(report["profile"])
+    print(f"  benchmark.json and benchmark.png in {request.output}")
+    if request.html:
+        from passionsr_trt.runtime.apps.html_report import stated, write_benchmark
+
+        write_benchmark(request.html, report, stated(report["conditions"], request.command))
+        print(f"  report {request.html}")
+    return 0
+
+
+def contestants(request: BenchmarkRequest) -> tuple[EngineBundle, list[Callable[[], Chain]]]:
+    """The engines under test, and what opens each contestant, them first. UserError where they do not compare."""
+    tested = EngineBundle.load(request.engines)
+    check_multiple(request.size, chain_multiple(tested.parts))
+    baseline = EngineBundle.load(request.baseline)
     check_same_model(tested, baseline)
     if tested.spec is None or baseline.spec is not None:
         raise UserError("--engines must be INT8 and --baseline float", f"got {tested.label} and {baseline.label}")
-    if arguments.profile:
+    if request.profile:
         check_profiled(tested)
     makers: list[Callable[[], Chain]] = [
-        lambda: open_engines(tested, arguments.threads),
-        lambda: open_engines(baseline, arguments.threads),
+        partial(open_engines, tested, request.threads),
+        partial(open_engines, baseline, request.threads),
     ]
-    if arguments.onnx:
-        onnx_bundle = OnnxBundle.load(arguments.onnx)
+    if request.onnx:
+        onnx_bundle = OnnxBundle.load(request.onnx)
         check_same_model(tested, onnx_bundle)
-        makers.append(lambda: open_onnx(onnx_bundle, arguments.threads, arguments.provider))
-    check_writable(arguments.output)
-    if arguments.html:
-        from passionsr_trt.runtime.apps.html_report import check_report
-
-        check_report(arguments.html)
-    with ExitStack() as opened:
-        chains = [opened.enter_context(closing(make())) for make in makers]
-        sources = random_sources(tested.parts, size)
-        times = measure(chains, part_names(tested.parts), sources, arguments.runs)
-        report = summarize([times], tested=chains[0].label)
-        report["conditions"] = conditions(size, arguments.threads, arguments.runs)
-        if arguments.profile:
-            report["profile"] = profile_chain(chains[0], sources)
-    text = json.dumps(report, indent=1) + "\n"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "benchmark.json").write_text(text, encoding="utf-8")
-    draw_chart(report, arguments.output / "benchmark.png")
-    print_report(report)
-    if arguments.profile:
-        print_profile(report["profile"])
-    print(f"  benchmark.json and benchmark.png in {arguments.output}")
-    if arguments.html:
-        from passionsr_trt.runtime.apps.html_report import command_line, stated, write_benchmark
-
-        write_benchmark(arguments.html, report, stated(report["conditions"], command_line(arguments)))
-        print(f"  report {arguments.html}")
-    return 0
+        makers.append(partial(open_onnx, onnx_bundle, request.threads, request.provider))
+    return tested, makers
 
 
 class Timed(Protocol):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,86 +15,112 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle, check_same_model
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, find_pictures
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import cpu_name
 from passionsr_trt.runtime.apps.html_report import (
     check_report,
-    command_line,
     kept,
     read_sensitivity,
     stated,
     write_comparison,
 )
-from passionsr_trt.runtime.apps.polygraphy_runner import compare_part
-from passionsr_trt.runtime.apps.report_pictures import View, view
-from passionsr_trt.runtime.apps.sheet import comparison_sheet, overview
+from passionsr_trt.runtime.apps.report_pictures import View, comparison_sheet, overview, view
 from passionsr_trt.runtime.backends.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.files import in_folder
 from passionsr_trt.runtime.core.metrics import measure, summarize
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import (
-    chain_sources,
-    read_picture,
-    save_image,
-    to_array,
-    upscale,
-)
-from passionsr_trt.runtime.pictures.outputs import in_folder
+from passionsr_trt.runtime.pictures.images import save_image
 from PIL import Image
+from polygraphy.backend.base import BaseRunner
+from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrCompareFunc, SnrCompareFunc
+from polygraphy.logger import G_LOGGER
 from tqdm import tqdm
 
 OVERVIEW = "overview.png"  # beside the pictures' sheets
+PART_METRICS = {
+    "cosine_similarity": CosineSimilarityCompareFunc,
+    "psnr": PsnrCompareFunc,
+    "snr": SnrCompareFunc,
+}
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
-    reference_bundle = OnnxBundle.load(arguments.reference)
-    tested_bundle: Bundle
-    if is_onnx(arguments.engines):
-        onnx_bundle = tested_bundle = OnnxBundle.load(arguments.engines)
-        open_tested = partial(open_onnx, onnx_bundle, provider=arguments.provider)
-    else:
-        engine_bundle = tested_bundle = EngineBundle.load(arguments.engines)
-        open_tested = partial(open_engines, engine_bundle)
-    check_same_model(reference_bundle, tested_bundle)
-    if reference_bundle.spec is not None:
-        raise UserError(f"{arguments.reference}: is quantized", "expected a float bundle", "use `export --float`")
-    found, left = find_pictures(arguments.images, arguments.output)
-    planned = in_folder(found, arguments.output, "png", OVERVIEW)
+@dataclass(frozen=True)
+class CompareRequest:
+    """reference: a float ONNX bundle; engines: under test, or an ONNX bundle under ONNX Runtime's `provider`.
+
+    parts_on: images whose parts are compared one by one. min_psnr: dB, less is a failure. html: a page that is
+    written too, with what the file `sensitivity` says; command: as typed, shown there.
+    """
+
+    images: list[Path]
+    reference: Path
+    engines: Path
+    output: Path
+    ground_truth: Path | None = None
+    align: str = "none"
+    provider: str = "cpu"
+    parts_on: int = 2
+    min_psnr: float | None = None
+    html: Path | None = None
+    sensitivity: Path | None = None
+    command: str = ""
+
+
+def compare(request: CompareRequest) -> int:
+    """Report and pictures into `output`; 0 where every image was compared. UserError below `min_psnr`."""
+    open_reference, open_tested = load_bundles(request)
+    found, left = find_pictures(request.images, request.output)
+    planned = in_folder(found, request.output, "png", OVERVIEW)
     for line in filter(None, (left.line(), *left.folders, *planned.refused)):
         print(printable(line), file=sys.stderr)
     if not planned.pairs:
         raise UsageError(planned.refused[0])
     images = [picture for picture in found if picture.path in planned.pairs]
-    truths = find_truths(images, arguments.ground_truth)
-    check_writable(arguments.output)
+    truths = find_truths(images, request.ground_truth)
+    check_writable(request.output)
     sensitivity = None
-    if arguments.html:
-        check_report(arguments.html)
-        sensitivity = read_sensitivity(arguments.sensitivity) if arguments.sensitivity else None
-    elif arguments.sensitivity:
-        raise UsageError(f"--sensitivity {arguments.sensitivity}", "expected --html as well")
-    with (
-        closing(open_onnx(reference_bundle, provider=arguments.provider)) as reference,
-        closing(open_tested()) as tested,
-    ):
-        report, sheets, views = compare_all(reference, tested, images, truths, planned.pairs, arguments)
-    save_image(overview(sheets), arguments.output / OVERVIEW)
+    if request.html:
+        check_report(request.html)
+        sensitivity = read_sensitivity(request.sensitivity) if request.sensitivity else None
+    elif request.sensitivity:
+        raise UsageError(f"--sensitivity {request.sensitivity}", "expected --html as well")
+    with closing(open_reference()) as reference, closing(open_tested()) as tested:
+        report, sheets, views = compare_all(reference, tested, images, truths, planned.pairs, request)
+    save_image(overview(sheets), request.output / OVERVIEW)
     text = json.dumps(report, indent=1) + "\n"
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "comparison.json").write_text(text, encoding="utf-8")
-    print_report(report, arguments.output)
-    if arguments.html:
-        facts = {"cpu": cpu_name(), "colour fix": arguments.align, "versions": report["versions"]}
-        conditions = stated(facts, command_line(arguments))
-        write_comparison(arguments.html, report, views, conditions, sensitivity)
-        print(f"  report {arguments.html}")
+    request.output.mkdir(parents=True, exist_ok=True)
+    (request.output / "comparison.json").write_text(text, encoding="utf-8")
+    print_report(report, request.output)
+    if request.html:
+        facts = {"cpu": cpu_name(), "colour fix": request.align, "versions": report["versions"]}
+        write_comparison(request.html, report, views, stated(facts, request.command), sensitivity)
+        print(f"  report {request.html}")
     psnr = report["mean"]["to_float"]["psnr"]
-    if arguments.min_psnr is not None and psnr < arguments.min_psnr:
-        raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {arguments.min_psnr:.2f}")
+    if request.min_psnr is not None and psnr < request.min_psnr:
+        raise UserError(f"mean PSNR to the float model is {psnr:.2f} dB", f"expected ≥ {request.min_psnr:.2f}")
     return 1 if len(sheets) < len(images) or planned.refused or left.folders else 0
+
+
+def load_bundles(request: CompareRequest) -> tuple[Callable[[], Chain], Callable[[], Chain]]:
+    """What opens the reference and what is under test; UserError where they are not of one model."""
+    reference = OnnxBundle.load(request.reference)
+    tested: Bundle
+    if is_onnx(request.engines):
+        onnx_bundle = tested = OnnxBundle.load(request.engines)
+        open_tested = partial(open_onnx, onnx_bundle, provider=request.provider)
+    else:
+        engine_bundle = tested = EngineBundle.load(request.engines)
+        open_tested = partial(open_engines, engine_bundle)
+    check_same_model(reference, tested)
+    if reference.spec is not None:
+        raise UserError(f"{request.reference}: is quantized", "expected a float bundle", "use `export --float`")
+    return partial(open_onnx, reference, provider=request.provider), open_tested
 
 
 def compare_all(
@@ -101,7 +129,7 @@ def compare_all(
     images: list[Found],
     truths: dict[Path, Path],
     targets: dict[Path, Path],
-    arguments: argparse.Namespace,
+    request: CompareRequest,
 ) -> tuple[dict[str, Any], list[Image.Image], list[View]]:
     """The report, and of each image that could be compared a strip for the overview; its sheet is in `targets`.
 
@@ -110,14 +138,12 @@ def compare_all(
     report: dict[str, Any] = {
         "reference": reference.label,
         "tested": tested.label,
-        "align": arguments.align,
+        "align": request.align,
         "versions": versions(),
-        "parts": compare_parts(reference, tested, [image.path for image in images[: arguments.parts_on]]),
+        "parts": compare_parts(reference, tested, [image.path for image in images[: request.parts_on]]),
         "images": {},
     }
-    sheets: list[Image.Image] = []
-    views: list[View] = []
-    options = Options(align=arguments.align)
+    sheets, views, options = [], list[View](), Options(align=request.align)
     for image in tqdm(images, desc="comparing", unit="image"):
         path = image.path
         try:
@@ -130,17 +156,20 @@ def compare_all(
         caption = f"{path.stem}: {row['to_float']['psnr']:.1f} dB, LPIPS {row['to_float']['lpips']:.4f} to float"
         save_image(comparison_sheet(panels, caption), targets[path])
         sheets.append(comparison_sheet(panels, caption, crop=192))
-        if arguments.html:
+        if request.html:
             del pictures["LR"]
             views = kept([*views, view(image.name, row, pictures)])
     if not sheets:
         raise UserError("no image could be compared", "expected at least one")
-    report["mean"] = {
-        key: summarize([row[key] for row in report["images"].values() if key in row])
-        for key in ("to_float", "float_to_truth", "tested_to_truth", "bicubic_to_truth")
-        if any(key in row for row in report["images"].values())
-    }
+    report["mean"] = means(report["images"].values())
     return report, sheets, views
+
+
+def means(rows: Collection[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean and worst figures over images, of each comparison that there is."""
+    keys = ("to_float", "float_to_truth", "tested_to_truth", "bicubic_to_truth")
+    found = {key: [row[key] for row in rows if key in row] for key in keys}
+    return {key: summarize(figures) for key, figures in found.items() if figures}
 
 
 def tested_name(tested: Chain) -> str:
@@ -189,6 +218,47 @@ def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[s
         part.name: compare_part(part, reference, tested, captured)
         for part in tqdm(reference.parts, desc="parts", unit="part")
     }
+
+
+class PartRunner(BaseRunner):
+    """A polygraphy runner around one part of a chain."""
+
+    def __init__(self, chain: Chain, part: PartInfo, name: str) -> None:
+        super().__init__(name=name)
+        self.chain, self.part = chain, part
+
+    def get_input_metadata_impl(self) -> Any:
+        from polygraphy.common import TensorMetadata
+
+        found = TensorMetadata()
+        for tensor in self.part.inputs:
+            sides = (-1, -1) if tensor.stride else ()
+            found = found.add(tensor.name, np.dtype(np.float32), shape=(-1, tensor.channels, *sides))
+        return found
+
+    def infer_impl(self, feed_dict: dict[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
+        done = self.chain.run_part(self.part, feed_dict)
+        self.inference_time = sum(done.seconds.values())
+        return OrderedDict(done.tensors)
+
+
+def compare_part(
+    part: PartInfo, reference: Chain, tested: Chain, captured: list[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """polygraphy's cosine similarity, PSNR and SNR (dB) of one part, the mean over captured chains' tensors."""
+    runners = [PartRunner(reference, part, "reference"), PartRunner(tested, part, "tested")]
+    feeds = [part.feed(tensors) for tensors in captured]
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        results = Comparator.run(runners, data_loader=feeds)
+        figures = {}
+        for name, function in PART_METRICS.items():
+            accuracy = Comparator.compare_accuracy(results, compare_func=function())
+            iterations = next(iter(accuracy[0].values()))
+            values = [
+                value for iteration in iterations for value in iteration[part.output.name].metric_values().values()
+            ]
+            figures[name] = float(np.mean(values))
+    return figures
 
 
 def compare_image(

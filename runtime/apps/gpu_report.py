@@ -6,7 +6,6 @@ would do.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import traceback
@@ -28,7 +27,7 @@ from passionsr_trt.runtime.apps.benchmark import random_sources
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import PROVIDERS, Chain
 from passionsr_trt.runtime.core.planning import Options, plan_tiles
-from passionsr_trt.runtime.core.tiling import run_tiled
+from passionsr_trt.runtime.core.tiling import run_picture
 
 RUNS = 10  # of a measured picture, after one to warm up
 PICTURES = 6  # in a row
@@ -149,8 +148,8 @@ class Walk:
             tiles = plan_tiles((size[0], size[1]), chain, Options())
             if tiles is None:
                 raise Skipped("the engines take pictures of any size")
-            expected = run_tiled(judge, sources, tiles).tensors[chain.output]
-            found = run_tiled(chain, sources, tiles)
+            expected = run_picture(judge, sources, tiles).tensors[chain.output]
+            found = run_picture(chain, sources, tiles)
             return {"tiles": str(tiles), "error": distance(found.tensors, {chain.output: expected})}
 
     def batches(self) -> dict[str, Any]:
@@ -232,11 +231,21 @@ def total(seconds: dict[str, float]) -> float:
     return 1e3 * sum(seconds.values())
 
 
-def run_gpu_report(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class GpuReportRequest:
+    """gpu_report: the file that is written; the others as in Walk."""
+
+    gpu_report: Path
+    engines: Path | None
+    baseline: Path | None = None
+    reference: Path | None = None
+
+
+def gpu_report(request: GpuReportRequest) -> int:
     """Walk, and write the report; 0 where every row that could be tried went well."""
-    if arguments.engines is None:
+    if request.engines is None:
         raise UserError("--gpu-report: no engines", "expected --engines DIR", "build them with build-engines")
-    walk = Walk(arguments.engines, arguments.baseline, arguments.reference)
+    walk = Walk(request.engines, request.baseline, request.reference)
     here = [asdict(gpu) for gpu in gpus()]
     if not here and jetson_model() is None:
         print("no NVIDIA GPU here; on a machine with one this would try, row by row:")
@@ -250,6 +259,6 @@ def run_gpu_report(arguments: argparse.Namespace) -> int:
         "versions": versions(),
         "rows": [asdict(row) for row in rows],
     }
-    write_atomic(arguments.gpu_report, (json.dumps(report, indent=1) + "\n").encode())
-    print(f"{arguments.gpu_report}: written; please send it with what you built")
+    write_atomic(request.gpu_report, (json.dumps(report, indent=1) + "\n").encode())
+    print(f"{request.gpu_report}: written; please send it with what you built")
     return 1 if any(row.state == "failed" for row in rows) else 0

@@ -6,9 +6,7 @@ address but `data:`.
 
 from __future__ import annotations
 
-import argparse
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,11 +33,6 @@ def check_report(path: Path) -> None:
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise UsageError(f"--html {path}", "expected a file name ending in .html")
     check_writable(path.parent)
-
-
-def command_line(arguments: argparse.Namespace) -> str:
-    """What was typed, ready to be typed again."""
-    return f"passionsr-trt {shlex.join(arguments.words)}"
 
 
 def stated(conditions: Mapping[str, Any], command: str) -> dict[str, str]:

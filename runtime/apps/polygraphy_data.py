@@ -27,11 +27,12 @@ from pathlib import Path
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
+from passionsr_trt.engines.common.arguments import run
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.backends.loading import open_onnx
-from passionsr_trt.runtime.main import run
-from passionsr_trt.runtime.pictures.images import chain_sources, list_images, read_picture, to_array, upscale
 
 
 def load_data() -> Iterator[dict[str, np.ndarray]]:
@@ -61,13 +62,13 @@ def _setting(name: str) -> str:
     return value
 
 
-def save_outputs(arguments: argparse.Namespace) -> int:
+def save_outputs(graph: Path, output: Path) -> int:
     """Write what the graph makes of the feeds, as `polygraphy run --save-outputs` does."""
     from polygraphy.backend.onnxrt import OnnxrtRunner
     from polygraphy.comparator import Comparator
 
-    runner = OnnxrtRunner(lambda: reference_session(arguments.graph), name="reference")
-    Comparator.run([runner], data_loader=list(load_data())).save(str(arguments.output))
+    runner = OnnxrtRunner(lambda: reference_session(graph), name="reference")
+    Comparator.run([runner], data_loader=list(load_data())).save(str(output))
     return 0
 
 
@@ -75,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run an ONNX graph as it is written; feeds as the loader's")
     parser.add_argument("graph", type=Path, help="a part's ONNX file, float or INT8")
     parser.add_argument("output", type=Path, help="JSON file for polygraphy's --load-outputs")
-    parser.set_defaults(run=save_outputs)
+    parser.set_defaults(run=lambda arguments: save_outputs(arguments.graph, arguments.output))
     return run(parser, sys.argv[1:])
 
 

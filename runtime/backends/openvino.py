@@ -26,10 +26,9 @@ from passionsr_trt.engines.openvino.compile import (
     import_compiled,
     runs_in_bfloat16,
 )
-from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
+from passionsr_trt.runtime.backends.host import HostExecutor, HostMemory, Shapes
 from passionsr_trt.runtime.backends.loading import OpenOptions
 from passionsr_trt.runtime.core.chain import Arrays, Chain, fixed
-from passionsr_trt.runtime.core.memory import HostMemory
 from tqdm import tqdm
 
 KEPT_SHAPES = 3

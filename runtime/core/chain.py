@@ -6,16 +6,15 @@ it was submitted; on a GPU the next one is under way while one is waited for.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import Bundle
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, chain_multiple, sources_of
-from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import UsageError
+from passionsr_trt.runtime.core.ordered import ordered
 
 Arrays = Mapping[str, np.ndarray]
 Limits = tuple[Size, Size]  # smallest and largest (height, width) that engines take
@@ -86,20 +85,18 @@ class Chain:
         """The name of the picture that the chain ends with."""
         return self.parts[-1].output.name
 
-    def begin(self, sources: Arrays) -> Any:
-        """Submit one batch of pictures, untiled: a ticket for the executor's `collect`."""
-        return self.executor.submit(self.parts, sources, (self.output,))
-
     def run(self, sources: Arrays, keep: Collection[str] | None = None) -> Done:
         """One batch of pictures, untiled: sources [B, C, h, w] → [B, 3, H, W] in about [-1, 1], not clamped.
 
-        keep: tensors that are given back, the picture by itself.
+        keep: tensors that are given back; default: the picture.
         """
-        return next(self.stream(self.parts, [sources], keep))
+        (done,) = self.stream(self.parts, [sources], keep)
+        return done
 
     def run_part(self, part: PartInfo, inputs: Arrays) -> Done:
         """One part alone."""
-        return next(self.stream([part], [inputs]))
+        (done,) = self.stream([part], [inputs])
+        return done
 
     def tensors(self, sources: Arrays) -> dict[str, np.ndarray]:
         """The sources and every part's output of one untiled run."""
@@ -109,19 +106,8 @@ class Chain:
         self, parts: Sequence[PartInfo], jobs: Iterable[Arrays], keep: Collection[str] | None = None
     ) -> Iterator[Done]:
         """Some parts on job after job, in order; a job is asked for while the one before is under way."""
-        keep = (parts[-1].output.name,) if keep is None else keep
-        waiting: deque[Any] = deque()
-        try:
-            for inputs in jobs:
-                waiting.append(self.executor.submit(parts, inputs, keep))
-                if len(waiting) >= self.executor.depth:
-                    yield self.executor.collect(waiting.popleft())
-            while waiting:
-                yield self.executor.collect(waiting.popleft())
-        finally:  # what is given up half-way is waited for all the same
-            while waiting:
-                with suppress(UserError):
-                    self.executor.collect(waiting.popleft())
+        keep, executor = (parts[-1].output.name,) if keep is None else keep, self.executor
+        return ordered(jobs, lambda job: executor.submit(parts, job, keep), executor.collect, executor.depth)
 
     def close(self) -> None:
         """Free what the executor holds; the chain cannot be used any more."""

@@ -1,23 +1,103 @@
-"""From files to files: pictures are read ahead, upscaled in order, and written behind."""
+"""From files to files: which file each picture becomes; they are read ahead, upscaled in order, written behind.
+
+`a/b.jpg` in the folder that was given becomes `a/b.png` in the output. Where two would become one, a name that
+ends in the output's format keeps it and the format is added to the others: `a.png` → `a.png`, `a.jpg` →
+`a.jpg.png`. What meets even so, or would be written over a picture that was given, is refused; the rest is done.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from passionsr_trt.engines.common.errors import printable
+from passionsr_trt.engines.common.errors import UsageError
+from passionsr_trt.engines.common.temporaries import prefix
+from passionsr_trt.engines.pictures.files import SUFFIXES, Found, is_folder, suffix_of
+from passionsr_trt.engines.pictures.pictures import Picture, header_size, read_picture
 from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.ordered import attempt, ordered
 from passionsr_trt.runtime.core.planning import Options, plan_tiles
-from passionsr_trt.runtime.core.upscaler import Given, attempt, super_resolve_all
-from passionsr_trt.runtime.pictures.images import Picture, header_size, read_picture, save_image
-from passionsr_trt.runtime.pictures.written import as_written
-from tqdm import tqdm
+from passionsr_trt.runtime.core.upscaler import Given, SRResult, super_resolve_each
+from passionsr_trt.runtime.pictures.images import WRITABLE, as_written, check_output, save_image
+
+Read = tuple[Path, Picture | Exception]
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """What became of a file. error: what went wrong, None where it is written. notes: lines to be said of it;
+    figures: its seconds and size.
+    """
+
+    source: Path
+    error: Exception | None
+    notes: tuple[str, ...] = ()
+    figures: str = ""
+
+
+Writing = tuple[Upscaled, Future[None] | None]
+
+
+def upscale_all(
+    chain: Chain,
+    pairs: dict[Path, Path],
+    options: Options,
+    streams: int = 1,
+    read: Callable[[Path], Picture] | None = None,
+) -> Iterator[Upscaled]:
+    """Input → output, in the pictures' order. read: in place of `read_fitting`, in other threads.
+
+    While the chain works on `streams` pictures, as many are read ahead and as many written.
+    """
+    read_one = read or partial(read_fitting, chain, options)
+
+    def given(found: Read) -> tuple[Read, Given | Exception]:
+        return found, found[1] if isinstance(found[1], Exception) else found[1].given
+
+    def written(writing: Writing) -> Upscaled:
+        made, file = writing
+        return made if file is None else replace(made, error=attempt(file.result))
+
+    with ThreadPoolExecutor(streams) as reader, ThreadPoolExecutor(streams) as writer:
+        read_ahead: Iterator[Read] = ordered(
+            pairs,
+            lambda source: (source, reader.submit(read_one, source)),
+            lambda reading: (reading[0], attempt(reading[1].result)),
+            streams + 1,
+        )
+        yield from ordered(
+            super_resolve_each(chain, map(given, read_ahead), options),
+            lambda made: begin_writing(writer, *made[0], made[1], pairs[made[0][0]], options),
+            written,
+            streams + 1,
+            lambda waiting: waiting[0][1] is None or waiting[0][1].done(),
+        )
+
+
+def begin_writing(
+    writer: ThreadPoolExecutor,
+    source: Path,
+    picture: Picture | Exception,
+    result: SRResult | Exception,
+    target: Path,
+    options: Options,
+) -> Writing:
+    """What is known of a picture that the chain is done with, and its file, None where it failed before."""
+    if isinstance(picture, Exception):
+        return Upscaled(source, picture), None
+    if isinstance(result, Exception):
+        return Upscaled(source, result), None
+    tiles = (f"done in {result.tiles}",) if result.tiles and options.tile is None else ()
+    notes = (*picture.notes, *as_written(picture, target, options.background).notes, *tiles)
+    figures = f"{sum(result.seconds.values()):.2f} s, {result.image.width}×{result.image.height}"
+    save = partial(save_image, background=options.background, deep=result.deep)
+    return Upscaled(source, None, notes, figures), writer.submit(save, result.image, target, picture)
 
 
 def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
@@ -31,73 +111,6 @@ def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
     return {source: target for group in groups.values() for source, target in group.items()}
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A picture that the chain is done with. writing: its file's, or what went wrong before."""
-
-    source: Path
-    writing: Future[None] | Exception
-    notes: tuple[str, ...] = ()
-
-    @property
-    def ready(self) -> bool:
-        return isinstance(self.writing, Exception) or self.writing.done()
-
-    def told(self) -> tuple[Path, Exception | None]:
-        """What went wrong with it, or None, when it is written; what there is to say is said on stderr."""
-        for note in self.notes:
-            tqdm.write(printable(f"{self.source}: {note}"), file=sys.stderr)
-        wrong = self.writing if isinstance(self.writing, Exception) else attempt(self.writing.result)
-        return self.source, wrong
-
-
-def upscale_all(
-    chain: Chain,
-    pairs: dict[Path, Path],
-    options: Options,
-    progress: tqdm[Any],
-    streams: int = 1,
-    reading: Callable[[Callable[[Path], Picture], Path], Picture] | None = None,
-) -> Iterator[tuple[Path, Exception | None]]:
-    """From files to files; gives for each picture what went wrong with it, or None, in the pictures' order.
-
-    While the chain works on `streams` pictures, as many are read ahead and as many written.
-    reading: is called with what reads and a picture's path, in the threads that read.
-    """
-    read_one: Callable[[Path], Picture] = partial(read_fitting, chain, options)
-    if reading is not None:
-        read_one = partial(reading, read_one)
-    finished: deque[Finished] = deque()  # and not told yet
-    read: deque[tuple[Path, Picture | Exception]] = deque()  # and not given back yet
-
-    def images() -> Iterator[Given | Exception]:
-        for source, reading in read_ahead(reader, pairs, read_one, streams):
-            picture = attempt(reading.result)
-            read.append((source, picture))
-            yield picture if isinstance(picture, Exception) else picture.given
-
-    with ThreadPoolExecutor(streams) as reader, ThreadPoolExecutor(streams) as writer:
-        for result in super_resolve_all(chain, images(), options):
-            source, picture = read.popleft()
-            if isinstance(picture, Exception):
-                finished.append(Finished(source, picture))
-            elif isinstance(result, Exception):
-                finished.append(Finished(source, result))
-            else:
-                tiles = (f"done in {result.tiles}",) if result.tiles and options.tile is None else ()
-                seconds = sum(result.seconds.values())
-                progress.set_postfix_str(f"{seconds:.2f} s, {result.image.width}×{result.image.height}")
-                target, background = pairs[source], options.background
-                left_out = as_written(picture, target, background).notes
-                save = partial(save_image, background=background, deep=result.deep)
-                writing = writer.submit(save, result.image, target, picture)
-                finished.append(Finished(source, writing, (*picture.notes, *left_out, *tiles)))
-            while finished and (len(finished) > streams or finished[0].ready):
-                yield finished.popleft().told()
-        while finished:
-            yield finished.popleft().told()
-
-
 def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:
     """A picture; its size in the header says whether it fits into memory, before anything of it is decoded."""
     height, width = header_size(source)
@@ -109,13 +122,114 @@ def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:
     return read_picture(source)
 
 
-def read_ahead(
-    reader: Executor, sources: Iterable[Path], read: Callable[[Path], Picture], ahead: int
-) -> Iterator[tuple[Path, Future[Picture]]]:
-    """Each picture while `ahead` after it are being read."""
-    waiting: deque[tuple[Path, Future[Picture]]] = deque()
-    for source in sources:
-        waiting.append((source, reader.submit(read, source)))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
+@dataclass
+class Outputs:
+    """pairs: input → output; refused: why some have none, a line each; longer: names that were added to."""
+
+    pairs: dict[Path, Path] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    longer: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """What is to be said of longer names."""
+        if not self.longer:
+            return ""
+        others = f" and {len(self.longer) - 1} more" if len(self.longer) > 1 else ""
+        return f"{self.longer[0]}{others}: others differ from them in the suffix alone"
+
+
+def is_file(output: Path) -> bool:
+    """Is it one picture that is to be written, not a folder?"""
+    return output.suffix.lower() in WRITABLE and not is_folder(output)
+
+
+def name_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
+    """kind: `png`, `jpg` or `webp`, of files in a folder. UsageError for an `output` that cannot be one."""
+    if is_file(output):
+        if len(found) > 1:
+            raise UsageError(f"{output}: one file for {len(found)} images", "expected a folder")
+        check_output(output)
+        return guarded({found[0].path: output}, found, Outputs())
+    if (os.path.lexists(output) and not is_folder(output)) or suffix_of(output.name) in SUFFIXES:
+        raise UsageError(f"{output}: is no folder", "expected one, or a name ending in .png, .jpg or .webp")
+    return in_folder(found, output, kind)
+
+
+def in_folder(found: list[Found], output: Path, kind: str, reserved: str = "") -> Outputs:
+    """The same where `output` is, or becomes, a folder. reserved: a name there that no picture gets."""
+    outputs = Outputs()
+    names = named(found, output, kind, outputs, reserved)
+    return guarded({path: output / name for path, name in names.items()}, found, outputs)
+
+
+def plain_name(name: str, kind: str) -> str:
+    path = Path(name)
+    return path.with_name(f"{path.stem}.{kind}").as_posix()
+
+
+def named(found: list[Found], output: Path, kind: str, outputs: Outputs, reserved: str = "") -> dict[Path, str]:
+    """Input → name in the output, none twice; the rest goes to `outputs`."""
+    unique = list({picture.path: picture for picture in found}.values())
+    plain = {picture.path: plain_name(picture.name, kind) for picture in unique}
+    folds = len({name.casefold() for name in plain.values()}) < len(set(plain.values())) and folds_case(output)
+
+    def key(name: str) -> str:
+        return name.casefold() if folds else name
+
+    met = Counter(key(name) for name in plain.values())
+    names: dict[Path, str] = {}
+    for picture in unique:
+        name = plain[picture.path]
+        twin = met[key(name)] > 1 and not key(picture.name).endswith(f".{kind}")
+        if twin or name.casefold() == reserved:
+            name = f"{picture.name}.{kind}"
+        names[picture.path] = name
+    taken: dict[str, Found] = {}
+    # who has a plain name comes first, whatever the order
+    for picture in sorted(unique, key=lambda picture: names[picture.path] != plain[picture.path]):
+        name = names[picture.path]
+        other = taken.setdefault(key(name), picture)
+        if other is picture:
+            if name != plain[picture.path]:
+                outputs.longer.append(f"{picture.path} → {name}")
+            continue
+        del names[picture.path]
+        if os.path.realpath(other.path) != os.path.realpath(picture.path):
+            outputs.refused.append(
+                f"{picture.path}: would become {name}, as {other.path}; expected different names; run them apart"
+            )
+    return names
+
+
+def guarded(pairs: dict[Path, Path], found: list[Found], outputs: Outputs) -> Outputs:
+    """Without those that would be written over a picture that was given."""
+    given = {os.path.realpath(picture.path): picture.path for picture in found}
+    for source, target in pairs.items():
+        over = source if _same_but_for_case(source, target) else given.get(os.path.realpath(target))
+        if over is None:
+            outputs.pairs[source] = target
+        else:
+            what = "its own input" if over == source else f"{over}, an input"
+            outputs.refused.append(
+                f"{source}: {target} would overwrite {what}; expected another output folder, or another --format"
+            )
+    return outputs
+
+
+def _same_but_for_case(source: Path, target: Path) -> bool:
+    """`a.PNG` and `a.png` may be one file."""
+    try:
+        return str(source.absolute()).casefold() == str(target.absolute()).casefold() and source.samefile(target)
+    except OSError:
+        return False
+
+
+def folds_case(folder: Path) -> bool:
+    """Does the disk there take `A` and `a` for one name? False where it cannot be tried."""
+    there = next((place for place in (folder, *folder.parents) if is_folder(place)), Path())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=prefix(), suffix="-case", dir=there) as file:
+            path = Path(file.name)
+            return path.with_name(path.name[:-4] + "CASE").exists()
+    except OSError:
+        return False

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from passionsr_trt.runtime.pictures.images import to_array
+from passionsr_trt.engines.pictures.pictures import to_array
 from PIL import Image
 
 LPIPS_GRAPH = Path(__file__).with_name("lpips_alex.onnx")

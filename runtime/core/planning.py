@@ -1,22 +1,33 @@
-"""Is a picture tiled, and how? One function, from its size, the chain's limits and the memory that is free."""
+"""Is a picture tiled, and how? From its size, the chain's limits and the memory that is free.
+
+Tiles are those that compute least, of what memory and engines allow. Sides need not be round: four of 560 pixels
+cover 2048 at an overlap of 64, where four of 576 compute 64 twice. And tiles need not be square: on a CPU
+convolutions at full resolution are slower by the pixel on rows of more than 512 pixels, whatever the height.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 
-from passionsr_trt.engines.bundle.wiring import Size, chain_grid
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_grid, chain_multiple
 from passionsr_trt.engines.common.errors import UsageError, UserError
-from passionsr_trt.runtime.core.chain import Chain
-from passionsr_trt.runtime.core.tile_choice import tilings
-from passionsr_trt.runtime.core.tiling import Tiles
-from passionsr_trt.runtime.pictures.written import WHITE, Colour
+from passionsr_trt.runtime.core.chain import Chain, Limits
+from passionsr_trt.runtime.pictures.images import WHITE, Colour
 
+Area = tuple[slice, slice]  # rows and columns, in output pixels
 # above this many output pixels an image is tiled unless the user says otherwise: attention grows with their
 # square, and at Stable Diffusion's size tiles are faster from here on
 UNTILED_PIXELS = 896 * 896
 LARGEST_OVERLAP = 448  # pixels, where tiles are chosen by themselves
+SIDES = (640, 512, 448, 384, 320, 256, 192, 128)  # of squares: tiles of at most their areas, less for less memory
+LEAST, MOST = 0.6, 1.6  # a tile's sides over its square's
+# rows of 576 and 1024 pixels against 512 at Stable Diffusion's size, OpenVINO on an AMD Zen 4: 1.15 to 1.24
+# (measured in f3149c7)
+WIDE, WIDE_COST = 512, 1.18
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,66 @@ class Options:
     memory: int | None = None
     batch: int | None = None
     background: Colour = WHITE
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Height and width of every part's tiles by its name, and how far they overlap, in output pixels.
+
+    Sides are multiples of the part's own, the overlap of every tensor's stride. batch: an engine is given so many
+    at once, at most; ragged: what is left over may be a smaller batch.
+    """
+
+    sides: Mapping[str, Size]
+    overlap: int
+    batch: int = 1
+    ragged: bool = False
+
+    def counts(self, size: Size, part: str) -> list[int]:
+        """How many tiles of an image of `size` a part gets at once, one batch after another."""
+        count = len(areas(size, self.sides[part], self.overlap))
+        batch = min(count, self.batch) if self.ragged else even(count, self.batch)
+        return [min(batch, count - start) for start in range(0, count, batch)]
+
+    def at_once(self, size: Size, part: str) -> int:
+        """Pixels of a part's largest batch of tiles of an image of `size`."""
+        return self.counts(size, part)[0] * math.prod(map(min, size, self.sides[part]))
+
+    def __str__(self) -> str:
+        """`tiles of 728×464 pixels (unet 576×576)`."""
+        (_first, side), *others = self.sides.items()
+        different = ", ".join(f"{name} {_by(other)}" for name, other in others if other != side)
+        at_once = f", up to {self.batch} at once" if self.batch > 1 else ""
+        return f"tiles of {_by(side)} pixels" + (f" ({different})" if different else "") + at_once
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Starts of tiles that cover `length`; the last one is moved back to end at the edge."""
+    if length <= tile:
+        return [0]
+    step = tile - overlap
+    return [*range(0, length - tile, step), length - tile]
+
+
+def even(count: int, most: int) -> int:
+    """The largest batch, at most `most`, that `count` tiles part into without a rest.
+
+    A rest would be a shape of its own: another engine to compile and to keep in memory.
+    """
+    return max(size for size in range(1, min(count, most) + 1) if count % size == 0)
+
+
+def areas(size: Size, tile: Size, overlap: int) -> list[Area]:
+    """Tiles that cover `size`, row by row."""
+    return [
+        (slice(top, min(top + tile[0], size[0])), slice(left, min(left + tile[1], size[1])))
+        for top in tile_starts(size[0], tile[0], overlap)
+        for left in tile_starts(size[1], tile[1], overlap)
+    ]
 
 
 def check_options(options: Options, chain: Chain) -> None:
@@ -119,3 +190,63 @@ def _choices(size: Size, chain: Chain, options: Options) -> Iterator[Tiles | Non
         yield None
     if limits is None or not whole:
         yield from tilings(size, overlap_of(chain, options), limits, chain.parts)
+
+
+def tilings(size: Size, overlap: int, limits: Limits | None, parts: Sequence[PartInfo]) -> Iterator[Tiles]:
+    """What a picture of `size` may be cut into, best first, each smaller than the one before.
+
+    limits: engines that take some sizes only (GPU): every part has the same tiles, of the chain's multiples.
+    UserError where tiles cannot overlap so far.
+    """
+    multiple = chain_multiple(parts)
+    if limits is not None:
+        low, high = limits
+        if overlap > min(high) - multiple:
+            raise UserError(
+                f"--overlap {overlap}: too much for engines of {high[0]}×{high[1]} pixels at most",
+                f"expected at most {min(high) - multiple}",
+            )
+        tile = least_work(size, overlap, multiple, low, high, high)
+        yield Tiles({part.name: tile for part in parts}, overlap)
+        return
+    for side in SIDES:
+        if overlap > side - multiple:
+            break
+        low, middle, high = ((round(factor * side),) * 2 for factor in (LEAST, 1, MOST))
+
+        @cache
+        def best(unit: int, wide_cost: float, low: Size = low, middle: Size = middle, high: Size = high) -> Size:
+            return least_work(size, overlap, unit, low, middle, high, wide_cost)
+
+        costs = {part.name: WIDE_COST if part.finest == 1 else 1.0 for part in parts}
+        yield Tiles({part.name: best(part.multiple, costs[part.name]) for part in parts}, overlap)
+
+
+def least_work(
+    size: Size, overlap: int, unit: int, low: Size, middle: Size, high: Size, wide_cost: float = 1.0
+) -> Size:
+    """The tile with sides from low to high, of at most `middle`'s area, that covers `size` with the least work."""
+    axes = zip(size, low, middle, high, strict=True)
+
+    def work(tile: Size) -> tuple[float, int]:
+        left = ((max(length - side, 0), side) for length, side in zip(size, tile, strict=True))
+        tiles = math.prod(1 + math.ceil(length / max(side - overlap, 1)) for length, side in left)
+        pixels = math.prod(tile)
+        return tiles * pixels * (wide_cost if tile[1] > WIDE else 1.0), pixels
+
+    heights, widths = (covering(*axis, overlap, unit) for axis in axes)
+    return min((tile for tile in product(heights, widths) if math.prod(tile) <= math.prod(middle)), key=work)
+
+
+def covering(length: int, low: int, middle: int, high: int, overlap: int, unit: int) -> set[int]:
+    """For every number of tiles the least side that covers `length`, as far as it is within low and high.
+
+    `middle` as well where all are larger.
+    """
+    low = max(low, overlap + unit)
+    found = set()
+    for tiles in range(1, max(length - overlap, unit) // (low - overlap) + 2):
+        side = math.ceil((length + (tiles - 1) * overlap) / tiles / unit) * unit
+        if side <= high and (side >= low or tiles == 1):
+            found.add(side)
+    return found if any(side <= middle for side in found) else {*found, middle}

@@ -1,83 +1,152 @@
-"""Large pictures in overlapping tiles, part by part: each part's tiles are blended before the next part sees them.
+"""A picture's way through a chain, in overlapping tiles or whole.
 
-So the last part's tiles agree where they meet. Group norms see a tile's statistics, not the picture's: tiles trade
-fidelity to the untiled result for memory. Blending is done on the host, on a GPU too: it needs arithmetic that no
-engine has, and the tensors between parts are small beside the pictures.
+A tiled picture goes part by part: each part's tiles are blended before the next part sees them, so that the last
+part's tiles agree where they meet. Group norms see a tile's statistics, not the picture's: tiles trade fidelity to
+the untiled result for memory. Blending is done on the host, on a GPU too: it needs arithmetic that no engine has,
+and the tensors between parts are small beside the pictures.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, TensorInfo, picture_size
 from passionsr_trt.runtime.core.chain import Arrays, Chain, Done
+from passionsr_trt.runtime.core.ordered import attempt, ordered
+from passionsr_trt.runtime.core.planning import Area, Tiles, areas, tile_starts
 
-Area = tuple[slice, slice]  # rows and columns, in output pixels
+T = TypeVar("T")
 Watch = Callable[[str, int, int], None]  # part, how many of its tiles are done, of how many; may raise to give up
+WHOLE: Area = (slice(None), slice(None))  # an untiled picture's one tile
+
+
+@dataclass
+class PictureRun(Generic[T]):
+    """One picture on its way through a chain. given: what the caller knows it by; tensors: its sources
+    [1, C, h, w], then every output so far; error: what went wrong with it.
+
+    An untiled picture is one tile, of all parts at once. Tiled or watched it goes part by part.
+    """
+
+    given: T
+    chain: Chain
+    tensors: dict[str, np.ndarray]
+    tiles: Tiles | None = None
+    watch: Watch | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """What an executor gets, one after another, to the final one; after a failure that is an empty one."""
+        left, final = self._batches(), False
+        while not final:
+            found = attempt(partial(next, left)) if self.error is None else self.error
+            if isinstance(found, Exception):
+                self.error, found = found, Batch(self, final=True)
+            yield found
+            final = found.final
+
+    def _batches(self) -> Iterator[Batch]:
+        parts = self.chain.parts
+        at_once = self.tiles is None and self.watch is None
+        for together in [parts] if at_once else [(part,) for part in parts]:
+            tensors = [tensor for part in together for tensor in part.inputs if tensor.name in self.tensors]
+            size = picture_size(tensors, {name: x.shape for name, x in self.tensors.items()})
+            name, output, tiles = together[-1].name, together[-1].output, self.tiles
+            blend = None if tiles is None else Blend(output, size, tiles.overlap)
+            places = iter([WHOLE] if tiles is None else areas(size, tiles.sides[name], tiles.overlap))
+            counts = [1] if tiles is None else tiles.counts(size, name)
+            done, count = 0, sum(counts)
+            self._say(name, done, count)
+            for batch in (list(islice(places, number)) for number in counts):
+                done += len(batch)
+                feed = {tensor.name: cut(self.tensors[tensor.name], tensor, batch) for tensor in tensors}
+                final = done == count and together[-1] is parts[-1]
+                yield Batch(self, final, together, feed, batch, blend, done, count)
+
+    def take(self, batch: Batch, result: Done) -> None:
+        """What an executor gave for a batch; it is dropped where another of the picture failed."""
+        if self.error is not None:
+            return
+        part = batch.parts[-1]
+        tiles = result.tensors[part.output.name]
+        if batch.blend is None:
+            self.tensors[part.output.name] = tiles
+        else:
+            for area, tile in zip(batch.areas, tiles, strict=True):
+                batch.blend.add(area, tile)
+            if batch.last:
+                self.tensors[part.output.name] = batch.blend.result()
+        for name, seconds in result.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._say(part.name, batch.done, batch.count)
+
+    def _say(self, part: str, done: int, count: int) -> None:
+        if self.watch is not None:
+            self.watch(part, done, count)
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Height and width of every part's tiles by its name, and how far they overlap, in output pixels.
-
-    Sides are multiples of the part's own, the overlap of every tensor's stride. batch: an engine is given so many
-    at once, at most; ragged: what is left over may be a smaller batch.
+class Batch:
+    """Some tiles of a picture for some parts. final: the last ones for the last part; done: of the `count` that
+    there are, with these. blend: what they are added to, None where the one tile is the picture.
     """
 
-    sides: Mapping[str, Size]
-    overlap: int
-    batch: int = 1
-    ragged: bool = False
+    run: PictureRun[Any]
+    final: bool
+    parts: Sequence[PartInfo] = ()
+    feed: Arrays = field(default_factory=dict)
+    areas: Sequence[Area] = ()
+    blend: Blend | None = None
+    done: int = 0
+    count: int = 0
 
-    def counts(self, size: Size, part: str) -> list[int]:
-        """How many tiles of an image of `size` a part gets at once, one batch after another."""
-        count = len(areas(size, self.sides[part], self.overlap))
-        batch = min(count, self.batch) if self.ragged else even(count, self.batch)
-        return [min(batch, count - start) for start in range(0, count, batch)]
-
-    def at_once(self, size: Size, part: str) -> int:
-        """Pixels of a part's largest batch of tiles of an image of `size`."""
-        return self.counts(size, part)[0] * math.prod(map(min, size, self.sides[part]))
-
-    def __str__(self) -> str:
-        """`tiles of 728×464 pixels (unet 576×576)`."""
-        (_first, side), *others = self.sides.items()
-        different = ", ".join(f"{name} {_by(other)}" for name, other in others if other != side)
-        at_once = f", up to {self.batch} at once" if self.batch > 1 else ""
-        return f"tiles of {_by(side)} pixels" + (f" ({different})" if different else "") + at_once
+    @property
+    def last(self) -> bool:
+        """For these parts; what comes next may need what all of them give."""
+        return self.done == self.count
 
 
-def _by(size: Size) -> str:
-    return f"{size[0]}×{size[1]}"
+def run_pictures(chain: Chain, runs: Iterable[PictureRun[T]]) -> Generator[PictureRun[T]]:
+    """Each run when it is finished or has failed, in order; one is asked for while the chain works on another."""
+    executor = chain.executor
+
+    def submit(batch: Batch) -> tuple[Batch, Any]:
+        if batch.run.error is not None:
+            return batch, batch.run.error
+        keep = (batch.parts[-1].output.name,)
+        return batch, attempt(partial(executor.submit, batch.parts, batch.feed, keep))
+
+    def collect(job: tuple[Batch, Any]) -> PictureRun[T] | None:
+        batch, ticket = job
+        failure = ticket
+        if not isinstance(ticket, Exception):
+            failure = attempt(lambda: batch.run.take(batch, executor.collect(ticket)))
+        batch.run.error = batch.run.error or failure
+        return batch.run if batch.final else None
+
+    def due(waiting: deque[tuple[Batch, Any]]) -> bool:
+        newest, _ = waiting[-1]
+        return newest.last and not newest.final
+
+    batches = (batch for run in runs for batch in run.batches())
+    with closing(ordered(batches, submit, collect, executor.depth, due)) as ended:
+        yield from filter(None, ended)
 
 
-def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Starts of tiles that cover `length`; the last one is moved back to end at the edge."""
-    if length <= tile:
-        return [0]
-    step = tile - overlap
-    return [*range(0, length - tile, step), length - tile]
-
-
-def even(count: int, most: int) -> int:
-    """The largest batch, at most `most`, that `count` tiles part into without a rest.
-
-    A rest would be a shape of its own: another engine to compile and to keep in memory.
-    """
-    return max(size for size in range(1, min(count, most) + 1) if count % size == 0)
-
-
-def areas(size: Size, tile: Size, overlap: int) -> list[Area]:
-    """Tiles that cover `size`, row by row."""
-    return [
-        (slice(top, min(top + tile[0], size[0])), slice(left, min(left + tile[1], size[1])))
-        for top in tile_starts(size[0], tile[0], overlap)
-        for left in tile_starts(size[1], tile[1], overlap)
-    ]
+def run_picture(chain: Chain, sources: Arrays, tiles: Tiles | None = None, watch: Watch | None = None) -> Done:
+    """The chain on one picture, sources [1, C, h, w]: its tensors and the seconds of each part."""
+    (run,) = run_pictures(chain, [PictureRun(None, chain, dict(sources), tiles, watch)])
+    if run.error is not None:
+        raise run.error
+    return Done(run.tensors, run.seconds)
 
 
 def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
@@ -93,52 +162,10 @@ def window(tile_height: int, tile_width: int, overlap: int) -> np.ndarray:
     return profile(tile_height)[:, None] * profile(tile_width)[None, :]
 
 
-def unwatched(_part: str, _done: int, _count: int) -> None:
-    """For those who wait for the end."""
-
-
-def run_tiled(chain: Chain, sources: Arrays, tiles: Tiles, watch: Watch = unwatched) -> Done:
-    """The chain on one picture, sources [1, C, h, w]; gives every part's blended output."""
-    tensors, seconds = dict(sources), {}
-    for part in chain.parts:
-        tensors[part.output.name], seconds[part.name] = run_part_tiled(chain, part, tensors, tiles, watch)
-    return Done(tensors, seconds)
-
-
-def run_watched(chain: Chain, sources: Arrays, watch: Watch) -> Done:
-    """The chain on one untiled picture, part by part, so that it can be given up between two; what `run` gives."""
-    tensors, seconds = dict(sources), {}
-    for part in chain.parts:
-        watch(part.name, 0, 1)
-        done = chain.run_part(part, part.feed(tensors))
-        tensors.update(done.tensors)
-        seconds.update(done.seconds)
-        watch(part.name, 1, 1)
-    return Done(tensors, seconds)
-
-
-def run_part_tiled(
-    chain: Chain, part: PartInfo, tensors: Arrays, tiles: Tiles, watch: Watch = unwatched
-) -> tuple[np.ndarray, float]:
-    """One part's output for the whole picture, and its seconds in all."""
-    size = picture_size(part.inputs, {name: x.shape for name, x in tensors.items()})
-    places = iter(areas(size, tiles.sides[part.name], tiles.overlap))
-    batches = [list(islice(places, count)) for count in tiles.counts(size, part.name)]
-    jobs = ({tensor.name: cut(tensors[tensor.name], tensor, batch) for tensor in part.inputs} for batch in batches)
-    blended = Blend(part.output, size, tiles.overlap)
-    seconds, count, finished = 0.0, sum(map(len, batches)), 0
-    watch(part.name, 0, count)
-    for batch, done in zip(batches, chain.stream([part], jobs), strict=True):
-        seconds += done.seconds[part.name]
-        for area, result in zip(batch, done.tensors[part.output.name], strict=True):
-            blended.add(area, result)
-        finished += len(batch)
-        watch(part.name, finished, count)
-    return blended.result(), seconds
-
-
 def cut(x: np.ndarray, tensor: TensorInfo, places: list[Area]) -> np.ndarray:
     """Tiles of x [1, C, H, W] as a batch [B, C, h, w]; a row is repeated."""
+    if places == [WHOLE]:
+        return x
     if not tensor.stride:
         return np.repeat(x, len(places), axis=0)
     return np.concatenate([x[(slice(None), slice(None), *scaled(area, tensor.stride))] for area in places])

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from passionsr_trt.engines.bundle.wiring import picture_size, sources_of
-from passionsr_trt.engines.common.errors import EngineError, UserError
-from passionsr_trt.runtime.core.chain import Arrays, Chain, Done
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale, upscale_deep
+from passionsr_trt.runtime.core.chain import Arrays, Chain
 from passionsr_trt.runtime.core.colour import align
-from passionsr_trt.runtime.core.planning import Options, plan_tiles
-from passionsr_trt.runtime.core.tiling import Tiles, Watch, run_tiled, run_watched
-from passionsr_trt.runtime.pictures.images import chain_sources, to_array, to_deep, to_image, upscale, upscale_deep
+from passionsr_trt.runtime.core.ordered import attempt
+from passionsr_trt.runtime.core.planning import Options, Tiles, plan_tiles
+from passionsr_trt.runtime.core.tiling import PictureRun, Watch, run_pictures
+from passionsr_trt.runtime.pictures.images import to_deep, to_image
 from PIL import Image
 
-T = TypeVar("T")
 Given = Image.Image | np.ndarray  # 8-bit RGB; or float32 [3, H, W] in [-1, 1], of a picture of more bits
-FAILURES = (UserError, MemoryError)  # of one image, which must not lose the others
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,12 @@ class Prepared:
     deep: bool = False
 
 
-def super_resolve(chain: Chain, image: Given, options: Options) -> SRResult:
-    """RGB of any size → RGB, `upscale` times as large."""
-    (result,) = super_resolve_all(chain, [image], options)
+def super_resolve(chain: Chain, image: Given, options: Options, watch: Watch | None = None) -> SRResult:
+    """RGB of any size → RGB, `upscale` times as large. watch: is told of every tile, and may raise to give up."""
+    ((_, result),) = super_resolve_each(chain, [(None, image)], options, watch)
     if isinstance(result, Exception):
         raise result
     return result
-
-
-def super_resolve_watched(chain: Chain, image: Given, options: Options, watch: Watch) -> SRResult:
-    """What `super_resolve` gives; `watch` is told of every tile and may raise to give up."""
-    prepared = _prepare(chain, image, options)
-    if prepared.tiles is None:
-        done = run_watched(chain, prepared.sources, watch)
-    else:
-        done = run_tiled(chain, prepared.sources, prepared.tiles, watch)
-    return finish(chain, prepared, done, options)
 
 
 def super_resolve_all(
@@ -73,58 +64,36 @@ def super_resolve_all(
 
     An image that fails gives its exception in its place, as one does that is handed in.
     """
-    under_way: deque[tuple[Prepared, Any]] = deque()
-
-    def oldest() -> SRResult | Exception:
-        prepared, ticket = under_way.popleft()
-        return attempt(lambda: finish(chain, prepared, chain.executor.collect(ticket), options))
-
-    try:
-        for image in images:
-            prepared = prepare(chain, image, options)
-            if isinstance(prepared, Prepared) and prepared.tiles is None:
-                ticket = attempt(partial(chain.begin, prepared.sources))
-                if not isinstance(ticket, Exception):
-                    under_way.append((prepared, ticket))
-                    if len(under_way) >= chain.executor.depth:
-                        yield oldest()
-                    continue
-                prepared = ticket
-            while under_way:
-                yield oldest()
-            yield (
-                prepared if isinstance(prepared, Exception) else attempt(partial(tiled, chain, prepared, options))
-            )
-        while under_way:
-            yield oldest()
-    finally:
-        while under_way:
-            oldest()
+    return (result for _, result in super_resolve_each(chain, ((None, image) for image in images), options))
 
 
-def attempt(work: Callable[[], T]) -> T | Exception:
-    """What work gives, or what went wrong with this one image; anything else is raised."""
-    try:
-        return work()
-    except EngineError:
-        raise
-    except FAILURES as error:
-        return error
+def super_resolve_each(
+    chain: Chain, images: Iterable[tuple[K, Given | Exception]], options: Options, watch: Watch | None = None
+) -> Iterator[tuple[K, SRResult | Exception]]:
+    """The same of images that come with what they are known by."""
+
+    def runs() -> Iterator[PictureRun[tuple[K, Prepared | None]]]:
+        for key, image in images:
+            prepared = image if isinstance(image, Exception) else attempt(partial(prepare, chain, image, options))
+            if isinstance(prepared, Exception):
+                yield PictureRun((key, None), chain, {}, error=prepared)
+            else:
+                yield PictureRun((key, prepared), chain, dict(prepared.sources), prepared.tiles, watch)
+
+    def ended(run: PictureRun[tuple[K, Prepared | None]]) -> tuple[K, SRResult | Exception]:
+        key, prepared = run.given
+        if run.error is not None or prepared is None:
+            return key, run.error or UserError("no picture")
+        result = attempt(partial(finish, chain, prepared, run, options))
+        run.tensors.clear()  # while the next picture is prepared this one takes no memory
+        return key, result
+
+    with closing(run_pictures(chain, runs())) as ready:
+        yield from map(ended, ready)
 
 
-def tiled(chain: Chain, prepared: Prepared, options: Options) -> SRResult:
-    assert prepared.tiles is not None
-    return finish(chain, prepared, run_tiled(chain, prepared.sources, prepared.tiles), options)
-
-
-def prepare(chain: Chain, image: Given | Exception, options: Options) -> Prepared | Exception:
-    """The chain's sources for an image and its tiles, or what is wrong with it."""
-    if isinstance(image, Exception):
-        return image
-    return attempt(lambda: _prepare(chain, image, options))
-
-
-def _prepare(chain: Chain, image: Given, options: Options) -> Prepared:
+def prepare(chain: Chain, image: Given, options: Options) -> Prepared:
+    """The chain's sources for a picture, and its tiles."""
     deep = isinstance(image, np.ndarray)
     if isinstance(image, np.ndarray):
         enlarged = upscale_deep(image, chain.model.upscale)
@@ -138,13 +107,13 @@ def _prepare(chain: Chain, image: Given, options: Options) -> Prepared:
     return Prepared(bicubic, enlarged, sources, plan_tiles(size, chain, options), deep)
 
 
-def finish(chain: Chain, prepared: Prepared, done: Done, options: Options) -> SRResult:
+def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Options) -> SRResult:
     """Crop, clamp, colours."""
     enlarged = prepared.enlarged
-    if not np.isfinite(done.tensors[chain.output]).all():
+    if not np.isfinite(run.tensors[chain.output]).all():
         raise UserError(f"{chain.label} gave what is no number", "expected a picture", "try float engines")
-    result = done.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
+    result = run.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
     result = align(result, enlarged, options.align or chain.model.align)
     deep = to_deep(result) if prepared.deep else None
-    return SRResult(to_image(result), prepared.bicubic, done.seconds, prepared.tiles, deep)
+    return SRResult(to_image(result), prepared.bicubic, run.seconds, prepared.tiles, deep)

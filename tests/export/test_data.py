@@ -12,10 +12,10 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures import pictures as images
 from passionsr_trt.engines.pictures.files import SUFFIXES
 from passionsr_trt.engines.pictures.pictures import pad_to_multiple
 from passionsr_trt.export.calibrate.data import calibration_files, load_sources
-from passionsr_trt.runtime.pictures import images
 from PIL import Image
 
 from tests.conftest import DEMO

@@ -201,7 +201,7 @@ def in_process(trial: Trial, folder: Path) -> Outcome:
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
         if trial.warm:
-            stack.enter_context(mock.patch("passionsr_trt.runtime.infer.load_engines", kept_open))
+            stack.enter_context(mock.patch("passionsr_trt.runtime.apps.infer.load_engines", kept_open))
         if trial.stop:
             stack.enter_context(mock.patch(trial.stop, side_effect=Reached))
         try:

@@ -15,15 +15,15 @@ from passionsr_trt.engines.pictures.files import LeftOut
 pytest.importorskip("fsspec", reason="needs fsspec (extra [batch])")
 from passionsr_trt.runtime.apps.batch.cluster import Starts
 from passionsr_trt.runtime.apps.batch.inputs import Item, Refused, pictures, safe_key
-from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse, verdict
-from passionsr_trt.runtime.apps.batch.places import OWN, Place, Stamp
+from passionsr_trt.runtime.apps.batch.ledger import OWN, Entry, Ledger, Place, Stamp, parse, verdict
 from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
+from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.planning import Options
 
 from tests.conftest import Built
 from tests.pictures import noise
 
-LINE = Done("a.png", "c", 5, "then", "1" * 64, 9, "later", "2" * 64)
+LINE = Entry("a.png", "c", 5, "then", "1" * 64, 9, "later", "2" * 64)
 
 
 def put(folder: Path, *names: str) -> Path:
@@ -123,9 +123,9 @@ def test_every_store_is_a_place() -> None:
 @pytest.mark.parametrize("url", ["memory://batch-ledger", "local"])
 def test_the_ledger_keeps_the_latest_line(url: str, tmp_path: Path) -> None:
     ledger = Ledger(Place(url if "://" in url else str(tmp_path)))
-    other = Done("b.png", *list(vars(LINE).values())[1:])
+    other = Entry("b.png", *list(vars(LINE).values())[1:])
     ledger.write([LINE, other])
-    ledger.write([Done("a.png", "new", *list(vars(LINE).values())[2:])])
+    ledger.write([Entry("a.png", "new", *list(vars(LINE).values())[2:])])
     ledger.place.write(f"{OWN}/done-9.jsonl", b'["a.png"\n[]\n\xff\n' + other.line()[:-9])
     assert len(ledger.files()) == 3
     ledger.gather(ledger.files())
@@ -168,7 +168,7 @@ class Death(BaseException):
 
 
 def worker(engines: Path, output: Path, tries: int = 3) -> Worker:
-    settings = Settings(str(engines), None, str(output), Options(), None, "c", 1, 0, True, 1, tries)
+    settings = Settings(Recipe(engines, Options()), str(output), "c", 1, 1, tries)
     return Worker(settings)
 
 
@@ -184,7 +184,7 @@ def test_a_picture_that_kills_its_worker_fails_and_loses_no_other(tmp_path: Path
             groups.append("".join(item.key[0] for item in group))
             if "b" in groups[-1]:
                 raise Death
-            return [(item, Done(item.key, "c", 1, "1", "", 1, "1", "")) for item in group]
+            return [(item, Entry(item.key, "c", 1, "1", "", 1, "1", "")) for item in group]
 
         one.upscale = upscale  # type: ignore[method-assign]
         try:

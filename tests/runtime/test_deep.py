@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from passionsr_trt.engines.pictures.pictures import read_picture
+from passionsr_trt.engines.pictures.pictures import read_picture, upscale_deep
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.pictures.images import to_deep, upscale_deep
-from passionsr_trt.runtime.pictures.written import as_written
+from passionsr_trt.runtime.pictures.images import as_written, to_deep
 from PIL import Image
 
 from tests.conftest import Built

@@ -20,13 +20,13 @@ from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, Tenso
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import HostExecutor, shapes_of
 from passionsr_trt.runtime.backends.onnxruntime import OnnxEngine
+from passionsr_trt.runtime.backends.tensorrt.buffers import Buffers, Slot
 from passionsr_trt.runtime.backends.tensorrt.chain import DeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
-from passionsr_trt.runtime.backends.tensorrt.plan import Plan, Slot
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.files import upscale_all
-from passionsr_trt.runtime.core.planning import need
-from passionsr_trt.runtime.core.tiling import Tiles, run_tiled
+from passionsr_trt.runtime.core.planning import Tiles, need
+from passionsr_trt.runtime.core.tiling import run_picture
 from passionsr_trt.runtime.core.upscaler import Options, super_resolve_all
 from PIL import Image
 
@@ -43,7 +43,7 @@ CODE = {
 }
 PARTS = tuple(PartInfo(name, "", *tensors, 8) for name, tensors in zip(CODE, TENSORS, strict=True))
 MODEL, MOST = ModelInfo("0", "tiny", 2, "none"), 1 << 14  # pixels at once
-KEPT = "passionsr_trt.runtime.backends.tensorrt.executor.KEPT_PLANS"
+KEPT = "passionsr_trt.runtime.backends.tensorrt.executor.KEPT_BUFFERS"
 
 
 def graph_of(part: PartInfo) -> Any:
@@ -93,12 +93,17 @@ def pictures(chain: Chain, *sizes: Size, batch: int = 1, most: int = 99, seed: i
     yield from (done.tensors["picture"] for _, done in zip(range(most), chain.stream(PARTS, jobs), strict=False))
 
 
+def begin(chain: Chain, given: dict[str, np.ndarray]) -> Any:
+    """A ticket of one batch of pictures."""
+    return chain.executor.submit(chain.parts, given, (chain.output,))
+
+
 def tiles_of(batch: int, *sides: Size) -> Tiles:
     return Tiles(dict(zip(CODE, sides * 3, strict=False)), 8, batch, ragged=True)
 
 
 def tiled(chain: Chain, size: Size, tiles: Tiles) -> Iterator[np.ndarray]:
-    yield from run_tiled(chain, sources(size), tiles).tensors.values()
+    yield from run_picture(chain, sources(size), tiles).tensors.values()
 
 
 def everything(chain: Chain) -> Iterator[np.ndarray]:
@@ -130,17 +135,21 @@ def test_a_device_gives_what_onnx_runtime_gives(seed: int | None, graphs: int, c
     chain.close()
 
 
-QUEUE, WAIT, BIND, CAPTURE = DeviceExecutor._enqueue, SimulatedDevice.wait, Plan.bind, Plan.capture
+QUEUE, WAIT, BIND, CAPTURE = DeviceExecutor._enqueue, SimulatedDevice.wait, Buffers.bind, Buffers.capture
 NO, NAN, DEVICE = property(lambda _: False, lambda *_: None), "nan location mismatch", SimulatedDevice
 FAULTS: dict[str, tuple[type, dict[str, Any], str]] = {  # whose methods are replaced, by what, what finds it
     "early read": (DEVICE, {"synchronize": lambda *_: 0, "seconds_between": lambda *_: 0}, NAN),
     "early overwrite": (Slot, {"busy": NO}, "written while its upload waited|Mismatched"),
     "no wait for the upload": (DEVICE, {"wait": lambda *a: a[2].name == "work" or WAIT(*a)}, "never written"),
     "no wait for the result": (DEVICE, {"wait": lambda *a: a[2].name == "down" or WAIT(*a)}, "never written"),
-    "scratch freed": (DeviceExecutor, {"_settle": lambda _: None}, "use after free"),
-    "plan freed": (Plan, {"busy": NO}, NAN),
-    "stale graph": (Plan, {"drop_graphs": lambda _: 0, "capture": lambda *a: a[0].graphs or CAPTURE(*a)}, "stale"),
-    "stale addresses": (Plan, {"bind": lambda *a: a[0].scratch is None and BIND(*a)}, "stale"),
+    "scratch freed": (DeviceExecutor, {"_drain": lambda _: None}, "use after free"),
+    "buffers freed": (Buffers, {"busy": NO}, NAN),
+    "stale graph": (
+        Buffers,
+        {"drop_graphs": lambda _: 0, "capture": lambda *a: a[0].graphs or CAPTURE(*a)},
+        "stale",
+    ),
+    "stale addresses": (Buffers, {"bind": lambda *a: a[0].scratch is None and BIND(*a)}, "stale"),
     "lost tile": (DeviceExecutor, {"_enqueue": lambda *a: len(a[1].parts) == a[1].busy or QUEUE(*a)}, "not over"),
 }
 
@@ -185,7 +194,8 @@ def test_the_next_picture_goes_up_meanwhile(chain: Chain, device: SimulatedDevic
     pairs = {tmp_path / f"{n}.png": tmp_path / f"{n}x.png" for n in range(20)}
     for image, path in zip(images, pairs, strict=True):
         image.save(path)
-    assert list(upscale_all(chain, pairs, Options(), Mock())) == [(path, None) for path in pairs]
+    made = list(upscale_all(chain, pairs, Options()))
+    assert [each.source for each in made] == list(pairs) and not any(each.error for each in made)
     for right, path in zip(super_resolve_all(host(), images, Options()), pairs.values(), strict=True):
         assert not isinstance(right, Exception) and right.image.tobytes() == Image.open(path).tobytes()
     jobs = [entry.kind for entry in device.log if entry.when != "ran" and entry.kind in ("upload", "synchronize")]
@@ -220,7 +230,7 @@ def test_short_memory_is_shared_and_what_cannot_fit_is_one_error(chain: Chain, d
 @pytest.mark.parametrize("size", [(16, 24), (64, 64), (8, 128)])
 @pytest.mark.parametrize("tiles", [None, tiles_of(1, (32, 32), (16, 24)), tiles_of(2, (24, 24))])
 def test_memory_is_predicted(chain: Chain, device: SimulatedDevice, size: Size, tiles: Tiles | None) -> None:
-    chain.run(sources(size)) if tiles is None else run_tiled(chain, sources(size), tiles)
+    chain.run(sources(size)) if tiles is None else run_picture(chain, sources(size), tiles)
     assert device.peak <= need(size, chain, tiles) <= 2 * device.peak
 
 
@@ -250,7 +260,7 @@ def test_a_slot_is_used_again_after_a_failed_wait(device: SimulatedDevice) -> No
     same(chain, (16, 24))
 
 
-def test_idle_plans_make_room_for_scratch_memory(chain: Chain, device: SimulatedDevice) -> None:
+def test_idle_buffers_make_room_for_scratch_memory(chain: Chain, device: SimulatedDevice) -> None:
     device.limit = (24 + 3 * 6 * 4 + 5) * 48**2  # what the larger one takes: scratch, pictures, the rest
     same(chain, (16, 24))
     same(chain, (48, 48))
@@ -267,7 +277,7 @@ def test_tiles_and_their_rest_fit_as_predicted(chain: Chain, device: SimulatedDe
     compare(chain, partial(tiled, size=(24, 120), tiles=tiles_of(4, (24, 24))))
 
 
-def test_a_shape_that_engines_refuse_costs_no_plans(chain: Chain, device: SimulatedDevice) -> None:
+def test_a_shape_that_engines_refuse_costs_no_buffers(chain: Chain, device: SimulatedDevice) -> None:
     same(chain, (16, 24))
     with pytest.raises(UserError, match="built for"):
         chain.run(sources((160, 160)))
@@ -275,11 +285,11 @@ def test_a_shape_that_engines_refuse_costs_no_plans(chain: Chain, device: Simula
 
 
 def test_a_job_outlives_the_failure_of_the_next(chain: Chain, device: SimulatedDevice) -> None:
-    ticket = chain.begin(sources((16, 24)))
+    ticket = begin(chain, sources((16, 24)))
     for size, allocations in (((48, 48), 12), ((16, 24), 1)):
         device.failing["allocate"] = allocations
         with pytest.raises(UserError):
-            chain.begin(sources(size))
+            begin(chain, sources(size))
     assert np.isfinite(chain.executor.collect(ticket).tensors["picture"]).all()
 
 
@@ -287,18 +297,18 @@ def test_a_plan_frees_everything_else_where_one_free_fails(device: SimulatedDevi
     engines = {part.name: SimulatedEngine(graph_of(part), part, device, MOST) for part in PARTS}
     shapes = shapes_of(PARTS, sources((16, 24)))
     with device.current():
-        plan = Plan.make(device, engines, PARTS, shapes, ("picture",))
+        buffers = Buffers.make(device, engines, PARTS, shapes, ("picture",))
         graphs = [Mock(**{"free.side_effect": error}) for error in (None, UserError("a graph"), None)]
-        plan.graphs = [*graphs, None]
+        buffers.graphs = [*graphs, None]
         device.failing["free"] = 3
         with pytest.raises(UserError, match="a graph"):
-            plan.free()
+            buffers.free()
     assert device.failed == 1 and all(graph.free.call_count == 1 for graph in graphs)
     assert [buffer.size for buffer in device.memory.values() if buffer.live] == [device.live]
-    assert not device._pinned and not (plan.slots or plan.memory or plan.contexts or plan.graphs)
+    assert not device._pinned and not (buffers.slots or buffers.memory or buffers.contexts or buffers.graphs)
 
 
-def test_a_failed_free_at_the_end_keeps_neither_other_plans_nor_engines(device: SimulatedDevice) -> None:
+def test_a_failed_free_at_the_end_keeps_neither_other_buffers_nor_engines(device: SimulatedDevice) -> None:
     chain = simulated(device)
     same(chain, (16, 24), (24, 16))
     device.failing["free"] = 1
@@ -317,13 +327,13 @@ def test_a_failure_is_told_rather_than_the_one_of_freeing_after_it(device: Simul
 
 def test_a_failed_wait_at_the_end_leaks_nothing(chain: Chain, device: SimulatedDevice) -> None:
     same(chain, (16, 24))
-    device.failing["settle"] = 1
+    device.failing["drain"] = 1
     chain.close()
 
 
 def test_too_many_jobs_are_an_error_that_says_so(chain: Chain) -> None:
     with pytest.raises(UserError):
-        [chain.begin(sources((16, 24))) for _ in range(3)]
+        [begin(chain, sources((16, 24))) for _ in range(3)]
 
 
 def test_a_failed_wait_for_room_is_told(chain: Chain, device: SimulatedDevice) -> None:

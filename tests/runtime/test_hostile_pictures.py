@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.backends.openvino import OpenVINOEngine
 from passionsr_trt.runtime.core import files
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.pictures.images import read_picture, save_image
+from passionsr_trt.runtime.pictures.images import save_image
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 

@@ -9,15 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.pictures.pictures import pad_to_multiple
-from passionsr_trt.runtime.pictures.images import (
-    Picture,
-    list_images,
-    read_picture,
-    save_image,
-    to_array,
-    to_image,
-)
+from passionsr_trt.engines.pictures.files import list_images
+from passionsr_trt.engines.pictures.pictures import Picture, pad_to_multiple, read_picture, to_array
+from passionsr_trt.runtime.pictures.images import save_image, to_image
 from PIL import Image
 
 

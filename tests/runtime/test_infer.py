@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
 from passionsr_trt.engines.common.errors import UsageError
-from passionsr_trt.runtime.apps.batch.places import OWN
+from passionsr_trt.runtime.apps.batch.ledger import OWN
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.main import main

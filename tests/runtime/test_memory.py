@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.free_memory import free_memory
+from passionsr_trt.runtime.backends.host import HostMemory
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain
-from passionsr_trt.runtime.core.memory import HostMemory
-from passionsr_trt.runtime.core.planning import Options, need, plan_tiles
-from passionsr_trt.runtime.core.tile_choice import tilings
-from passionsr_trt.runtime.core.tiling import Tiles
+from passionsr_trt.runtime.core.planning import Options, Tiles, need, plan_tiles, tilings
 from passionsr_trt.runtime.main import main
 from PIL import Image
 

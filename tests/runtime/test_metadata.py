@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.pictures.pictures import read_picture
-from passionsr_trt.runtime.pictures.written import as_written
+from passionsr_trt.runtime.pictures.images import as_written
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.pictures.files import find_pictures
-from passionsr_trt.runtime.pictures import outputs
-from passionsr_trt.runtime.pictures.outputs import Outputs, in_folder, plan_outputs
+from passionsr_trt.runtime.core import files as outputs
+from passionsr_trt.runtime.core.files import Outputs, in_folder, name_outputs
 
 from tests.engines.test_picture_files import put
 
 
 def plan(output: Path, *given: Path, kind: str = "png") -> Outputs:
-    return plan_outputs(find_pictures(list(given), output)[0], output, kind)
+    return name_outputs(find_pictures(list(given), output)[0], output, kind)
 
 
 def targets(planned: Outputs, output: Path) -> list[str]:

@@ -15,7 +15,7 @@ from passionsr_trt.runtime.apps.polygraphy_data import load_data
 from tests.conftest import DEMO, ROOT, Built, needs_rtx
 
 POLYGRAPHY = str(Path(sys.executable).with_name("polygraphy"))
-SCRIPT = str(ROOT / "runtime" / "polygraphy_data.py")
+SCRIPT = str(ROOT / "runtime" / "apps" / "polygraphy_data.py")
 
 
 def environment(built: Built, part: str) -> dict[str, str]:

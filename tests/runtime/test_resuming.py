@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from passionsr_trt.engines.pictures.files import LeftOut, find_pictures
 from passionsr_trt.runtime.apps.batch import ledger
-from passionsr_trt.runtime.apps.batch.places import OWN
-from passionsr_trt.runtime.apps.resuming import Notes, resumed
+from passionsr_trt.runtime.apps.batch.ledger import OWN
+from passionsr_trt.runtime.apps.infer import Notes, resumed
 
 from tests.conftest import Built
 from tests.runtime.test_infer import infer
@@ -100,7 +100,7 @@ def test_a_picture_that_changed_while_it_was_made_is_not_noted(tmp_path: Path) -
 def test_many_notes_become_one_file_beside_another_process_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.runtime.apps.resuming.MOST_FILES", 3)
+    monkeypatch.setattr("passionsr_trt.runtime.apps.infer.MOST_FILES", 3)
     names = [f"{number}.png" for number in range(10)]
     _notes, pairs = made(tmp_path, names)
     other = Notes(tmp_path / "out", "c", keep=True)

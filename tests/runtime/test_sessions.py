@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.apps.serving.app import is_loopback
-from passionsr_trt.runtime.apps.serving.engines import Stand, offers
+from passionsr_trt.runtime.apps.serving.engines import EngineChoice, offers
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
 from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures
 from passionsr_trt.runtime.core.chain import Chain
@@ -42,11 +42,11 @@ def test_files_go_with_the_last_session_that_uploaded_them(tmp_path: Path) -> No
 
 def test_a_session_that_leaves_at_work_stops_it_and_leaves_nothing(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path)
-    with pytest.raises(Cancelled), sessions.work("first", []) as (ticket, folder):
+    with pytest.raises(Cancelled), sessions.work("first", []) as (token, folder):
         sessions.end("first")
         folder.mkdir(exist_ok=True)
         (folder / "late.png").write_bytes(b"pixels")
-        ticket.check()
+        token.check()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,10 +106,10 @@ def test_a_session_without_a_sign_of_life_ends(tmp_path: Path) -> None:
 
 def test_one_chain_is_open_at_a_time(small: Built) -> None:
     closed: list[str] = []
-    stand = Stand(offers([small.engines_int8, small.onnx_fp32], "cpu", 1, 0))
-    int8, onnx = stand.offers
-    assert (int8, onnx) == ("INT8 (openvino)", "FP32 (ONNX Runtime, cpu)") and stand.scales == (2, 1, 3, 4)
-    first = stand.chain(int8)
+    choice = EngineChoice(offers([small.engines_int8, small.onnx_fp32], "cpu", 1, 0))
+    int8, onnx = choice.offers
+    assert (int8, onnx) == ("INT8 (openvino)", "FP32 (ONNX Runtime, cpu)") and choice.scales == (2, 1, 3, 4)
+    first = choice.chain(int8)
     close = first.close
 
     def closing(self: Chain = first) -> None:
@@ -117,24 +117,24 @@ def test_one_chain_is_open_at_a_time(small: Built) -> None:
         close()
 
     first.close = closing  # type: ignore[method-assign]
-    assert stand.chain(int8) is first and closed == []
-    stand.chain(onnx)
-    assert closed == ["OpenVINO INT8"] and stand.open_label == onnx
+    assert choice.chain(int8) is first and closed == []
+    choice.chain(onnx)
+    assert closed == ["OpenVINO INT8"] and choice.open_label == onnx
     with pytest.raises(UserError, match="no engines are called other; expected INT8"):
-        stand.chain("other")
-    stand.close()
+        choice.chain("other")
+    choice.close()
     with pytest.raises(UserError, match="named twice"):
         offers([small.engines_int8] * 3, "cpu", 1, 0)
 
 
 def test_whoever_waits_for_a_turn_can_give_up(small: Built, tmp_path: Path, photo: Path) -> None:
     sessions = Sessions(tmp_path)
-    stand = Stand(offers([small.engines_int8], "cpu", 1, 0))
+    choice = EngineChoice(offers([small.engines_int8], "cpu", 1, 0))
     reported: list[str] = []
-    with stand.turn(lambda: None), sessions.work("second", []) as (ticket, folder):
+    with choice.turn(lambda: None), sessions.work("second", []) as (token, folder):
         threading.Timer(0.3, sessions.cancel, ["second"]).start()
         work = upscale_pictures(
-            stand, [photo], Wishes("INT8 (openvino)"), folder, ticket, lambda *_: reported.append(""), 10**6
+            choice, [photo], Wishes("INT8 (openvino)"), folder, token, lambda *_: reported.append(""), 10**6
         )
         with pytest.raises(Cancelled):
             next(work)

@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -138,9 +137,9 @@ def test_one_bad_picture_costs_no_other_and_lines_keep_their_order(streams: int,
         picture(shade).save(source)
     write_bad(tmp_path / "2.png", "truncated")
     (tmp_path / "out" / "6.png").mkdir(parents=True)  # where no file can be written
-    told = list(upscale_all(chain_of(streams, Scripted(script)), pairs, Options(), Mock(), streams))
-    assert [source for source, _error in told] == list(pairs)
-    assert [source.stem for source, error in told if error is not None] == ["2", "4", "6"]
+    told = list(upscale_all(chain_of(streams, Scripted(script)), pairs, Options(), streams))
+    assert [made.source for made in told] == list(pairs)
+    assert [made.source.stem for made in told if made.error is not None] == ["2", "4", "6"]
     for shade in (0, 1, 3, 5, 7):
         with Image.open(tmp_path / "out" / f"{shade}.png") as image:
             assert image.getpixel((0, 0)) == (shade, shade, shade)

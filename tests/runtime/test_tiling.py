@@ -12,14 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, Size, TensorInfo
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.pictures import read_picture, to_array, upscale
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain, Limits
-from passionsr_trt.runtime.core.planning import Options
-from passionsr_trt.runtime.core.tile_choice import WIDE, WIDE_COST, tilings
-from passionsr_trt.runtime.core.tiling import Tiles, run_tiled, seam_energy, tile_starts
+from passionsr_trt.runtime.core.planning import WIDE, WIDE_COST, Options, Tiles, tile_starts, tilings
+from passionsr_trt.runtime.core.tiling import run_picture, seam_energy
 from passionsr_trt.runtime.core.upscaler import super_resolve
-from passionsr_trt.runtime.pictures.images import read_picture, to_array, upscale
 from PIL import Image
 
 from tests.conftest import DEMO, Built
@@ -59,7 +58,7 @@ def test_tiles_of_an_identity_give_the_image_back(
         return pieces
 
     sides = {"part": (tile[0] * 64, tile[1] * 64)}
-    result = run_tiled(alone(run), {"image": image}, Tiles(sides, overlap * 8, batch, ragged))
+    result = run_picture(alone(run), {"image": image}, Tiles(sides, overlap * 8, batch, ragged))
     np.testing.assert_allclose(result.tensors["out"], image, atol=1e-5)
     shape = min(tile[0], rows) * 64, min(tile[1], columns) * 64
     assert shapes == {shape}, "every tile has one shape, so one compiled engine"
@@ -79,7 +78,7 @@ def test_a_change_of_tone_between_tiles_is_spread_over_the_overlap() -> None:
         return piece + next(tones)
 
     zeros = {"image": np.zeros((1, 3, 512, 256), np.float32)}
-    result = run_tiled(alone(run), zeros, Tiles({"part": (256, 256)}, 128)).tensors["out"][0, 0, :, 0]
+    result = run_picture(alone(run), zeros, Tiles({"part": (256, 256)}, 128)).tensors["out"][0, 0, :, 0]
     assert result[0] == 0 and result[-1] == 2
     assert np.abs(np.diff(result)).max() < np.pi / 2 / 128 * 1.1
 
@@ -191,7 +190,7 @@ def test_a_second_source_is_cut_where_the_first_is_and_rows_go_along_whole() -> 
         "lr": RNG.random((1, 3), np.float32),
     }
     chain = Chain(ModelInfo("", "none", 1, "none"), (part,), HostExecutor({"part": Adding(1)}), "adding")
-    found = run_tiled(chain, sources, Tiles({"part": (128, 192)}, 64, batch=2))
+    found = run_picture(chain, sources, Tiles({"part": (128, 192)}, 64, batch=2))
     whole = (
         sources["image"] + sources["noise"].repeat(8, axis=2).repeat(8, axis=3) + sources["lr"][:, :, None, None]
     )
@@ -202,7 +201,7 @@ def test_a_second_source_is_cut_where_the_first_is_and_rows_go_along_whole() -> 
 def test_parts_in_tiles_meet_where_untiled_ones_do(size: tuple[int, int]) -> None:
     chain = sizes_alone()
     image = RNG.random((1, 3, *size), np.float32)
-    done, whole = run_tiled(chain, {"image": image}, tiles((232, 168), (192, 256))), chain.run({"image": image})
+    done, whole = run_picture(chain, {"image": image}, tiles((232, 168), (192, 256))), chain.run({"image": image})
     np.testing.assert_allclose(done.tensors["image_out"], whole.tensors["image_out"], atol=1e-5)
     assert set(done.seconds) == set(whole.seconds) == {"vae_encoder", "unet", "vae_decoder"}
 
@@ -221,7 +220,7 @@ def test_tiles_at_once_are_what_they_are_alone(small: Built, built: str) -> None
     image = to_array(upscale(read_picture(DEMO / "photos" / "hr" / "astronaut.png").rgb, 1))[None, :, :320, :256]
     shape = tiles((192, 128), (192, 128))
     single, at_once = (
-        run_tiled(chain, {"image": image}, replace(shape, batch=batch)).tensors["image_out"] for batch in (1, 4)
+        run_picture(chain, {"image": image}, replace(shape, batch=batch)).tensors["image_out"] for batch in (1, 4)
     )
     error = np.linalg.norm(at_once - single) / np.linalg.norm(single)
     assert error < (1e-5 if built == "engines_fp32" else 0.02)
@@ -234,7 +233,7 @@ def test_no_seam_shows_between_tiles(demo: Built) -> None:
     untiled = chain.run(sources).tensors["image_out"][0]
 
     def energy(tiles: Tiles) -> float:
-        found = run_tiled(chain, sources, tiles).tensors["image_out"][0]
+        found = run_picture(chain, sources, tiles).tensors["image_out"][0]
         return seam_energy(found, untiled, tiles.sides["vae_encoder"], tiles.overlap)
 
     assert seam_energy(untiled, untiled, (512, 512), 64) == 1

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from passionsr_trt.engines.pictures.pictures import read_picture, upscale
 from passionsr_trt.engines.pictures.pixels import fill_hidden
-from passionsr_trt.runtime.apps.serving.engines import Stand, offers
+from passionsr_trt.runtime.apps.serving.engines import EngineChoice, offers
 from passionsr_trt.runtime.apps.serving.sessions import Sessions
 from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.main import main
-from passionsr_trt.runtime.pictures.written import as_written
+from passionsr_trt.runtime.pictures.images import as_written
 from PIL import Image
 
 from tests.conftest import DEMO, Built
@@ -166,15 +166,15 @@ def test_the_page_lays_over_its_background_and_says_so(small: Built, tmp_path: P
     image = noise("RGBA")
     image.putalpha(Image.new("L", SIZE, 0))
     image.save(tmp_path / "hidden.png")
-    stand = Stand(offers([small.engines_int8], "cpu", 1, 0))
+    choice = EngineChoice(offers([small.engines_int8], "cpu", 1, 0))
     wishes = Wishes("INT8 (openvino)", form="jpg", options=Options(background=(10, 200, 30)))
-    with Sessions(tmp_path).work("one", []) as (ticket, folder):
-        work = upscale_pictures(stand, [tmp_path / "hidden.png"], wishes, folder, ticket, lambda *_: None, 10**6)
+    with Sessions(tmp_path).work("one", []) as (token, folder):
+        work = upscale_pictures(choice, [tmp_path / "hidden.png"], wishes, folder, token, lambda *_: None, 10**6)
         (shown,) = work
         assert shown.file is not None and "laid over #0ac81e: JPEG has none" in shown.line
         with Image.open(shown.file) as result:
             assert np.abs(np.asarray(result, np.int64) - (10, 200, 30)).max() <= 3
-    stand.close()
+    choice.close()
 
 
 @pytest.mark.parametrize(("background", "mode"), [((9, 9, 9), "L"), ((9, 9, 8), "RGB")])

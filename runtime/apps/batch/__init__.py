@@ -1,1 +1,1 @@
-"""batch: pictures by the million on Ray. places and inputs reach files, the ledger knows what is done."""
+"""batch: pictures by the million on Ray. inputs are what is to be done, the ledger what is done."""

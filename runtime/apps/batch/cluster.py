@@ -17,10 +17,10 @@ from typing import Any, TextIO
 
 from passionsr_trt.engines.common.errors import UserError, reason_of
 from passionsr_trt.runtime.apps.batch.inputs import Item
-from passionsr_trt.runtime.apps.batch.places import Stamp
+from passionsr_trt.runtime.apps.batch.ledger import Stamp
 from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
 
-Told = tuple[list[Outcome], str]  # of a group, and its file of the ledger
+GroupOutcomes = tuple[list[Outcome], str]  # of a group, and its file of the ledger
 OBJECTS = 80 << 20  # bytes, the least that Ray takes: only names travel, never pictures
 
 
@@ -186,10 +186,10 @@ def rounds(settings: Settings, pool: Pool) -> Any:
         return Rounds(settings, pool).outcomes
     there: Any = ray.remote(num_cpus=0)(Rounds).remote(settings, pool)
 
-    def outcomes(rows: list[str]) -> Iterator[Told]:
+    def outcomes(rows: list[str]) -> Iterator[GroupOutcomes]:
         ray.get(there.begin.remote(rows))
-        while (told := ray.get(there.next.remote())) is not None:
-            yield told
+        while (group := ray.get(there.next.remote())) is not None:
+            yield group
 
     return outcomes
 
@@ -208,16 +208,16 @@ class Rounds:
         context.enable_progress_bars = context.print_on_execution_start = False
         self.settings, self.pool = settings, pool
         self.starts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Starts).remote()
-        self.under_way: Iterator[Told] = iter(())
+        self.under_way: Iterator[GroupOutcomes] = iter(())
 
     def begin(self, rows: list[str]) -> None:
         """From afar: a generator does not travel."""
         self.under_way = self.outcomes(rows)
 
-    def next(self) -> Told | None:
+    def next(self) -> GroupOutcomes | None:
         return next(self.under_way, None)
 
-    def outcomes(self, rows: list[str]) -> Iterator[Told]:
+    def outcomes(self, rows: list[str]) -> Iterator[GroupOutcomes]:
         """One round: every row once through the pool; what became of a group as soon as it is finished.
 
         A block is a group: what a worker is handed, and what another does again where it dies. Ray Data hands out

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, reason_of
 from passionsr_trt.engines.pictures.files import LeftOut, is_folder, kind_of, no_picture, walk
-from passionsr_trt.runtime.apps.batch.places import (
+from passionsr_trt.runtime.apps.batch.ledger import (
     OWN,
     Stamp,
     absolute,
@@ -33,9 +32,10 @@ from passionsr_trt.runtime.apps.batch.places import (
     open_store,
     stamp_of,
 )
+from passionsr_trt.runtime.core.ordered import ordered
 
 UNKNOWN = Stamp(-1, "")
-AT_ONCE = 1024  # lines of a list that are looked up together
+AT_ONCE = 64  # lines of a list that are looked up together, half of them waiting
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,9 @@ def _listed(file: Path, suffix: str) -> Iterator[Item | Refused]:
         return _one(absolute(line), os.path.splitdrive(path)[1].replace(os.sep, "/").lstrip("/"), suffix)
 
     try:
-        with file.open(encoding="utf-8") as lines, ThreadPoolExecutor(32) as pool:
+        with file.open(encoding="utf-8") as lines, ThreadPoolExecutor(AT_ONCE // 2) as pool:
             wanted = (line.rstrip("\r\n") for line in lines if line.strip())
-            while some := list(islice(wanted, AT_ONCE)):
-                yield from pool.map(one, some)
+            yield from ordered(wanted, lambda line: pool.submit(one, line), Future.result, AT_ONCE)
     except OSError as error:
         raise UserError(
             f"{file}: cannot be read ({error.strerror})", "expected a list, one picture a line"

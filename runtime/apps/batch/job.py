@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import sys
@@ -10,53 +9,72 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.common.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.pictures.files import is_folder
 from passionsr_trt.engines.tensorrt.gpu import gpus
-from passionsr_trt.runtime.apps.batch.cluster import Pool, Told, cluster, machines, quiet, rounds
+from passionsr_trt.runtime.apps.batch.cluster import GroupOutcomes, Pool, cluster, machines, quiet, rounds
 from passionsr_trt.runtime.apps.batch.inputs import check_apart
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger, configuration
-from passionsr_trt.runtime.apps.batch.places import OWN, Place, absolute, is_local, local_path
-from passionsr_trt.runtime.apps.batch.plan import FAILED, Failures, Plan, make_plan
+from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, OWN, Ledger, Place, absolute, is_local, local_path
+from passionsr_trt.runtime.apps.batch.pending import FAILED, Failures, Pending, list_pending
 from passionsr_trt.runtime.apps.batch.worker import Settings
-from passionsr_trt.runtime.infer import decisive, picture_options
+from passionsr_trt.runtime.apps.infer import Recipe
 from tqdm import tqdm
 
 
-def run_batch(arguments: argparse.Namespace) -> int:
-    if not arguments.inputs and not arguments.list:
+@dataclass(frozen=True)
+class BatchRequest:
+    """inputs: pictures and folders, paths or URLs; lists: files of them, one a line; output: such a folder.
+
+    workers, threads of each, gpus of each: None for the default on this machine. group: pictures that a worker is
+    handed at once. tries: workers that may die at a picture. address: of a Ray cluster, None: one is started.
+    """
+
+    inputs: list[str]
+    output: str
+    recipe: Recipe
+    lists: list[Path] = field(default_factory=list)
+    workers: int | None = None
+    threads: int | None = None
+    gpus: float | None = None
+    group: int = 8
+    tries: int = 3
+    address: str | None = None
+
+
+def batch(request: BatchRequest) -> int:
+    """Make the pictures that are not done yet; 0 where none failed, else 1. What fails is in OUT/failed.jsonl."""
+    if not request.inputs and not request.lists:
         raise UsageError("nothing to do", "expected pictures, folders or --list before the output folder")
-    bundle = (OnnxBundle if arguments.provider else EngineBundle).load(arguments.engines)
-    on_gpu = arguments.provider not in (None, "cpu") or (
-        isinstance(bundle, EngineBundle) and bundle.backend.on_gpu
-    )
-    pool = plan_pool(arguments, on_gpu)
-    output = Place(absolute(arguments.output))
-    for url in map(absolute, arguments.inputs):  # before anything is made in OUT
+    bundle, provider = request.recipe.bundle(), request.recipe.provider
+    on_gpu = provider not in (None, "cpu") or (isinstance(bundle, EngineBundle) and bundle.backend.on_gpu)
+    pool = pool_for(request, on_gpu)
+    output = Place(absolute(request.output))
+    for url in map(absolute, request.inputs):  # before anything is made in OUT
         if is_local(url) and is_folder(Path(local_path(url))):
             check_apart(url, output.url)
-    settings = settings_of(arguments, configuration(bundle, decisive(arguments)), pool, output)
+    settings = settings_of(request, request.recipe.configuration(bundle), pool, output)
     failed = Failures(output)
     with one_job(output), temporary_folder() as scratch:
         ledger = Ledger(output)
         with reached(output):
             ledger.sweep()
-            plan = make_plan(arguments, settings.config, ledger, scratch / "pending.jsonl", failed)
+            pending = list_pending(
+                request.inputs, request.lists, settings, ledger, scratch / "pending.jsonl", failed
+            )
         counts: Counter[str] = Counter()
         try:
-            if plan.pending:
-                work(plan, settings, pool, ledger, failed, counts)
+            if pending.count:
+                work(pending, settings, pool, ledger, failed, counts)
         finally:
             failed.save()
-            sweep_all(output, plan.folders, patient=pool.address is None and plan.pending > 0)
+            sweep_all(output, pending.folders, patient=pool.address is None and pending.count > 0)
             ledger.sweep()
-    before = plan.done + counts["kept"]
+    before = pending.done + counts["kept"]
     words = f"{counts['done']} images written to {output.url}, {before} were done before, {failed.count} failed"
     print(printable(words))
     if failed.count:
@@ -64,28 +82,22 @@ def run_batch(arguments: argparse.Namespace) -> int:
     return 1 if failed.count else 0
 
 
-def plan_pool(arguments: argparse.Namespace, on_gpu: bool) -> Pool:
+def pool_for(request: BatchRequest, on_gpu: bool) -> Pool:
     cores = os.cpu_count() or 1
-    here = arguments.address is None
-    share = arguments.gpus or (1.0 if on_gpu else 0.0)
-    workers = arguments.workers or (max(1, int(len(gpus()) / share)) if share else max(1, cores // 4))
-    threads = arguments.threads or (max(1, cores // workers) if here else 4)
-    return Pool(workers, threads, share, arguments.group, arguments.address)
+    share = request.gpus or (1.0 if on_gpu else 0.0)
+    workers = request.workers or (max(1, int(len(gpus()) / share)) if share else max(1, cores // 4))
+    threads = request.threads or (max(1, cores // workers) if request.address is None else 4)
+    return Pool(workers, threads, share, request.group, request.address)
 
 
-def settings_of(arguments: argparse.Namespace, config: str, pool: Pool, output: Place) -> Settings:
+def settings_of(request: BatchRequest, config: str, pool: Pool, output: Place) -> Settings:
     return Settings(
-        engines=absolute(str(arguments.engines)),
-        provider=arguments.provider,
+        recipe=replace(request.recipe, engines=Path(absolute(str(request.recipe.engines)))),
         output=output.url,
-        options=picture_options(arguments),
-        scale=arguments.scale,
         config=config,
         threads=pool.threads,
-        cache=0 if arguments.no_cache else arguments.cache_size,
-        cuda_graph=not arguments.no_cuda_graph,
         neighbours=max(1, int(1 / pool.gpus)) if pool.gpus else pool.workers,
-        tries=arguments.tries,
+        tries=request.tries,
     )
 
 
@@ -119,21 +131,21 @@ def reached(output: Place) -> Iterator[None]:
 
 
 def work(
-    plan: Plan, settings: Settings, pool: Pool, ledger: Ledger, failed: Failures, counts: Counter[str]
+    pending: Pending, settings: Settings, pool: Pool, ledger: Ledger, failed: Failures, counts: Counter[str]
 ) -> None:
     """All that is pending, round by round. counts: what became of how many."""
     gathered: list[str] = []
     form = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     with (
         quiet() as terminal,
-        tqdm(total=plan.pending, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
+        tqdm(total=pending.count, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
         cluster(pool),
     ):
         if not pool.gpus:
             settings = replace(settings, neighbours=math.ceil(pool.workers / machines()))
         outcomes, begun = rounds(settings, pool), time.monotonic()
-        for rows in plan.rounds():
-            for found, file in told(outcomes(rows)):
+        for rows in pending.rounds():
+            for found, file in with_our_errors(outcomes(rows)):
                 for outcome in found:
                     if outcome.status == "fatal":
                         raise (UsageError if outcome.usage else UserError)(outcome.reason)
@@ -148,11 +160,11 @@ def work(
             if len(gathered) >= MOST_FILES:
                 ledger.gather(gathered)
                 gathered.clear()
-    if (lost := plan.pending - sum(counts.values())) > 0:
+    if (lost := pending.count - sum(counts.values())) > 0:
         raise UserError(f"Ray gave no word of {lost} images", "expected one of each", "run the same again")
 
 
-def told(groups: Iterator[Told]) -> Iterator[Told]:
+def with_our_errors(groups: Iterator[GroupOutcomes]) -> Iterator[GroupOutcomes]:
     """The same groups; UserError where Ray itself fails."""
     from ray.exceptions import RayError
 

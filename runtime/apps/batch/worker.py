@@ -17,13 +17,19 @@ from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.errors import EngineError, UsageError, UserError, reason_of
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.runtime.apps.batch.inputs import Item
-from passionsr_trt.runtime.apps.batch.ledger import Done, Ledger, parse
-from passionsr_trt.runtime.apps.batch.places import Place, Stamp, is_local, local_path, open_store, stamp_of_local
-from passionsr_trt.runtime.backends.loading import load_engines
-from passionsr_trt.runtime.core.chain import rescaled
+from passionsr_trt.runtime.apps.batch.ledger import (
+    Entry,
+    Ledger,
+    Place,
+    Stamp,
+    is_local,
+    local_path,
+    open_store,
+    parse,
+    stamp_of_local,
+)
+from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.files import by_size, upscale_all
-from passionsr_trt.runtime.core.planning import Options, check_options
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,10 @@ class Settings:
     deaths of workers that a picture may be there at.
     """
 
-    engines: str
-    provider: str | None
+    recipe: Recipe
     output: str
-    options: Options
-    scale: int | None
     config: str
     threads: int
-    cache: int
-    cuda_graph: bool
     neighbours: int
     tries: int
 
@@ -66,21 +67,13 @@ class Worker:
         self.ledger = Ledger(self.output)
         self.unusable: Outcome | None = None
         try:
-            self.options = settings.options
-            chain = load_engines(
-                Path(settings.engines),
-                settings.threads,
-                settings.provider,
-                settings.cuda_graph,
-                settings.cache,
-            )
-            check_options(self.options, chain)
-            self.chain = rescaled(chain, settings.scale)
-            if self.options.memory is None and chain.memory is not None:
-                self.options = replace(self.options, memory=chain.memory.free // settings.neighbours)
+            self.options = settings.recipe.options
+            self.chain = settings.recipe.open(settings.threads)
+            if self.options.memory is None and (memory := self.chain.memory) is not None:
+                self.options = replace(self.options, memory=memory.free // settings.neighbours)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else reason_of(error)
-            self.unusable = Outcome(settings.engines, "fatal", reason, isinstance(error, UsageError))
+            self.unusable = Outcome(str(settings.recipe.engines), "fatal", reason, isinstance(error, UsageError))
 
     def run(self, items: Sequence[Item], notes: Sequence[bytes], starts: Any) -> tuple[list[Outcome], str]:
         """Outcomes, and the ledger's file where there is one. notes: an earlier line of the ledger where the
@@ -89,7 +82,7 @@ class Worker:
         if self.unusable:
             return [self.unusable], ""
         outcomes: list[Outcome] = []
-        finished: list[Done] = []
+        finished: list[Entry] = []
         waiting = []
         for item, note in zip(items, notes, strict=True):
             if note and (kept := self.look(item, parse(note))) is not None:
@@ -101,7 +94,7 @@ class Worker:
         for group in self.groups(waiting, starts, outcomes):
             try:
                 for item, result in self.upscale(group):
-                    if isinstance(result, Done):
+                    if isinstance(result, Entry):
                         finished.append(result)
                         outcomes.append(Outcome(item.source, "done"))
                     else:
@@ -139,7 +132,7 @@ class Worker:
             elif fresh[item.source] is not item:
                 yield [item]
 
-    def look(self, item: Item, done: Done | None) -> Done | None:
+    def look(self, item: Item, done: Entry | None) -> Entry | None:
         """The picture's line with today's stamps where input and output hold what they held, else None."""
         if done is None:
             return None
@@ -160,7 +153,7 @@ class Worker:
             mark=stamp.mark,
         )
 
-    def upscale(self, group: list[Item]) -> Iterator[tuple[Item, Done | str]]:
+    def upscale(self, group: list[Item]) -> Iterator[tuple[Item, Entry | str]]:
         """Each picture's line for the ledger, or why it failed. Raises EngineError."""
         far = self.output.local is None or not all(is_local(item.source) for item in group)
         with temporary_folder() if far else nullcontext() as folder:
@@ -178,11 +171,10 @@ class Worker:
                     ours[source] = item, sha256(source)
             left = dict(pairs)
             try:
-                for source, failure in upscale_all(
-                    self.chain, by_size(pairs, self.chain), self.options, tqdm(disable=True)
-                ):
+                for made in upscale_all(self.chain, by_size(pairs, self.chain), self.options):
+                    source = made.source
                     del left[source]
-                    yield ours[source][0], self.note(*ours[source], source, pairs[source], failure)
+                    yield ours[source][0], self.note(*ours[source], source, pairs[source], made.error)
             except EngineError:
                 raise
             except Exception as error:  # what nobody foresaw is one picture's fault: which one shows when alone
@@ -202,7 +194,7 @@ class Worker:
             raise UserError(f"{target}: would overwrite its own input", "expected another folder")
         return target
 
-    def note(self, item: Item, digest: str, source: Path, target: Path, failure: Exception | None) -> Done | str:
+    def note(self, item: Item, digest: str, source: Path, target: Path, failure: Exception | None) -> Entry | str:
         """The line of a picture that was made, after it was brought to its place, or why it failed."""
         if failure is not None:
             return _line(failure, item.source, source, target)
@@ -218,7 +210,7 @@ class Worker:
         if stamp is None:
             return f"{item.source}: {self.output.address(item.key)} is not there after it was written"
         own = self.settings.config
-        return Done(item.key, own, item.stamp.size, item.stamp.mark, digest, stamp.size, stamp.mark, made)
+        return Entry(item.key, own, item.stamp.size, item.stamp.mark, digest, stamp.size, stamp.mark, made)
 
 
 def fetched(source: str, to: Path | None) -> Path:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.backends import BACKENDS, OpenVINOTarget, TensorRTTarget
@@ -40,39 +39,55 @@ class Served:
     write: Callable[[PartInfo, Path], None]
 
 
-def run_repository(arguments: argparse.Namespace) -> int:
-    bundle = EngineBundle.load(arguments.engines)
-    if not NAME.fullmatch(arguments.name):
-        raise UsageError(f"--name {arguments.name}", "expected letters, digits, _, - and .")
-    served = plan(bundle, arguments)
-    models = {part.name: f"{arguments.name}-{part.name}" for part in bundle.parts}
-    names = [*models.values(), arguments.name]
+@dataclass(frozen=True)
+class RepositoryRequest:
+    """name: of the model that takes pictures. size: OpenVINO's, in output pixels; parts: what of Triton runs them,
+    `python` or `openvino`. instances: of each model. weight_code_limit: None for what this CPU needs.
+    """
+
+    engines: Path
+    output: Path
+    options: Options = field(default_factory=Options)
+    name: str = "upscaler"
+    size: Size | None = None
+    parts: str = "python"
+    instances: int = 1
+    threads: int = 0
+    weight_code_limit: int | None = None
+
+
+def repository(request: RepositoryRequest) -> int:
+    """Write the models, all or none."""
+    bundle, output = EngineBundle.load(request.engines), request.output
+    if not NAME.fullmatch(request.name):
+        raise UsageError(f"--name {request.name}", "expected letters, digits, _, - and .")
+    served = served_by(bundle, request)
+    models = {part.name: f"{request.name}-{part.name}" for part in bundle.parts}
+    names = [*models.values(), request.name]
     for name in names:
-        if (arguments.output / name).exists():
-            raise UserError(
-                f"{arguments.output / name}: is there already", "expected a new name", "give another --name"
-            )
-    check_writable(arguments.output)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(arguments.output) as folder:
+        if (output / name).exists():
+            raise UserError(f"{output / name}: is there already", "expected a new name", "give another --name")
+    check_writable(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(output) as folder:
         for part in bundle.parts:
             inputs, outputs = part_ports(part, served.size)
             config = ModelConfig(
                 models[part.name], served.backend, served.file, inputs, outputs, served.device,
-                arguments.instances, served.parameters(part),
+                request.instances, served.parameters(part),
             )  # fmt: skip
             version = write_config(folder, config)
             served.write(part, version)
         config = ModelConfig(
-            arguments.name, "python", "model.py", [PICTURE_IN], [PICTURE_OUT], "CPU", arguments.instances
+            request.name, "python", "model.py", [PICTURE_IN], [PICTURE_OUT], "CPU", request.instances
         )
         version = write_config(folder, config)
         (version / "model.py").write_text(MODEL, encoding="utf-8")
-        settings = json.dumps(encode(settings_of(bundle, served, models, arguments)), indent=1)
+        settings = json.dumps(encode(settings_of(bundle, served, models, request.options)), indent=1)
         (version / SETTINGS).write_text(settings + "\n", encoding="utf-8")
         for name in names:  # the one that needs the others last
-            (folder / name).replace(arguments.output / name)
-    print(f"{', '.join(names)} written to {arguments.output}; requests go to {arguments.name}")
+            (folder / name).replace(output / name)
+    print(f"{', '.join(names)} written to {output}; requests go to {request.name}")
     return 0
 
 
@@ -84,9 +99,7 @@ def write_config(folder: Path, config: ModelConfig) -> Path:
     return version
 
 
-def settings_of(
-    bundle: EngineBundle, served: Served, models: dict[str, str], arguments: argparse.Namespace
-) -> ServedChain:
+def settings_of(bundle: EngineBundle, served: Served, models: dict[str, str], options: Options) -> ServedChain:
     """What served.open_served reads."""
     return ServedChain(
         model=bundle.model,
@@ -96,11 +109,11 @@ def settings_of(
         batch=served.batch,
         ragged=served.ragged,
         models=models,
-        options=Options(align=arguments.align, overlap=arguments.overlap, seed=arguments.seed),
+        options=options,
     )
 
 
-def plan(bundle: EngineBundle, arguments: argparse.Namespace) -> Served:
+def served_by(bundle: EngineBundle, request: RepositoryRequest) -> Served:
     """By the engines' backend. UserError for what Triton cannot load."""
     if not bundle.backend.in_triton:
         loaded = [backend for backend in BACKENDS if backend.in_triton]
@@ -110,20 +123,20 @@ def plan(bundle: EngineBundle, arguments: argparse.Namespace) -> Served:
             f"build-engines --backend {' or '.join(map(str, loaded))}",
         )
     if isinstance(bundle.target, OpenVINOTarget):
-        return openvino_plan(bundle, bundle.target, arguments)
+        return openvino_served(bundle, bundle.target, request)
     for option, value in (
-        ("--size", arguments.size),
-        ("--threads", arguments.threads),
-        ("--parts", arguments.parts),
+        ("--size", request.size),
+        ("--threads", request.threads),
+        ("--parts", request.parts),
     ):
         if value and value != "python":
             raise UsageError(
                 f"{option} is for OpenVINO's engines", "", "TensorRT's have theirs from build-engines"
             )
-    return tensorrt_plan(bundle, bundle.target)
+    return tensorrt_served(bundle, bundle.target)
 
 
-def tensorrt_plan(bundle: EngineBundle, target: TensorRTTarget) -> Served:
+def tensorrt_served(bundle: EngineBundle, target: TensorRTTarget) -> Served:
     """Plans as they are: sizes and batch are what they were built for."""
 
     def write(part: PartInfo, version: Path) -> None:
@@ -135,7 +148,7 @@ def tensorrt_plan(bundle: EngineBundle, target: TensorRTTarget) -> Served:
     )  # fmt: skip
 
 
-def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argparse.Namespace) -> Served:
+def openvino_served(bundle: EngineBundle, target: OpenVINOTarget, request: RepositoryRequest) -> Served:
     """OpenVINO's own format at one size: with free sides its kernels are wrong or slow (openvino/compile.py).
 
     Weight codes are brought into what this CPU computes exactly, or what --weight-code-limit says, in the file.
@@ -144,14 +157,13 @@ def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argpa
     from passionsr_trt.engines.openvino.compile import code_limit, read_fixed, runs_in_bfloat16
     from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 
-    size = bundle.model.size or arguments.size or reference_size(bundle.parts)
-    if arguments.size and arguments.size != size:
+    size = bundle.model.size or request.size or reference_size(bundle.parts)
+    if request.size and request.size != size:
         raise UsageError(f"--size: the engines take {size[0]}x{size[1]} alone", "expected that or nothing")
     check_multiple(size, reference_size(bundle.parts, 1)[0])
-    limit = arguments.weight_code_limit if bundle.spec is not None else None
-    if limit is None:
-        limit = code_limit(bundle.spec, target.weight_code_limit)
-    if limit is not None and (target.weight_code_limit or 127) <= limit:
+    limit = request.weight_code_limit if bundle.spec is not None else None
+    limit = limit or code_limit(bundle.spec, target.weight_code_limit)
+    if limit and (target.weight_code_limit or 127) <= limit:
         limit = None  # they are within it already
 
     def write(part: PartInfo, version: Path) -> None:
@@ -159,22 +171,20 @@ def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argpa
         with nullcontext(path) if limit is None else limited_copy(path, limit) as graph:
             model = read_fixed(ov.Core(), graph, part.shapes(size))
         ov.save_model(model, str(version / "model.xml"), compress_to_fp16=False)
-        if arguments.parts == "python":
+        if request.parts == "python":
             (version / "model.py").write_text(PART, encoding="utf-8")
 
     def parameters(part: PartInfo) -> dict[str, str]:
         found = {"PERFORMANCE_HINT": "LATENCY"}
-        if arguments.threads:
-            found["INFERENCE_NUM_THREADS"] = str(arguments.threads)
-        if runs_in_bfloat16(part, target):
-            found["HINT_BF16"] = "YES"
+        found |= {"INFERENCE_NUM_THREADS": str(request.threads)} if request.threads else {}
+        found |= {"HINT_BF16": "YES"} if runs_in_bfloat16(part, target) else {}
         return found
 
-    if arguments.parts == "openvino" and not all(runs_in_bfloat16(part, target) for part in bundle.parts):
+    if request.parts == "openvino" and not all(runs_in_bfloat16(part, target) for part in bundle.parts):
         print(
             "OpenVINO's backend computes in bfloat16 on CPUs that have it (AVX512-BF16, AMX) and has no switch "
             "for that: pictures differ from infer's there; with --parts python they do not",
             file=sys.stderr,
         )
-    file = "model.xml" if arguments.parts == "openvino" else "model.py"
-    return Served(arguments.parts, "CPU", file, size, (size, size), 1, False, parameters, write)
+    file = "model.xml" if request.parts == "openvino" else "model.py"
+    return Served(request.parts, "CPU", file, size, (size, size), 1, False, parameters, write)

@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import os
 import sys
 import threading
 from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import temporary_folder
-from passionsr_trt.runtime.apps.serving.engines import Stand, offers
+from passionsr_trt.runtime.apps.serving.engines import EngineChoice, offers
 from passionsr_trt.runtime.apps.serving.sessions import Sessions
+from passionsr_trt.runtime.pictures.images import Colour
 
 TIDY = 10.0  # seconds between two looks at what may go
 
 
-def run_serve(arguments: argparse.Namespace) -> int:
-    cache = 0 if arguments.no_cache else arguments.cache_size
-    stand = Stand(offers(arguments.engines, arguments.provider, arguments.threads, cache))
-    with closing(stand), temporary_folder() as folder:
-        stand.chain(next(iter(stand.offers)))  # what does not load is said now
+@dataclass(frozen=True)
+class ServeRequest:
+    """engines: folders of engines or ONNX bundles. max_upload: bytes of a file; max_pixels: of its picture; cache:
+    bytes of compiled models that are kept, 0: none.
+    """
+
+    engines: list[Path]
+    port: int
+    host: str
+    share: bool
+    max_upload: int
+    max_pixels: int
+    background: Colour
+    threads: int
+    provider: str
+    cache: int
+
+
+def serve(request: ServeRequest) -> int:
+    """The page, until Ctrl-C."""
+    choice = EngineChoice(offers(request.engines, request.provider, request.threads, request.cache))
+    with closing(choice), temporary_folder() as folder:
+        choice.chain(next(iter(choice.offers)))  # what does not load is said now
         sessions = Sessions(folder)
-        launched = launch(stand, sessions, arguments)
+        launched = launch(choice, sessions, request)
         try:
-            print(f"{launched.local_url} with {' and '.join(stand.offers)}, until Ctrl-C", flush=True)
-            if arguments.share:
+            print(f"{launched.local_url} with {' and '.join(choice.offers)}, until Ctrl-C", flush=True)
+            if request.share:
                 print(f"shared with everybody who has {launched.share_url}: at most a week", flush=True)
             while not threading.Event().wait(TIDY):
                 sessions.tidy()
         finally:
             launched.close(verbose=False)
             sessions.close()
-            with stand.turn(lambda: None):  # who is at work gives up at the next tile
-                stand.close()
+            with choice.turn(lambda: None):  # who is at work gives up at the next tile
+                choice.close()
     return 0
 
 
-def launch(stand: Stand, sessions: Sessions, arguments: argparse.Namespace) -> Any:
+def launch(choice: EngineChoice, sessions: Sessions, request: ServeRequest) -> Any:
     """The running page, a gradio.Blocks: no telemetry, nothing from elsewhere, files in the sessions' folder."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -47,17 +67,17 @@ def launch(stand: Stand, sessions: Sessions, arguments: argparse.Namespace) -> A
     from passionsr_trt.runtime.apps.serving.look import STYLE, theme
     from passionsr_trt.runtime.apps.serving.page import Page
 
-    if not is_loopback(arguments.host):
-        warn(f"--host {arguments.host}: whoever reaches this machine can use the page; there is no password")
-    if arguments.share:
+    if not is_loopback(request.host):
+        warn(f"--host {request.host}: whoever reaches this machine can use the page; there is no password")
+    if request.share:
         warn("--share: a public address is opened through Gradio's servers; whoever has it can use the page")
-    page = Page(stand, sessions, arguments.max_pixels, arguments.background).blocks
+    page = Page(choice, sessions, request.max_pixels, request.background).blocks
     try:
         page.launch(
-            server_name=arguments.host,
-            server_port=arguments.port,
-            share=arguments.share,
-            max_file_size=arguments.max_upload,
+            server_name=request.host,
+            server_port=request.port,
+            share=request.share,
+            max_file_size=request.max_upload,
             theme=theme(),
             css=STYLE,
             footer_links=[],
@@ -71,7 +91,7 @@ def launch(stand: Stand, sessions: Sessions, arguments: argparse.Namespace) -> A
             prevent_thread_lock=True,
         )
     except OSError as error:
-        reason = f"--port {arguments.port}: cannot be listened to at {arguments.host} ({error})"
+        reason = f"--port {request.port}: cannot be listened to at {request.host} ({error})"
         raise UserError(reason, "expected a free port", "name another") from None
     return page
 

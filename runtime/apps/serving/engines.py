@@ -46,7 +46,7 @@ def _offer(folder: Path, provider: str, threads: int, cache: int) -> Offer:
     )
 
 
-class Stand:
+class EngineChoice:
     """Opens what is asked for and closes what was open before: memory is planned for one chain alone."""
 
     def __init__(self, available: dict[str, Offer]) -> None:

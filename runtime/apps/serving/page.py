@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.runtime.apps.serving.engines import Stand
+from passionsr_trt.runtime.apps.serving.engines import EngineChoice
 from passionsr_trt.runtime.apps.serving.look import uploads
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
 from passionsr_trt.runtime.apps.serving.work import OWN_FORMAT, Report, Shown, Wishes, upscale_pictures
 from passionsr_trt.runtime.core.planning import Options
-from passionsr_trt.runtime.pictures.written import WHITE, Colour
+from passionsr_trt.runtime.pictures.images import WHITE, Colour
 
 OWN_ALIGN = "the model's own"
 NOBODY = "none"
@@ -23,11 +23,13 @@ INTRODUCTION = f"# {TITLE}\nDrop pictures and enlarge them. They stay on this ma
 
 
 class Page:
-    """stand: engines; sessions: files; most_pixels: of an uploaded picture; background: of JPEGs."""
+    """choice: engines; sessions: files; most_pixels: of an uploaded picture; background: of JPEGs."""
 
-    def __init__(self, stand: Stand, sessions: Sessions, most_pixels: int, background: Colour = WHITE) -> None:
-        self.stand, self.sessions, self.most_pixels, self.background = stand, sessions, most_pixels, background
-        self.labels = list(stand.offers)
+    def __init__(
+        self, choice: EngineChoice, sessions: Sessions, most_pixels: int, background: Colour = WHITE
+    ) -> None:
+        self.choice, self.sessions, self.most_pixels, self.background = choice, sessions, most_pixels, background
+        self.labels = list(choice.offers)
         with gr.Blocks(title=TITLE, analytics_enabled=False) as self.blocks:
             gr.Markdown(INTRODUCTION)
             with gr.Row():
@@ -41,7 +43,7 @@ class Page:
     def _add_inputs(self) -> None:
         """In the order of `_wishes`."""
         several = len(self.labels) > 1
-        scales = self.stand.scales
+        scales = self.choice.scales
         self.pictures = uploads(label="Pictures", elem_id="pictures")
         first = gr.Dropdown(self.labels, value=self.labels[0], label="Engines", elem_id="engines")
         self.beside = gr.Dropdown(
@@ -179,9 +181,9 @@ class Page:
             yield shown, "no pictures; expected some"
             return
         paths = [Path(picture) for picture in pictures]
-        with self.sessions.work(session, paths) as (ticket, folder):
+        with self.sessions.work(session, paths) as (token, folder):
             try:
-                for one in upscale_pictures(self.stand, paths, wishes, folder, ticket, report, self.most_pixels):
+                for one in upscale_pictures(self.choice, paths, wishes, folder, token, report, self.most_pixels):
                     shown.append(one)
                     yield shown, said()
             except Cancelled:

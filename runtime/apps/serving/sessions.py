@@ -23,7 +23,7 @@ class Cancelled(Exception):
 
 
 @dataclass(eq=False)
-class Ticket:
+class CancelToken:
     """One press of the button, waiting or at work."""
 
     ended: bool = False
@@ -37,8 +37,8 @@ class Ticket:
 class Session:
     uploads: set[Path] = field(default_factory=set)
     results: set[Path] = field(default_factory=set)  # folders
-    waiting: list[Ticket] = field(default_factory=list)
-    working: list[Ticket] = field(default_factory=list)
+    waiting: list[CancelToken] = field(default_factory=list)
+    working: list[CancelToken] = field(default_factory=list)
     seen: float = field(default_factory=time.monotonic)
 
 
@@ -63,24 +63,24 @@ class Sessions:
     def wait(self, name: str) -> None:
         """The button was pressed."""
         with self._lock:
-            self._session(name).waiting.append(Ticket())
+            self._session(name).waiting.append(CancelToken())
 
     @contextmanager
-    def work(self, name: str, paths: Iterable[Path]) -> Iterator[tuple[Ticket, Path]]:
-        """A ticket and a folder for results, for the time of the work. The folder stays until the session ends."""
+    def work(self, name: str, paths: Iterable[Path]) -> Iterator[tuple[CancelToken, Path]]:
+        """A token and a folder for results, for the time of the work. The folder stays until the session ends."""
         folder = self.root / secrets.token_hex(16)
         with self._lock:
             self.uploaded(name, paths)
             session = self._session(name)
-            ticket = session.waiting.pop(0) if session.waiting else Ticket()
-            session.working.append(ticket)
+            token = session.waiting.pop(0) if session.waiting else CancelToken()
+            session.working.append(token)
             session.results.add(folder)
         folder.mkdir(mode=0o700)
         try:
-            yield ticket, folder
+            yield token, folder
         finally:
             with self._lock:
-                session.working.remove(ticket)
+                session.working.remove(token)
                 if self._sessions.get(name) is not session:  # it left meanwhile
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,11 +88,11 @@ class Sessions:
         """Give up what a session waits for; how much that is."""
         with self._lock:
             session = self._session(name)
-            tickets = [*session.waiting, *session.working]
+            tokens = [*session.waiting, *session.working]
             session.waiting = []
-            for ticket in tickets:
-                ticket.ended = True
-            return len(tickets)
+            for token in tokens:
+                token.ended = True
+            return len(tokens)
 
     def end(self, name: str) -> None:
         """It left: its work stops, its files go."""
@@ -100,8 +100,8 @@ class Sessions:
             session = self._sessions.pop(name, None)
             if session is None:
                 return
-            for ticket in (*session.waiting, *session.working):
-                ticket.ended = True
+            for token in (*session.waiting, *session.working):
+                token.ended = True
             for folder in session.results:
                 shutil.rmtree(folder, ignore_errors=True)
             for path in session.uploads - self._held():

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UserError, printable
-from passionsr_trt.runtime.apps.serving.engines import Stand
-from passionsr_trt.runtime.apps.serving.sessions import Ticket
-from passionsr_trt.runtime.apps.sheet import difference
+from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, header_size, opened
+from passionsr_trt.runtime.apps.report_pictures import difference
+from passionsr_trt.runtime.apps.serving.engines import EngineChoice
+from passionsr_trt.runtime.apps.serving.sessions import CancelToken
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import read_fitting
 from passionsr_trt.runtime.core.planning import Options, check_options
-from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve_watched
-from passionsr_trt.runtime.pictures.images import MAX_PIXELS, header_size, opened, save_image
-from passionsr_trt.runtime.pictures.written import as_written
+from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve
+from passionsr_trt.runtime.pictures.images import as_written, save_image
 from PIL import Image
 
 SHOWN_PIXELS = 16_000_000  # of a picture on the page; larger ones are shown smaller, their files are whole
@@ -51,11 +51,11 @@ class Shown:
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-class Progress:
+class Meter:
     """How far the work is, by the arithmetic of what is done, and how long the rest will take."""
 
-    def __init__(self, ticket: Ticket, report: Report, runs: int) -> None:
-        self.ticket, self.report, self.runs = ticket, report, runs
+    def __init__(self, token: CancelToken, report: Report, runs: int) -> None:
+        self.token, self.report, self.runs = token, report, runs
         self.finished = 0
         self.name, self.label = "", ""
         self.costs: dict[str, int] = {}
@@ -63,13 +63,13 @@ class Progress:
 
     def start(self, chain: Chain, name: str) -> None:
         """The next run: one picture through one chain."""
-        self.ticket.check()
+        self.token.check()
         self.name, self.label = name, chain.label
         self.costs = {part.name: sum(site.macs for site in part.sites) or 1 for part in chain.parts}
 
     def watch(self, part: str, done: int, count: int) -> None:
         """A `tiling.Watch`."""
-        self.ticket.check()
+        self.token.check()
         before = 0
         for name, cost in self.costs.items():
             if name == part:
@@ -84,38 +84,44 @@ class Progress:
 
 
 def upscale_pictures(
-    stand: Stand, paths: Sequence[Path], wishes: Wishes, folder: Path, ticket: Ticket, report: Report, most: int
+    choice: EngineChoice,
+    paths: Sequence[Path],
+    wishes: Wishes,
+    folder: Path,
+    token: CancelToken,
+    report: Report,
+    most: int,
 ) -> Iterator[Shown]:
     """Picture by picture; what goes wrong with one is its line. Raises Cancelled between two tiles.
 
     most: pixels that an uploaded picture may have.
     """
     labels = [wishes.engines, *([wishes.beside] if wishes.beside and wishes.beside != wishes.engines else [])]
-    progress = Progress(ticket, report, len(paths) * len(labels))
-    with stand.turn(ticket.check):
+    meter = Meter(token, report, len(paths) * len(labels))
+    with choice.turn(token.check):
         for index, path in enumerate(paths):
             place = folder / str(index)
             place.mkdir()
             try:
-                yield _upscale(stand, path, labels, wishes, place, progress, most)
+                yield _upscale(choice, path, labels, wishes, place, meter, most)
             except (UserError, MemoryError) as error:
                 message = str(error) or "out of memory; a smaller tile needs less"
                 yield Shown(path.name, printable(message.replace(str(path), path.name)))
-            progress.finished = (index + 1) * len(labels)
+            meter.finished = (index + 1) * len(labels)
 
 
 def _upscale(
-    stand: Stand, path: Path, labels: list[str], wishes: Wishes, folder: Path, progress: Progress, most: int
+    choice: EngineChoice, path: Path, labels: list[str], wishes: Wishes, folder: Path, meter: Meter, most: int
 ) -> Shown:
     check_pixels(path, most)
     results: dict[str, SRResult] = {}
-    for label in sorted(labels, key=lambda label: label != stand.open_label):  # what is loaded first
-        chain = rescaled(stand.chain(label), wishes.scale)
+    for label in sorted(labels, key=lambda label: label != choice.open_label):  # what is loaded first
+        chain = rescaled(choice.chain(label), wishes.scale)
         check_options(wishes.options, chain)
         picture = read_fitting(chain, wishes.options, path)
-        progress.start(chain, path.name)
-        results[label] = super_resolve_watched(chain, picture.given, wishes.options, progress.watch)
-        progress.finished += 1
+        meter.start(chain, path.name)
+        results[label] = super_resolve(chain, picture.given, wishes.options, meter.watch)
+        meter.finished += 1
     result = results[labels[0]]
     file = folder / f"{path.stem}.{form_of(path) if wishes.form == OWN_FORMAT else wishes.form}"
     background = wishes.options.background

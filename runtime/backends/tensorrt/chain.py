@@ -12,10 +12,10 @@ from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.backends.loading import OpenOptions, check_one
+from passionsr_trt.runtime.backends.tensorrt.buffers import SLOTS, bytes_of
 from passionsr_trt.runtime.backends.tensorrt.device import CudaDevice
 from passionsr_trt.runtime.backends.tensorrt.engine import TensorRTEngine
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
-from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, bytes_of
 from passionsr_trt.runtime.core.chain import Chain
 
 

@@ -1,6 +1,6 @@
-"""Jobs on a GPU: three streams, two jobs under way, buffers and graphs kept for every shape that was met.
+"""Jobs on a GPU: three streams, two jobs under way, buffers and graphs kept for the last shapes.
 
-The next job's inputs go up and the last one's results come down while the GPU computes (plan.py). Between the
+The next job's inputs go up and the last one's results come down while the GPU computes (buffers.py). Between the
 parts of one job nothing leaves the device. Scratch memory is shared by all engines and only grows.
 """
 
@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.backends.host import shapes_of
+from passionsr_trt.runtime.backends.tensorrt.buffers import SLOTS, Buffers, Slot, every
 from passionsr_trt.runtime.backends.tensorrt.device import Device, OutOfDeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.engine import DeviceEngine
-from passionsr_trt.runtime.backends.tensorrt.plan import SLOTS, Plan, Slot, every
 from passionsr_trt.runtime.core.chain import Arrays, Done
 
-KEPT_PLANS = (
+KEPT_BUFFERS = (
     8  # for as many combinations of parts and shapes: pictures of two sizes, each part's tiles and their rest
 )
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Ticket:
     """A job under way. done, error: what became of it, where that had to be known before anybody asked."""
 
-    plan: Plan
+    buffers: Buffers
     slot: Slot
     done: Done | None = None
     error: UserError | None = None
@@ -49,7 +49,7 @@ class DeviceExecutor:
 
     def __init__(self, device: Device, engines: Mapping[str, DeviceEngine], graphs: bool = True) -> None:
         self.device, self.engines, self.graphs = device, dict(engines), graphs
-        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._kept: OrderedDict[Any, Buffers] = OrderedDict()
         self._under_way: list[Ticket] = []
         self._scratch: Any = None
         self._scratch_size = 0
@@ -62,36 +62,36 @@ class DeviceExecutor:
         with self.device.current():
             if len(self._under_way) >= self.depth:
                 raise UserError(f"{len(self._under_way) + 1} jobs at once", f"expected at most {self.depth}")
-            plan = self._plan(parts, inputs, keep)
-            slot = next(slot for slot in plan.slots if not slot.busy)
+            buffers = self._buffers(parts, inputs, keep)
+            slot = next(slot for slot in buffers.slots if not slot.busy)
             try:
-                self._enqueue(plan, slot, inputs)
+                self._enqueue(buffers, slot, inputs)
             except BaseException:
-                self._settle()
+                self._drain()
                 raise
             slot.busy = True
-            ticket = Ticket(plan, slot)
+            ticket = Ticket(buffers, slot)
             self._under_way.append(ticket)
             return ticket
 
-    def _enqueue(self, plan: Plan, slot: Slot, inputs: Arrays) -> None:
+    def _enqueue(self, buffers: Buffers, slot: Slot, inputs: Arrays) -> None:
         device = self.device
-        for name in plan.inputs:
+        for name in buffers.inputs:
             slot.host_in[name][...] = inputs[name]
             device.upload(slot.staged_in[name], slot.host_in[name], self._up)
         device.record(slot.uploaded, self._up)
         device.wait(slot.uploaded, self._work)
-        for name in plan.inputs:
-            device.copy(plan.memory[name], slot.staged_in[name], slot.host_in[name].nbytes, self._work)
+        for name in buffers.inputs:
+            device.copy(buffers.memory[name], slot.staged_in[name], slot.host_in[name].nbytes, self._work)
         device.record(slot.marks[0], self._work)
-        for index in range(len(plan.parts)):
-            plan.launch(index, self._work)
+        for index in range(len(buffers.parts)):
+            buffers.launch(index, self._work)
             device.record(slot.marks[index + 1], self._work)
-        for name in plan.keep:
-            device.copy(slot.staged_out[name], plan.memory[name], slot.host_out[name].nbytes, self._work)
+        for name in buffers.keep:
+            device.copy(slot.staged_out[name], buffers.memory[name], slot.host_out[name].nbytes, self._work)
         device.record(slot.computed, self._work)
         device.wait(slot.computed, self._down)
-        for name in plan.keep:
+        for name in buffers.keep:
             device.download(slot.host_out[name], slot.staged_out[name], self._down)
         device.record(slot.downloaded, self._down)
 
@@ -104,14 +104,14 @@ class DeviceExecutor:
 
     def _finish(self, ticket: Ticket) -> Done:
         """Take a job's result; its slot is free again, whatever became of it."""
-        plan, slot = ticket.plan, ticket.slot
+        buffers, slot = ticket.buffers, ticket.slot
         try:
             self.device.synchronize(slot.downloaded)
             tensors = {name: array.copy() for name, array in slot.host_out.items()}
-            times = zip(plan.parts, slot.marks, slot.marks[1:], strict=False)
+            times = zip(buffers.parts, slot.marks, slot.marks[1:], strict=False)
             seconds = {part.name: self.device.seconds_between(start, end) for part, start, end in times}
         except BaseException:
-            self._settle()  # the job may still use its slot
+            self._drain()  # the job may still use its slot
             raise
         finally:
             slot.busy = False
@@ -124,10 +124,11 @@ class DeviceExecutor:
             return
         self._closed = True
         scratch = [] if self._scratch is None else [partial(self.device.free, self._scratch)]
-        plans, engines = self._plans.values(), self.engines.values()
+        kept, engines = self._kept.values(), self.engines.values()
         with suppress(UserError), self.device.current():
-            every([self._settle, *(plan.free for plan in plans), *scratch, *(engine.close for engine in engines)])
-        self._plans.clear()
+            frees = [entry.free for entry in kept]
+            every([self._drain, *frees, *scratch, *(engine.close for engine in engines)])
+        self._kept.clear()
         self._under_way.clear()
         self.engines.clear()
         del self._up, self._work, self._down
@@ -135,38 +136,38 @@ class DeviceExecutor:
 
     def held(self) -> int:
         """Bytes of buffers that would be given up for others."""
-        return sum(plan.size for plan in self._plans.values()) + self._scratch_size
+        return sum(buffers.size for buffers in self._kept.values()) + self._scratch_size
 
-    def _plan(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Plan:
+    def _buffers(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Buffers:
         """Contexts, buffers and graphs for a job's shapes: those that are there, or new ones."""
         shapes = shapes_of(parts, inputs)
         key = tuple(part.name for part in parts), tuple(sorted(shapes.items())), tuple(keep)
-        plan = self._plans.pop(key, None)
-        known = plan is not None
-        if plan is None:
-            while len(self._plans) >= KEPT_PLANS and self._drop_one():
+        buffers = self._kept.pop(key, None)
+        known = buffers is not None
+        if buffers is None:
+            while len(self._kept) >= KEPT_BUFFERS and self._drop_one():
                 pass
-            plan = self._with_room(lambda: Plan.make(self.device, self.engines, parts, shapes, keep))
+            buffers = self._with_room(lambda: Buffers.make(self.device, self.engines, parts, shapes, keep))
         try:
-            if self._scratch is None or plan.needs_scratch > self._scratch_size:
-                self._grow_scratch(plan.needs_scratch)
-            if plan.bind(self._scratch) and self.graphs:
-                plan.capture(self._work)
+            if self._scratch is None or buffers.needs_scratch > self._scratch_size:
+                self._grow_scratch(buffers.needs_scratch)
+            if buffers.bind(self._scratch) and self.graphs:
+                buffers.capture(self._work)
         except BaseException:
-            self._settle()
+            self._drain()
             if known:  # a job of it may be under way
-                plan.scratch = None  # bound and captured again when it is used
-                self._plans[key] = plan
+                buffers.scratch = None  # bound and captured again when it is used
+                self._kept[key] = buffers
             else:
                 with suppress(Exception):  # what failed first is told
-                    plan.free()
+                    buffers.free()
             raise
-        self._plans[key] = plan
-        return plan
+        self._kept[key] = buffers
+        return buffers
 
     def _grow_scratch(self, size: int) -> None:
         """Memory that all engines work in, one after another; a larger one is at another address."""
-        self._settle()
+        self._drain()
         if self._scratch is not None:
             self.device.free(self._scratch)
             self._scratch, self._scratch_size = None, 0
@@ -174,7 +175,7 @@ class DeviceExecutor:
         self._scratch_size = size
 
     def _with_room(self, make: Callable[[], T]) -> T:
-        """What takes memory; where there is none, plans that are idle make room, and then those that are not."""
+        """What takes memory; where there is none, buffers that are idle make room, and then those that are not."""
         while True:
             try:
                 return make()
@@ -190,16 +191,16 @@ class DeviceExecutor:
                         ticket.error = error
 
     def _drop_one(self) -> bool:
-        """Free the plan that was not used for longest, of those that nothing waits for."""
-        for key, plan in self._plans.items():
-            if not plan.busy:
-                self._settle()
-                del self._plans[key]
-                plan.free()
+        """Free those that were not used for longest, of those that nothing waits for."""
+        for key, buffers in self._kept.items():
+            if not buffers.busy:
+                self._drain()
+                del self._kept[key]
+                buffers.free()
                 return True
         return False
 
-    def _settle(self) -> None:
+    def _drain(self) -> None:
         """Wait for all that is under way."""
         for stream in (self._up, self._work, self._down):
-            self.device.settle(stream)
+            self.device.drain(stream)

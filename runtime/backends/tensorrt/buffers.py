@@ -40,7 +40,7 @@ class Slot:
 
 
 @dataclass
-class Plan:
+class Buffers:
     """parts in their order, shapes of every tensor, `keep`: those that are given back."""
 
     parts: Sequence[PartInfo]
@@ -61,22 +61,22 @@ class Plan:
         parts: Sequence[PartInfo],
         shapes: Shapes,
         keep: Collection[str],
-    ) -> Plan:
+    ) -> Buffers:
         """Contexts and buffers; all of it is freed again where the device has no room."""
-        plan = cls(parts, shapes, tuple(keep), device)
+        buffers = cls(parts, shapes, tuple(keep), device)
         try:
             for part in parts:
                 own = {tensor.name: shapes[tensor.name] for tensor in part.inputs}
-                plan.contexts.append(engines[part.name].context(own))
+                buffers.contexts.append(engines[part.name].context(own))
             for name, shape in shapes.items():
-                plan.memory[name] = device.allocate(bytes_of(shape))
+                buffers.memory[name] = device.allocate(bytes_of(shape))
             for _ in range(SLOTS):
-                plan._add_slot()
+                buffers._add_slot()
         except BaseException:
             with suppress(Exception):  # what failed first is told
-                plan.free()
+                buffers.free()
             raise
-        return plan
+        return buffers
 
     @property
     def inputs(self) -> list[str]:
@@ -113,7 +113,7 @@ class Plan:
         """Every part as a graph, after it ran once."""
         for context in self.contexts:
             context.enqueue(stream)
-        self.device.settle(stream)
+        self.device.drain(stream)
         self.graphs = [self.device.capture(partial(context.enqueue, stream), stream) for context in self.contexts]
 
     def launch(self, index: int, stream: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from passionsr_trt.engines.common.errors import printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.pictures.files import LeftOut
 from passionsr_trt.runtime.apps.batch.inputs import Refused, pictures
-from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, Ledger, parse, verdict
-from passionsr_trt.runtime.apps.batch.places import Place, Stamp
+from passionsr_trt.runtime.apps.batch.ledger import Ledger, Place, Stamp, parse, verdict
+from passionsr_trt.runtime.apps.batch.worker import Settings
 from tqdm import tqdm
 
 ROUND = 16_384  # pictures that Ray knows of at once; then the pool is made anew
@@ -25,11 +24,11 @@ FAILED = "failed.jsonl"
 
 
 @dataclass
-class Plan:
-    """pending: pictures in `file`, a row a line; done: left out; refused: have no place in the output."""
+class Pending:
+    """count: of pictures in `file`, one row per line; done: left out; refused: have no place in the output."""
 
     file: Path
-    pending: int = 0
+    count: int = 0
     done: int = 0
     refused: int = 0
     folders: set[str] = field(default_factory=set)
@@ -67,43 +66,42 @@ class Failures:
             self.output.write(FAILED, b"".join(self.lines))
 
 
-def make_plan(arguments: argparse.Namespace, config: str, ledger: Ledger, file: Path, failed: Failures) -> Plan:
+def list_pending(
+    inputs: list[str], lists: list[Path], settings: Settings, ledger: Ledger, file: Path, failed: Failures
+) -> Pending:
     """List the inputs, look up each in the ledger, note in `file` what is to be done or looked at."""
-    plan, output = Plan(file), ledger.place
-    files = ledger.files()
-    if len(files) > MOST_FILES:
-        ledger.gather(files)
-    known = ledger.read()
+    pending, output = Pending(file), ledger.place
+    known = ledger.read_gathered()
     failed.begin()
     folder, there = None, dict[str, Stamp]()
     left = LeftOut()
-    found = pictures(arguments.inputs, arguments.list, output.url, f".{arguments.format}", left)
+    found = pictures(inputs, lists, output.url, f".{settings.recipe.form}", left)
     with (
         file.open("w", encoding="utf-8") as lines,
         tqdm(found, desc="listing", unit="picture", leave=False) as items,
     ):
         for item in items:
             if isinstance(item, Refused):
-                plan.refused += 1
+                pending.refused += 1
                 failed.add(item.source, item.reason)
                 continue
             where, _, name = item.key.rpartition("/")
             if where != folder:
                 folder = where
-                if where not in plan.folders and output.local is not None:
+                if where not in pending.folders and output.local is not None:
                     sweep(output.local / where)
-                plan.folders.add(where)
+                pending.folders.add(where)
                 there = output.stamps(where) if known and output.local is None else {}
             line = known.get(item.key, b"")
             stamp = None if not line else output.stamp(item.key) if output.local is not None else there.get(name)
-            state = verdict(parse(line) if line else None, config, item.stamp, stamp)
+            state = verdict(parse(line) if line else None, settings.config, item.stamp, stamp)
             if state == "done":
-                plan.done += 1
+                pending.done += 1
                 continue
             note = line.decode() if state == "look" else ""
             row = {"source": item.source, "key": item.key, "size": item.stamp.size, "mark": item.stamp.mark}
             lines.write(json.dumps({**row, "note": note}) + "\n")
-            plan.pending += 1
+            pending.count += 1
     if line_left := left.line():
         tqdm.write(printable(line_left), file=sys.stderr)
-    return plan
+    return pending
