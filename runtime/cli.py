@@ -181,7 +181,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "output", type=written, metavar="OUT", help="folder for the outputs: a path or a URL of fsspec's"
     )
     parser.add_argument(
-        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one a line"
+        "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one per line"
     )
     parser.add_argument(
         "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
@@ -190,17 +190,17 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=whole(1, MOST_THREADS),
-        help="processes, each with its own engines in memory; by itself one a GPU, else one every 4 cores",
+        help="processes, each with its own engines in memory (default: one per GPU, else one per 4 cores)",
     )
     parser.add_argument(
         "--threads",
         type=whole(1, MOST_THREADS),
-        help="CPU threads of a worker; by itself this machine's cores shared out, 4 on another's cluster",
+        help="CPU threads per worker (default: this machine's cores shared out, 4 on another's cluster)",
     )
     parser.add_argument(
         "--gpus",
         type=positive,
-        help="GPUs of a worker, 0.5: two share one; by itself 1 for engines that need one, else none",
+        help="GPUs per worker, 0.5: two share one (default: 1 for engines that need one, else none)",
     )
     parser.add_argument(
         "--group",
@@ -217,7 +217,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
-        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; by itself one of this machine alone is started",
+        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto (default: start one on this machine alone)",
     )
     parser.set_defaults(run=_run_batch)
 
@@ -238,19 +238,19 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=parse_size,
         metavar="HxW",
-        help="OpenVINO: output pixels that all is computed in: larger pictures are tiled, smaller ones filled up; "
-        "the engines' own or 512x512 where not given",
+        help="OpenVINO: the one size of the parts, in output pixels: larger pictures are tiled, smaller ones "
+        "filled up (default: the engines' own, or 512x512)",
     )
     parser.add_argument(
         "--parts",
         choices=("python", "openvino"),
         default="python",
-        help="OpenVINO: what of Triton runs the parts: its Python backend with our settings, or its OpenVINO "
-        "backend, which computes in bfloat16 where the CPU has it",
+        help="OpenVINO: which backend of Triton runs the parts: Python with our settings, or OpenVINO's own, "
+        "which computes in bfloat16 where the CPU has it",
     )
-    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; by itself the one that suits the model")
+    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix (default: chosen for the model)")
     parser.add_argument(
-        "--overlap", type=whole(0), help="overlap of tiles in output pixels; by itself as in infer"
+        "--overlap", type=whole(0), help="overlap of tiles in output pixels (default: as in infer)"
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument(
@@ -261,7 +261,7 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         "--weight-code-limit",
         type=int,
         choices=(63, 127),
-        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; by itself what this CPU needs",
+        help="OpenVINO, INT8: 63 for servers without VNNI, less close to float (default: what this CPU needs)",
     )
     parser.set_defaults(run=_run_repository)
 

@@ -54,8 +54,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="skip images whose output was made by these engines and options from what the image still is; noted "
-        "in OUTPUT/.passionsr-batch, where batch finds it too. Outputs without a note are done again",
+        help="skip images whose output these engines and options made from the same content; the notes lie in "
+        "OUTPUT/.passionsr-batch, where batch reads them too. Outputs without a note are made again",
     )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
@@ -72,16 +72,19 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What `infer` and `batch` have in common: how pictures are made, and by what."""
     parser.add_argument(
-        "--align", choices=ALIGNMENTS, help="colour fix towards the input; by itself the one that suits the model"
+        "--align", choices=ALIGNMENTS, help="colour fix towards the input (default: chosen for the model)"
     )
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="side of square tiles in output pixels, 0: never; by itself above 896×896 pixels "
-        "or what engines take, shaped to compute least, at most 640×640 pixels, less where memory is short",
+        help="side of square tiles in output pixels, 0: never tile (default: tile above 896×896 pixels, or above "
+        "the engines' largest size; the shape that computes least, of at most 640×640 pixels, fewer where memory "
+        "is short)",
     )
     parser.add_argument(
-        "--memory", type=gibibytes, help="GiB that may be taken, on a GPU of its own; by itself what is free there"
+        "--memory",
+        type=gibibytes,
+        help="GiB that may be used, of the GPU for GPU engines (default: all that is free there)",
     )
     parser.add_argument(
         "--overlap",
@@ -91,18 +94,21 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=whole(1),
-        help="tiles at once, fewer where memory is short or some would be left over; by itself as many as GPU "
-        "engines were built for, else 1: more take memory and gain nothing on a CPU",
+        help="tiles at once, fewer where memory is short or some would be left over (default: as many as GPU "
+        "engines were built for, else 1; on a CPU more take memory and gain nothing)",
     )
     parser.add_argument(
         "--scale",
         type=whole(1, 8),
-        help="times to enlarge, 1 to 8, where the model works on the enlarged picture; by itself the model's own",
+        help="times to enlarge, 1 to 8, where the model works on the enlarged picture (default: the model's own)",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument(
-        "--background", type=colour, default="white", help="what JPEG shows for transparency: a name or #rrggbb"
+        "--background",
+        type=colour,
+        default="white",
+        help="colour behind transparency in a JPEG: a name or #rrggbb",
     )
     parser.add_argument(
         "--provider",
@@ -115,7 +121,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         default="5",
         metavar="GIB",
         help="OpenVINO: compiled models kept in the user's cache folder or $PASSIONSR_CACHE, least recently used "
-        "out; Stable Diffusion 2.1 takes about 1 GiB a size of picture",
+        "out; Stable Diffusion 2.1 takes about 1 GiB per size of picture",
     )
     parser.add_argument(
         "--no-cache", action="store_true", help="OpenVINO: keep and take no compiled models; a slower start"
