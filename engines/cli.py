@@ -71,19 +71,22 @@ def add_build_engines(parser: argparse.ArgumentParser, measure: SecondsByPart) -
     parser.add_argument(
         "--float32",
         action="store_true",
-        help="openvino: all that is not INT8 in float32, slower; default: the UNet's float operations "
-        "and the VAE's attention run in bfloat16 where the CPU has it",
+        help="openvino: run in float32 everything that is not INT8, slower (default: where the CPU has bfloat16, "
+        "the UNet's float operations and the VAE's attention run in it)",
     )
     parser.add_argument(
         "--gpu",
         metavar="NAME",
-        help="several bundles: choose by what `predict` says of this GPU; default: measured on the GPU at "
-        "hand, or predicted for one of --compute-capability",
+        help="several bundles: choose by the prediction for this GPU (default: measure on the GPU at hand, "
+        "or predict for one of --compute-capability)",
     )
     parser.add_argument("--expect-digest", metavar="SHA256", help="refuse any other ONNX bundle than this one")
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, and why; build nothing")
     parser.add_argument(
-        "--require-int8", type=share, metavar="SHARE", help="fail when fewer sites run INT8 (or FP8) (0 to 1)"
+        "--require-int8",
+        type=share,
+        metavar="SHARE",
+        help="fail when a smaller share of the quantized sites runs INT8 (or FP8) (0 to 1)",
     )
     parser.add_argument("--force", action="store_true", help="build even where equal engines are there")
     parser.set_defaults(run=lambda arguments: run_build_engines(build_request(arguments, measure)))
@@ -101,13 +104,13 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=parse_size,
         metavar="HxW",
-        help="TensorRT: image size to tune for; the graph's or 512x512 where not given",
+        help="TensorRT: image size to tune for (default: the graph's, or 512x512)",
     )
     parser.add_argument(
-        "--min-size", type=parse_size, metavar="HxW", help="TensorRT: smallest image; --size where not given"
+        "--min-size", type=parse_size, metavar="HxW", help="TensorRT: smallest image (default: --size)"
     )
     parser.add_argument(
-        "--max-size", type=parse_size, metavar="HxW", help="TensorRT: largest image; --size where not given"
+        "--max-size", type=parse_size, metavar="HxW", help="TensorRT: largest image (default: --size)"
     )
     parser.add_argument(
         "--batch",
@@ -126,7 +129,7 @@ def _add_builder_options(parser: argparse.ArgumentParser) -> None:
         "--optimization-level",
         type=int,
         choices=range(6),
-        help="TensorRT: 0 builds fast, 5 searches longest; the builder's own where not given",
+        help="TensorRT: 0 builds fast, 5 searches longest (default: the builder's own)",
     )
     parser.add_argument(
         "--timing-cache",

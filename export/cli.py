@@ -61,7 +61,7 @@ def add_import_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", type=Path, nargs="?", help="ncnn's .bin, where it is not beside the .param")
     names = [family.name for family in FAMILIES]
     parser.add_argument(
-        "--family", choices=names, help=f"what kind of model it is ({names[0]}; ncnn's: image-network)"
+        "--family", choices=names, help=f"the kind of model (default: {names[0]}; of ncnn's files: image-network)"
     )
     for family in FAMILIES:
         family.add_arguments(parser.add_argument_group(family.name))
@@ -80,13 +80,15 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
         "--images", type=some_input, required=True, help="folder of low-resolution images, with its sub-folders"
     )
     parser.add_argument("--limit", type=whole(1), default=32, help="use the first N images that can be read")
-    parser.add_argument("--spec", type=Path, help="QuantSpec JSON; without one W8A8 with DOBI boundaries")
+    parser.add_argument(
+        "--spec", type=Path, help="JSON of what is quantized and how (default: 8 bits, clipping ranges by DOBI)"
+    )
     parser.add_argument(
         "--method",
         choices=METHODS,
-        help="how boundaries are found, in place of the spec's: range takes a minute or two; search (LET and "
-        "boundaries, port by port) a few; learned (LBQ, LET, DQC) is the closest to the float model and takes "
-        "several times as long",
+        help="how scales are chosen, in place of the spec's method: range takes a minute or two; search (LET and "
+        "clipping ranges, port by port) a few; learned (LET, below 8 bits LBQ too, by DQC) comes closest to the "
+        "float model and takes several times as long",
     )
     parser.add_argument("--cache", type=some_path, default=CALIBRATIONS, help=CACHE_HELP)
     parser.add_argument("--force", action="store_true", help="calibrate even where the cache has the result")
@@ -176,13 +178,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("fp32", "fp16"),
         default="fp32",
-        help="of what is not quantized: fp32 for OpenVINO, fp16 for TensorRT",
+        help="of everything that is not quantized: fp32 for OpenVINO, fp16 for TensorRT",
     )
     parser.add_argument(
         "--size",
         type=parse_size,
         metavar="HxW",
-        help="fix the image size, and the batch to 1; by itself any that the model takes, any batch",
+        help="fix the image size, and the batch to 1 (default: any size that the model takes, any batch)",
     )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.add_argument(
@@ -270,9 +272,9 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
 def add_own_calibration(parser: argparse.ArgumentParser) -> None:
     """The options that `own_calibration` reads."""
     parser.add_argument(
-        "--calibration", type=Path, help="calibration folder; without one, the model's own in --cache"
+        "--calibration", type=Path, help="calibration folder (default: the model's own in --cache)"
     )
-    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="calibrations")
+    parser.add_argument("--cache", type=Path, default=CALIBRATIONS, help="folder of calibrations")
 
 
 def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:

@@ -1,7 +1,7 @@
 """Reading pictures, for the runtime and for calibration alike: what a model is calibrated on is what it will see.
 
 Pixels are RGB float32 [3, H, W] in [-1, 1]; orientation is applied, of several frames the first is read. What is
-kept beside the pixels, and what is left out and said: docs/bad-input.md#what-is-read-kept-and-said.
+kept beside the pixels, and what is left out and said: docs/bad-input.md#formats-and-metadata.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class StableDiffusion:
         parser.add_argument(
             "--text-embedding",
             type=Path,
-            help="needed: the constant prompt's: [1, tokens, width] in a .pt or .safetensors file",
+            help="needed: the constant prompt's embedding, [1, tokens, width] in a .pt or .safetensors file",
         )
         parser.add_argument(
             "--lora",
@@ -48,14 +48,16 @@ class StableDiffusion:
         parser.add_argument(
             "--config",
             type=Path,
-            help="for one file: folder of unet/, vae/, scheduler/ configs; Stable Diffusion 2.1's where not given",
+            help="for one file: folder of unet/, vae/, scheduler/ configs (default: Stable Diffusion 2.1's)",
         )
-        unless = "(by itself what the LoRA's layout tells; 999, epsilon, mode without one)"
+        unless = "(default: as the LoRA's layout tells; without a LoRA 999, epsilon, mode)"
         parser.add_argument("--timestep", type=whole(0), help=f"the one step's {unless}")
         parser.add_argument(
             "--prediction", choices=("epsilon", "v", "residual"), help=f"what the UNet predicts {unless}"
         )
-        parser.add_argument("--posterior", choices=("mode", "sample"), help=f"of the VAE encoder {unless}")
+        parser.add_argument(
+            "--posterior", choices=("mode", "sample"), help=f"how the VAE encoder gives its latent {unless}"
+        )
         parser.add_argument(
             "--upscale", type=int, choices=(1, 2, 3, 4), default=4, help="enlargement before the VAE"
         )

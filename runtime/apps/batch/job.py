@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.common.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.pictures.files import is_folder

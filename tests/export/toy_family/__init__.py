@@ -1,0 +1,1 @@
+"""A family that a contributor might add: a toy diffusion model, as CONTRIBUTING.md says it."""
