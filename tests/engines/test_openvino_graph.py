@@ -25,6 +25,8 @@ from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
 
+pytestmark = pytest.mark.kernels
+
 CHANNELS, GROUPS = 32, 8
 RANDOM = np.random.default_rng(0)
 
