@@ -25,7 +25,7 @@ OUT := demo/out$(if $(filter-out demo/model,$(MODEL)),/$(notdir $(MODEL)))
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadscope
 RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
-.PHONY: demo test hostile test-runtime lint setup clean made-anew
+.PHONY: demo test quick hostile accept older-cpus test-runtime lint setup clean made-anew
 
 setup: $(VENV)/.ready
 
@@ -39,7 +39,7 @@ $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))
 	$(call NEED,10)
 	$(PYTHON) -m venv --clear $(RUNTIME)
-	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare,serve]' pytest pytest-xdist hypothesis
+	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare,serve]' pytest pytest-timeout pytest-xdist hypothesis
 	@echo '$(PYTHON)' > $@
 
 demo: setup
@@ -48,9 +48,23 @@ demo: setup
 test: setup
 	$(call PYTEST,$(VENV))
 
-# whatever a user may hand the commands: about 26 minutes
+# while one works on the engines or the runtime: their tests as a machine without PyTorch runs them, but for the slow
+quick: setup
+	$(call PYTEST,$(VENV)) -p tests.no_torch -m "not slow and not hostile and not accept" --ignore tests/hostile \
+	    tests/runtime tests/engines tests/test_cli.py tests/test_imports.py
+
+# whatever a user may hand the commands, about half an hour; one class: PYTEST_ADDOPTS="-k pictures"
 hostile: setup
-	$(BIN)/python -m tests.hostile
+	$(call PYTEST,$(VENV)) --dist worksteal --timeout-method thread -m "" tests/hostile
+
+# what takes long and proves a rare thing
+accept: setup
+	$(call PYTEST,$(VENV)) -m accept
+
+# engines as older CPUs compute them, on a CPU that has VNNI
+older-cpus: setup
+	ONEDNN_MAX_CPU_ISA=AVX2 $(call PYTEST,$(VENV)) -m kernels
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE $(call PYTEST,$(VENV)) -k Concat tests/engines/test_wrong_kernels.py
 
 # the runtime and the engines as a machine without PyTorch has them, by any Python from 3.10 on
 test-runtime: $(RUNTIME)/.ready

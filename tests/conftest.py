@@ -19,6 +19,7 @@ from passionsr_trt.runtime.main import main
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 COMMITTED = ROOT / "tests" / "data" / "small"  # `small`'s ONNX bundles, made by tests/make_data.py
+TINY = ROOT / "tests" / "data" / "tiny"  # pictures of 32×32: for calibrations that need no more
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="needs TensorRT-RTX: compiles an engine"
 )

@@ -97,7 +97,7 @@ def test_a_weight_of_codes_is_left_alone(tmp_path: Path) -> None:
 def test_the_cpu_chooses_and_the_key_says_it(
     small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["build-engines", str(small.onnx_int8), "-o", str(tmp_path)]
+    words = ["build-engines", str(small.onnx_fp32), "-o", str(tmp_path)]
     monkeypatch.setattr(openvino_builder, "pixels_faster_in_blocks", lambda: True)
     assert main(words) == 0, "proved against ONNX Runtime"
     assert EngineBundle.load(tmp_path).key["blocks"] == "True"

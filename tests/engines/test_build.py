@@ -19,6 +19,8 @@ from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
 
+pytestmark = pytest.mark.kernels
+
 
 def test_equal_keys_are_reused_and_a_changed_one_says_why(small: Built, tmp_path: Path) -> None:
     bundle, target = OnnxBundle.load(small.onnx_int8), EngineBundle.load(small.engines_int8).target

@@ -14,7 +14,7 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import COMMITTED
+from tests.conftest import COMMITTED, Built
 
 PART = "vae_encoder.onnx"
 
@@ -86,7 +86,9 @@ def test_weights_that_the_manifest_does_not_list(bundle: Path, capsys: pytest.Ca
     assert "takes weights from 'elsewhere.bin', which is not listed" in refused(bundle, capsys)
 
 
-def test_what_lies_beside_a_graph_is_not_copied(bundle: Path, tmp_path: Path) -> None:
+def test_what_lies_beside_a_graph_is_not_copied(small: Built, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(small.onnx_fp32, bundle)
     (bundle / f"{PART}.passwd").symlink_to("/etc/passwd")
     assert main(["build-engines", str(bundle), "-o", str(tmp_path / "engines")]) == 0
     assert sorted(path.name for path in (tmp_path / "engines").iterdir()) == [

@@ -16,6 +16,8 @@ from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO, ROOT, Built, needs_rtx
 
+pytestmark = pytest.mark.kernels
+
 LOG = """\
 [VERBOSE] noise
 [VERBOSE] Name: conv_a_myl0_1, LayerType: correlation, Inputs: [ { Name: x, Dimensions: [1,64,8,8], Strides: [1], Datatype: Int8, Format: (NHWC) }], Constants: [ { Name: w, Dimensions: [64,64,3,3], Strides: [1], Datatype: Int8, Format: (NHWC) }], Outputs: [ { Name: y, Dimensions: [1,64,8,8], Strides: [1], Datatype: Float, Format: (NHWC) }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: unet.a][ONNX Layer: unet.a/input/DequantizeLinear]

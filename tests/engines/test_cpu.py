@@ -62,6 +62,7 @@ def psnr(first: Path, second: Path) -> float:
     return float(10 * np.log10(255**2 / np.mean(difference**2)))
 
 
+@pytest.mark.slow
 @x86
 def test_full_range_bundles_are_brought_into_range_where_the_cpu_saturates(small: Built, tmp_path: Path) -> None:
     words = ("build-engines", str(small.onnx_int8), "-o", str(tmp_path / "engines"))

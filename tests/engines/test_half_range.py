@@ -14,6 +14,8 @@ from passionsr_trt.engines.openvino.passes.half_range import limit_codes, limit_
 
 from tests.conftest import Built
 
+pytestmark = pytest.mark.kernels
+
 
 def codes_of(seed: int, shape: tuple[int, ...], top: int = 127) -> np.ndarray:
     values = np.random.default_rng(seed).standard_normal(shape)

@@ -141,6 +141,7 @@ def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
         assert not coverage.float_sites and coverage.sites_int8 == coverage.sites_quantized
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faster", [False, True])
 def test_the_cpu_chooses_and_the_key_says_it(
     small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool

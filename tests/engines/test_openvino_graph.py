@@ -24,6 +24,8 @@ from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
 
+pytestmark = pytest.mark.kernels
+
 CHANNELS, GROUPS = 32, 8
 RANDOM = np.random.default_rng(0)
 
@@ -231,6 +233,7 @@ def kinds(folder: Path, part: str) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(str(folder / f"{part}.onnx")).graph.node)
 
 
+@pytest.mark.slow
 def test_engines_are_rewritten_where_they_run_in_float32(small: Built, tmp_path: Path) -> None:
     assert kinds(small.onnx_int8, "vae_decoder")["InstanceNormalization"]
     for folder in (small.engines_int8, small.engines_fp32):

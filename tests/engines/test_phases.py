@@ -110,6 +110,7 @@ def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
     assert rewritten == 4, "one in the UNet, three in the decoder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faster", [False, True])
 def test_the_cpu_chooses_and_the_key_says_it(
     small: Built,

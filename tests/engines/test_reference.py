@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
 
+pytestmark = pytest.mark.kernels
+
 TOKENS, INNER, OUTER = 16, 256, 32
 
 

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino.passes.unsigned import shifts_as_unsigned_codes
 
+pytestmark = pytest.mark.kernels
+
 SHAPE = (1, 16, 9, 11)
 STEP = np.float32(0.02)
 

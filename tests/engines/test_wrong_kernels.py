@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from itertools import product
 from pathlib import Path
@@ -14,6 +12,7 @@ import onnx
 import pytest
 
 pytest.importorskip("openvino")
+pytestmark = pytest.mark.kernels
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -55,20 +54,3 @@ def test_the_sweep_knows_a_wrong_kernel_when_it_sees_one() -> None:
         assert SWEEP.error(damaged) > SWEEP.WRONG
     finally:
         SWEEP.reference_session = kept
-
-
-def instruction_sets() -> list[str]:
-    """Older ones than this CPU's own, as far as the product runs on them."""
-    own = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    return ["AVX2", *(["AVX512_CORE"] if "avx512_vnni" in own else [])]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="this is such a run")
-@pytest.mark.parametrize("instructions", instruction_sets())
-def test_nor_on_an_older_cpu(instructions: str) -> None:
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "Concat", __file__]
-    own = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment = {**own, "ONEDNN_MAX_CPU_ISA": instructions}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-3000:]

@@ -57,7 +57,7 @@ FORMS = {
     "RealPLKSR-layer_norm": _real_plksr(upscaling_factor=2, layer_norm=True),
     "RealPLKSR-dysample-x2": _real_plksr(upscaling_factor=2, dysample=True),
     "RealPLKSR-dysample-x4": _real_plksr(upscaling_factor=4, dysample=True),
-    "ESRGAN-x16": _make("ESRGAN", "ESRGAN", num_filters=32, num_blocks=1, scale=16),
+    "ESRGAN-x16": _make("ESRGAN", "ESRGAN", num_filters=16, num_blocks=1, scale=16),
 }
 # of spandrel_extra_arches, which users may install and the project does not
 EXTRA_FORMS = {

@@ -26,7 +26,7 @@ from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.sites import Site
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import DEMO
+from tests.conftest import DEMO, TINY
 from tests.export import networks
 
 IMAGES = DEMO / "calib" / "lr"
@@ -112,8 +112,8 @@ def test_a_share_learns_the_costliest_and_leaves_the_others_as_searched(
     assert changed and all(any(key.startswith(f"{title}.") for title in learned) for key in changed)
 
 
-def calibrate(model: Path, cache: Path, spec: Path) -> list[str]:
-    named = ["--images", str(IMAGES), "--limit", "1", "--spec", str(spec), "--cache", str(cache)]
+def calibrate(model: Path, images: Path, cache: Path, spec: Path) -> list[str]:
+    named = ["--images", str(images), "--limit", "1", "--spec", str(spec), "--cache", str(cache)]
     return ["calibrate", str(model), *named, "--device", "cpu"]
 
 
@@ -128,7 +128,8 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(
 ) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({**BLOCK, "let_steps": 3}))
-    words = [sys.executable, "-m", "passionsr_trt.runtime.main", *calibrate(small_model, tmp_path / "cache", spec)]
+    calibrating = calibrate(small_model, TINY, tmp_path / "cache", spec)
+    words = [sys.executable, "-m", "passionsr_trt.runtime.main", *calibrating]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=variables) as process:
         assert process.stderr is not None
@@ -144,9 +145,9 @@ def test_a_run_that_is_ended_says_how_to_go_on_and_does(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the first run had
     try:
-        assert main(calibrate(small_model, tmp_path / "cache", spec)) == 0
+        assert main(calibrating) == 0
         again = len(learned)
-        assert main(calibrate(small_model, tmp_path / "whole", spec)) == 0
+        assert main(calibrate(small_model, TINY, tmp_path / "whole", spec)) == 0
     finally:
         torch.set_num_threads(threads)
     assert 0 < again <= (len(learned) - again) - 2, "two blocks were done"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate import dqc, learn, placement, search
+from passionsr_trt.export.calibrate import dqc, learn, placement
 from passionsr_trt.export.calibrate.blockwise import outermost_blocks
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.dqc import learn_calibration
@@ -25,11 +25,11 @@ from passionsr_trt.export.quantize.part import Model, Part
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
-from tests.conftest import DEMO, made_once
+from tests.conftest import TINY, made_once
 from tests.export import networks, resshift
 from tests.pretended_device import DEVICE, HOST, PretendedDevice, There
 
-FILES = calibration_files(DEMO / "calib" / "lr", 1)
+FILES = calibration_files(TINY, 1)
 LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "settle_steps": 1}
 
 
@@ -48,11 +48,9 @@ def write(folder: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_crops(few_candidates: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dqc, "CROP", 64)
     monkeypatch.setattr(dqc, "SEARCH_CROP", 64)
-    monkeypatch.setattr(search, "ALPHAS", (None, 0.4))
-    monkeypatch.setattr(search, "SHARES", (1.0, 0.7))
 
 
 def calibrated(model: Model, spec: QuantSpec, device: torch.device) -> Calibration:

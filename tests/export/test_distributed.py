@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,9 @@ from passionsr_trt.export.calibrate import distributed
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import DEMO
+from tests.conftest import TINY
 from tests.export import networks
 
-IMAGES = DEMO / "calib" / "lr"
 LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "settle_steps": 2, "accumulate": 2}
 
 
@@ -83,10 +81,10 @@ def test_two_processes_calibrate_as_one_does(name: str, settings: dict[str, Any]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of the two has
     try:
-        assert main(words(model, IMAGES, tmp_path / "alone", settings)) == 0
+        assert main(words(model, TINY, tmp_path / "alone", settings)) == 0
     finally:
         torch.set_num_threads(threads)
-    status, errors, printed = by_torchrun(words(model, IMAGES, tmp_path / "both", settings), tmp_path / "logs")
+    status, errors, printed = by_torchrun(words(model, TINY, tmp_path / "both", settings), tmp_path / "logs")
     assert status == 0, errors
     assert printed.count("sites from 3 images") == 1, "one process speaks"
     alone, both = only(tmp_path / "alone"), only(tmp_path / "both")
@@ -95,16 +93,12 @@ def test_two_processes_calibrate_as_one_does(name: str, settings: dict[str, Any]
 
 def test_where_one_fails_all_end_with_one_line(tmp_path: Path) -> None:
     """The second picture is the second process's; the first one waits for it in vain."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for path in sorted(IMAGES.iterdir())[:3]:
-        shutil.copy(path, images)
-    second = sorted(images.iterdir())[1]
+    second = sorted(TINY.iterdir())[1]
     program = tmp_path / "losing.py"
     program.write_text(LOSING)
     model = networks.write_small("Compact", tmp_path / "model.safetensors")
     status, errors, printed = by_torchrun(
-        words(model, images, tmp_path / "cache", {}), tmp_path / "logs", (str(program), second.name)
+        words(model, TINY, tmp_path / "cache", {}), tmp_path / "logs", (str(program), second.name)
     )
     assert status != 0 and not printed and not list((tmp_path / "cache").glob("*/manifest.json"))
     said = [
@@ -125,7 +119,7 @@ def test_crops_of_a_step_are_shared_out_evenly_or_refused(monkeypatch: pytest.Mo
 def test_other_commands_refuse_several_processes(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = ["--images", str(IMAGES)] if command == "sensitivity" else []
+    images = ["--images", str(TINY)] if command == "sensitivity" else []
     arguments = [command, str(tmp_path / "absent"), *images, "-o", str(tmp_path / "out")]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import calibration_files
 from passionsr_trt.export.calibrate.dqc import learn_calibration
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.sites import Port
 
-from tests.conftest import DEMO
+from tests.conftest import TINY
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_ports_outside_the_patterns_keep_their_graph(small_model: Path) -> None:
     model = load_model(small_model)
     spec = QuantSpec(method="learned", explicit=("vae_*",), let_steps=1, lbq_steps=1, settle_steps=1)
-    result = learn_calibration(model, spec, calibration_files(DEMO / "calib" / "lr", 1))
+    result = learn_calibration(model, spec, calibration_files(TINY, 1))
     for part in model.parts:
         absorbed = set(part.absorbers())
         result.apply(part)

@@ -21,7 +21,7 @@ from passionsr_trt.export.quantize.proof import TOLERANCE, FoldError, relative_e
 from passionsr_trt.export.quantize.quantizer import fake_quantize
 from passionsr_trt.export.quantize.sites import NamedSite
 
-from tests.conftest import DEMO
+from tests.conftest import TINY
 from tests.helpers import switch
 
 VALUES = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=40).map(torch.tensor)
@@ -69,7 +69,7 @@ def distance(model: Model, sources: Tensors) -> float:
 
 @pytest.mark.parametrize("bits", [8, 6])
 def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits: int) -> None:
-    files = calibration_files(DEMO / "calib" / "lr", 4)
+    files = calibration_files(TINY, 4)
     width = {"bits_weights": bits, "bits_activations": bits}
     learned = QuantSpec(**width, method="learned", settle_steps=20)  # type: ignore[arg-type]
     errors = {}
@@ -87,9 +87,10 @@ def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits:
     assert errors["learned"] < errors["range"]
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_learning_is_repeatable_and_leaves_the_parts_alone(small_model: Path) -> None:
     model = load_model(small_model)
-    files = calibration_files(DEMO / "calib" / "lr", 2)
+    files = calibration_files(TINY, 2)
     spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, settle_steps=2)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -105,7 +106,7 @@ def test_a_wrong_let_fold_is_refused_and_names_its_port(
 ) -> None:
     model = load_model(small_model)
     spec = QuantSpec(method="learned", explicit_gain=0.0, let_steps=0, lbq_steps=0, settle_steps=0)
-    learned = learn_calibration(model, spec, calibration_files(DEMO / "calib" / "lr", 1))
+    learned = learn_calibration(model, spec, calibration_files(TINY, 1))
     # a conv2 feeds a residual sum; after conv1 a norm would hide a wrong gain
     ends = ("vae_encoder.", ".conv2.let_scale")
     keys = [key for key in learned.tensors if key.startswith(ends[0]) and key.endswith(ends[1])]

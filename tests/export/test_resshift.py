@@ -24,11 +24,10 @@ from passionsr_trt.runtime.main import main
 from PIL import Image
 from torch import Tensor
 
-from tests.conftest import DEMO, made_once, needs_rtx
+from tests.conftest import DEMO, TINY, made_once, needs_rtx
 from tests.export.resshift import generator, import_small, write_small
 
 GIVEN = os.environ.get("RESSHIFT_SMALL")  # a folder: small_unet.pth, small_vq.pth, small_expected.safetensors
-IMAGES = str(DEMO / "calib" / "lr")
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +181,9 @@ def built(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(out: Path) -> None:
         spec, cache = out / "spec.json", str(out / "cache")
-        steps = {"method": "learned", "granularity": "block", "let_steps": 1, "lbq_steps": 2}
+        steps = {"method": "learned", "granularity": "block", "let_steps": 1, "lbq_steps": 2, "settle_steps": 2}
         spec.write_text(json.dumps(steps))
-        words = ["calibrate", str(model), "--images", IMAGES, "--limit", "1", "--spec", str(spec)]
+        words = ["calibrate", str(model), "--images", str(TINY), "--limit", "1", "--spec", str(spec)]
         assert main([*words, "--cache", cache]) == 0
         assert main(["export", str(model), "--cache", cache, "-o", str(out / "onnx")]) == 0
         assert main(["build-engines", str(out / "onnx"), "-o", str(out / "engines")]) == 0

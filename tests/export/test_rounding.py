@@ -25,9 +25,10 @@ from passionsr_trt.export.quantize.proof import relative_error
 from passionsr_trt.export.quantize.quantizer import pack_turns, unpack_turns, weight_codes
 from passionsr_trt.export.quantize.sites import Site, SiteConv, SiteLinear
 
-from tests.conftest import DEMO
+from tests.conftest import DEMO, TINY
 
 FILES = calibration_files(DEMO / "calib" / "lr", 2)
+TINY_FILES = calibration_files(TINY, 1)
 
 
 def correlated(channels: int, seed: int) -> torch.Tensor:
@@ -79,15 +80,16 @@ def test_of_a_large_tensor_a_window_is_taken(monkeypatch: pytest.MonkeyPatch) ->
     assert rounding.columns_of(linear, torch.randn(2, 21, 3), torch.Generator()).shape == (3, 14)
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_wide_layers_are_cut_between_channels_and_a_large_part_into_passes(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounding, "COLUMNS", 40)
     assert rounding.column_groups(SiteConv(torch.randn(2, 10, 3, 3), None)) == [(0, 36), (36, 72), (72, 90)]
     assert rounding.column_groups(SiteLinear(torch.randn(2, 90), None)) == [(0, 40), (40, 80), (80, 90)]
-    whole = learn_calibration(load_model(small_model), QuantSpec(method="smoothquant"), FILES[:1])
+    whole = learn_calibration(load_model(small_model), QuantSpec(method="smoothquant"), TINY_FILES)
     monkeypatch.setattr(rounding, "BUDGET", 100_000)
-    cut = learn_calibration(load_model(small_model), QuantSpec(method="smoothquant"), FILES[:1])
+    cut = learn_calibration(load_model(small_model), QuantSpec(method="smoothquant"), TINY_FILES)
     assert whole.tensors.keys() == cut.tensors.keys()
     turned = [key for key in whole.tensors if key.endswith(".weight_turns")]
     # windows are the same; later passes see the weights of earlier ones rounded
@@ -130,8 +132,9 @@ def test_the_graph_has_the_codes_that_were_chosen(small_model: Path, tmp_path: P
     assert any(x.dtype == np.int8 and np.array_equal(x, codes.numpy()) for x in stored)
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_turns_of_another_model_are_refused_and_rounding_to_the_nearest_has_none(small_model: Path) -> None:
-    calibration = learn_calibration(load_model(small_model), QuantSpec(method="smoothquant"), FILES[:1])
+    calibration = learn_calibration(load_model(small_model), QuantSpec(method="smoothquant"), TINY_FILES)
     key = next(key for key in calibration.tensors if key.endswith(".weight_turns"))
     calibration.tensors[key] = calibration.tensors[key][1:]
     model = load_model(small_model)
@@ -139,12 +142,13 @@ def test_turns_of_another_model_are_refused_and_rounding_to_the_nearest_has_none
         for part in model.parts:
             calibration.apply(part)
     spec = QuantSpec(method="smoothquant", rounding="nearest")
-    plain = learn_calibration(load_model(small_model), spec, FILES[:1])
+    plain = learn_calibration(load_model(small_model), spec, TINY_FILES)
     assert not any(key.endswith(".weight_turns") for key in plain.tensors)
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_nothing_of_it_stays_on_the_model(small_model: Path) -> None:
     model = load_model(small_model)
-    learn_calibration(model, QuantSpec(method="smoothquant"), FILES[:1])
+    learn_calibration(model, QuantSpec(method="smoothquant"), TINY_FILES)
     sites = [module for part in model.parts for module in part.module.modules() if isinstance(module, Site)]
     assert all(site.learner is None and site.turns is None and site.weight_scale is None for site in sites)

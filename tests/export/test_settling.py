@@ -19,9 +19,9 @@ from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.quantizer import weight_codes
 
-from tests.conftest import DEMO
+from tests.conftest import TINY
 
-FILES = calibration_files(DEMO / "calib" / "lr", 2)
+FILES = calibration_files(TINY, 2)
 SPEC = QuantSpec(method="learned", let_steps=0, lbq_steps=0, settle_steps=0, bits_weights=4)
 SETTLED = replace(SPEC, settle_steps=60, learning_rate=0.1)
 
@@ -66,6 +66,7 @@ def test_it_brings_the_chain_closer_and_touches_only_rows_of_the_last_part(
     assert chain_error(small_model, settled) < 0.97 * chain_error(small_model, unsettled)
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_block_by_block_nothing_settles(small_model: Path) -> None:
     spec = replace(SETTLED, granularity="block", let_steps=1)
     tensors = learn_calibration(load_model(small_model), spec, FILES[:1]).tensors

@@ -1,98 +1,64 @@
-"""What every case starts from, made once: engines of the committed bundles, a good picture and its result."""
+"""What every case starts from, made once: a small model, its bundles and engines, a picture and its result."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
-from tests.conftest import COMMITTED, HAS_TORCH
+from tests.conftest import Built
 
 SIZE = (24, 16)
-UPSCALE = 2
 TOLERANCE = 8  # levels; the small random model makes more of a rounding, and far more of a wrong reading
 
 
-@dataclass(frozen=True)
 class Bench:
-    """A folder that holds it all; its parts are looked up by name."""
+    """A folder that holds it all.
 
-    root: Path
+    good: a picture that nothing is wrong with. result, onnx_result: what the INT8 engines and the INT8 ONNX bundle
+    make of it. onnx_int8, onnx_fp32: copies, cases link to their files. model: only where PyTorch is.
+    """
 
-    @property
-    def onnx_int8(self) -> Path:
-        """A copy: cases link to its files."""
-        return self.root / "onnx_int8"
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.onnx_int8, self.onnx_fp32 = self.root / "onnx_int8", self.root / "onnx_fp32"
+        self.int8, self.fp32, self.model = self.root / "int8", self.root / "fp32", self.root / "model"
+        self.good, self.result = self.root / "good.png", self.root / "result.png"
+        self.onnx_result = self.root / "onnx_result.png"
+        self.temporary = self.root / f"tmp-{os.getpid()}"
 
-    @property
-    def onnx_fp32(self) -> Path:
-        return self.root / "onnx_fp32"
+    def words(self, line: str) -> list[str]:
+        """The words of a command line; $INT8 and such stand for what lies here."""
+        names = {"$INT8": self.int8, "$FP32": self.fp32, "$ONNX": self.onnx_int8, "$FLOAT": self.onnx_fp32}
+        names |= {"$GOOD": self.good, "$MODEL": self.model}
+        parts = (word.partition("/") for word in line.split())
+        return [f"{names.get(name, name)}{slash}{rest}" for name, slash, rest in parts]
 
-    @property
-    def int8(self) -> Path:
-        return self.root / "int8"
-
-    @property
-    def fp32(self) -> Path:
-        return self.root / "fp32"
-
-    @property
-    def good(self) -> Path:
-        """A picture that nothing is wrong with."""
-        return self.root / "good.png"
-
-    @property
-    def result(self) -> Path:
-        """What the INT8 engines make of it."""
-        return self.root / "result.png"
-
-    @property
-    def onnx_result(self) -> Path:
-        """What the INT8 ONNX bundle makes of it under ONNX Runtime."""
-        return self.root / "onnx_result.png"
-
-    @property
-    def temporary(self) -> Path:
-        """This process's own."""
-        return self.root / f"tmp-{os.getpid()}"
-
-    @property
-    def model(self) -> Path:
-        """A model folder; only where PyTorch is there."""
-        return self.root / "model"
-
-    def enter(self) -> None:
+    def enter(self, patch: pytest.MonkeyPatch) -> None:
         """Make this process keep its caches and temporaries here."""
-        self.temporary.mkdir(parents=True, exist_ok=True)
-        os.environ["PASSIONSR_CACHE"] = str(self.root / "cache")
-        os.environ["TMPDIR"] = str(self.temporary)
-        tempfile.tempdir = str(self.temporary)
+        self.temporary.mkdir(exist_ok=True)
+        patch.setenv("PASSIONSR_CACHE", str(self.root / "cache"))
+        patch.setenv("TMPDIR", str(self.temporary))
+        patch.setattr("tempfile.tempdir", str(self.temporary))
 
 
-def prepare(root: Path) -> Bench:
-    """Make what is not there yet."""
-    bench = Bench(root.resolve())
-    bench.enter()
+def prepare(small: Built, model: Path | None, root: Path) -> None:
+    bench = Bench(root)
     pattern().save(bench.good)
-    for name in ("onnx_int8", "onnx_fp32"):
-        shutil.copytree(COMMITTED / name, bench.root / name, dirs_exist_ok=True)
-    for output, source in ((bench.int8, bench.onnx_int8), (bench.fp32, bench.onnx_fp32)):
-        assert main(["build-engines", str(source), "-o", str(output)]) == 0
-    words = ["infer", str(bench.good), "--engines"]
+    for source, target in (
+        (small.onnx_int8, bench.onnx_int8), (small.onnx_fp32, bench.onnx_fp32), (small.engines_int8, bench.int8),
+        (small.engines_fp32, bench.fp32), *([(model, bench.model)] if model else []),
+    ):  # fmt: skip
+        shutil.copytree(source, target)
+    words = ["infer", str(bench.good), "--no-cache", "--engines"]
     assert main([*words, str(bench.int8), "-o", str(bench.result)]) == 0
     assert main([*words, str(bench.onnx_int8), "--provider", "cpu", "-o", str(bench.onnx_result)]) == 0
-    if HAS_TORCH and not bench.model.exists():
-        from tests.helpers import write_model
-
-        write_model(bench.model)
-    return bench
 
 
 def pattern(size: tuple[int, int] = SIZE) -> Image.Image:
@@ -124,14 +90,18 @@ def levels(image: Image.Image) -> np.ndarray:
 
 def linked_copy(source: Path, target: Path, without: Iterable[str] = ()) -> Path:
     """A folder whose large files are hard links (never write into one: unlink it first)."""
-    target.mkdir(parents=True)
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir()
-        elif path.name not in without:
-            try:
-                os.link(path, copy)
-            except OSError:  # another file system
-                shutil.copy2(path, copy)
+
+    def link(path: str, copy: str) -> None:
+        try:
+            os.link(path, copy)
+        except OSError:  # another file system
+            shutil.copy2(path, copy)
+
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns(*without))
     return target
+
+
+def rewrite(path: Path, content: str | bytes) -> None:
+    """New content under a name that may be a hard link."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)

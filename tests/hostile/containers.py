@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,27 +14,18 @@ import numpy as np
 from PIL import Image
 
 from tests.hostile.bench import pattern
-from tests.hostile.harness import Case
-from tests.hostile.pictures import DAMAGES, Shown, picture
+from tests.hostile.encoded import Shown, picture, png, written
 
-MAGIC = b"\x89PNG\r\n\x1a\n"
 DEEP = np.asarray(pattern()).astype(np.uint16) * 257
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "gif": ("GIF", {}), "avif": ("AVIF", {"quality": 90}), "jp2": ("JPEG2000", {}), "tga": ("TGA", {}),
     "rle.tga": ("TGA", {"compression": "tga_rle"}), "ppm": ("PPM", {}), "mpo": ("MPO", {"save_all": True}),
 }  # fmt: skip
-FRAMES = {
-    "frames.gif": "GIF",
-    "frames.webp": "WEBP",
-    "frames.png": "PNG",
-    "frames.tif": "TIFF",
-    "frames.avif": "AVIF",
-}
+FRAMES = {"gif": "GIF", "webp": "WEBP", "png": "PNG", "tif": "TIFF", "avif": "AVIF"}
 
 
-def cases() -> Iterator[Case]:
-    yield from damaged()
-    yield from chunks()
+def cases() -> Iterator[Any]:
+    yield from beside()
     yield from tags()
     for word in ("white", "#123456", "#fff", "rgb(1,2,3)"):
         options = ("--format", "jpg", "--background", word)
@@ -52,24 +42,15 @@ def files() -> dict[str, bytes]:
     for suffix, kind in FRAMES.items():
         if kind in Image.SAVE:
             others = [pattern().rotate(180), pattern().convert("L").convert("RGB")]
-            found[suffix] = _saved(pattern(), kind, save_all=True, append_images=others)
+            found[f"frames.{suffix}"] = _saved(pattern(), kind, save_all=True, append_images=others)
     return found
 
 
-def damaged(positions: int = 8) -> Iterator[Case]:
-    for suffix, data in files().items():
-        chance = random.Random(suffix)
-        yield picture(f"whole {suffix}", f"whole.{suffix}", partial(_decoded, data), True, seconds=30)
-        for place in [*sorted(chance.sample(range(1, len(data)), positions - 1)), len(data) - 1]:
-            for name, damage in DAMAGES.items():
-                hurt = damage(data, place, chance)
-                yield picture(f"{name} {suffix} at {place}", f"hurt.{suffix}", partial(_written, hurt))
-
-
-def chunks() -> Iterator[Case]:
+def beside() -> Iterator[Any]:
     """What stands beside a PNG's pixels, which are whole: it looks as it does without, or nobody can tell."""
     number = partial(struct.pack, ">I")
-    many = [(b"zTXt", b"k%d\0\0" % index + zlib.compress(bytes(1_000_000))) for index in range(70)]
+    megabyte = zlib.compress(bytes(1_000_000))
+    many = [(b"zTXt", b"k%d\0\0" % index + megabyte) for index in range(70)]
     found: dict[str, tuple[list[tuple[bytes, bytes]], bool | None]] = {
         **{f"gAMA {value}": ([(b"gAMA", number(value))], True) for value in (0, 1, 45455, 2**32 - 1)},
         **{f"cHRM of {length}": ([(b"cHRM", b"\xff" * length)], None) for length in (0, 8, 31, 32, 400)},
@@ -95,39 +76,25 @@ def chunks() -> Iterator[Case]:
         found[f"text named {word}"] = ([(b"tEXt", word.encode() + b"\0value")], True)
     for name, (beside, accept) in found.items():
         for label, pixels in (("8", np.asarray(pattern())), ("16", DEEP)):
-            data = png(pixels, *beside)
-            yield picture(f"{name}, {label} bits", "beside.png", partial(_known, data), accept)
+            yield picture(f"{name}, {label} bits", "beside.png", partial(_known, pixels, beside), accept)
         if accept:
-            options = ("--format", "jpg")
-            yield picture(f"{name} to JPEG", "beside.png", partial(_known, data), None, options)
+            write, options = partial(_known, DEEP, beside), ("--format", "jpg")
+            yield picture(f"{name} to JPEG", "beside.png", write, None, options)
     for length in (0, 1, 2, 6, 7, 600):
         for label, pixels in (("8", np.asarray(pattern())), ("16", DEEP), ("grey 16", DEEP[..., :1])):
             data = png(pixels, (b"tRNS", bytes(length)))
-            yield picture(f"tRNS of {length}, {label} bits", "beside.png", partial(_written, data))
+            yield picture(f"tRNS of {length}, {label} bits", "beside.png", partial(written, data))
 
 
-def tags() -> Iterator[Case]:
+def tags() -> Iterator[Any]:
     """TIFFs whose pages lead in circles or nowhere, and those turned by their tag."""
     for name, following in {"itself": 8, "nowhere": 2**31, "the end": 600, "odd": 9}.items():
-        yield picture(f"next page is {name}", "pages.tif", partial(_written, _tiff(b"", following)), None)
+        yield picture(f"next page is {name}", "pages.tif", partial(written, _tiff(b"", following)), None)
     for orientation in range(10):
         tag = struct.pack("<HHIHH", 274, 3, 1, orientation, 0)
         for label, pixels in (("colour", DEEP), ("grey", np.asarray(pattern())[..., :1])):
             data = partial(_turned, _tiff(tag, pixels=pixels), orientation, pixels)
             yield picture(f"turned {orientation}, {label}", "turned.tif", data, True)
-
-
-def png(pixels: np.ndarray, *beside: tuple[bytes, bytes]) -> bytes:
-    """[H, W, C] of 8 or 16 bits; beside: chunks in front of the pixels."""
-    height, width, channels = pixels.shape
-    rows = b"".join(b"\0" + row.astype(f">u{pixels.itemsize}").tobytes() for row in pixels)
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, kind, 0, 0, 0)
-    parts = [(b"IHDR", header), *beside, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return MAGIC + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in parts
-    )
 
 
 def _tiff(more: bytes, following: int = 0, pixels: np.ndarray = DEEP) -> bytes:
@@ -170,21 +137,10 @@ def _soft(seen: bool, path: Path) -> Shown:
     return image
 
 
-def _written(data: bytes, path: Path) -> Shown:
-    path.write_bytes(data)
-    return None
-
-
-def _known(data: bytes, path: Path) -> Shown:
+def _known(pixels: np.ndarray, beside: list[tuple[bytes, bytes]], path: Path) -> Shown:
     """The pattern, whatever stands beside it; but for a gamma, which makes it another."""
-    path.write_bytes(data)
+    path.write_bytes(png(pixels, *beside))
     return pattern()
-
-
-def _decoded(data: bytes, path: Path) -> Shown:
-    path.write_bytes(data)
-    with Image.open(path) as image:
-        return image.convert("RGBA" if "soft" in path.name else "RGB")
 
 
 def _turned(data: bytes, orientation: int, pixels: np.ndarray, path: Path) -> Shown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from tests.hostile.bench import Bench
-from tests.hostile.bundles import read
+from tests.hostile.bench import rewrite
+from tests.hostile.manifests import read, rehash, write
 
-Change = Callable[[Path, Bench], None]
+Change = Callable[[Path], None]
 Edit = Callable[[onnx.ModelProto], None]
 
 
@@ -37,18 +36,14 @@ def changes() -> dict[str, tuple[Change, bool | None]]:
     return found
 
 
-def _edited(edit: Edit, folder: Path, _bench: Bench) -> None:
-    from tests.hostile.files import rehash, rewrite
-
+def _edited(edit: Edit, folder: Path) -> None:
     model = onnx.load(str(folder / "unet.onnx"))
     edit(model)
     rewrite(folder / "unet.onnx", model.SerializeToString())
     rehash(folder)
 
 
-def _swapped(first: str, second: str, folder: Path, _bench: Bench) -> None:
-    from tests.hostile.files import rehash
-
+def _swapped(first: str, second: str, folder: Path) -> None:
     (folder / f"{first}.onnx").rename(folder / "aside")
     (folder / f"{second}.onnx").rename(folder / f"{first}.onnx")
     (folder / "aside").rename(folder / f"{second}.onnx")
@@ -124,10 +119,8 @@ OUTSIDE: dict[str, tuple[str, bool, bool | None]] = {
 }
 
 
-def _outside(location: str, listed: bool, more: dict[str, str], folder: Path, _bench: Bench) -> None:
+def _outside(location: str, listed: bool, more: dict[str, str], folder: Path) -> None:
     """One tensor of the UNet lies in a file of its own."""
-    from tests.hostile.files import rehash, rewrite
-
     model = onnx.load(str(folder / "unet.onnx"))
     tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     data = tensor.raw_data
@@ -143,5 +136,5 @@ def _outside(location: str, listed: bool, more: dict[str, str], folder: Path, _b
     if listed:
         manifest = read(folder)
         manifest["files"][location] = {}
-        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        write(folder, manifest)
     rehash(folder)

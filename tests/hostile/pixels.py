@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from tests.hostile.bench import pattern
+from tests.hostile.encoded import Shown, png
 
-Shown = Image.Image | None
 GREY = np.asarray(pattern().convert("L"))
 
 
@@ -32,19 +32,7 @@ def array(values: Any, shown: bool, path: Path) -> Shown:
 
 def deep_colours(path: Path) -> Shown:
     """A PNG of 16 bits a channel, which Pillow cannot write."""
-    import struct
-    import zlib
-
-    rows = np.asarray(pattern()).astype(">u2") * 257
-    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", rows.shape[1], rows.shape[0], 16, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(png(np.asarray(pattern()).astype(np.uint16) * 257))
     return pattern()
 
 

@@ -28,7 +28,8 @@ from PIL import Image
 from tests.conftest import DEMO, Built
 
 # Ray itself is imported behind the fixture: it reads its token's variables once
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray (extra [batch])")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray (extra [batch])")
+pytestmark = [pytest.mark.slow, needs_ray]
 CLUSTER = """
 import logging, sys, ray
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,

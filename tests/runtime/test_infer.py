@@ -15,7 +15,7 @@ from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
-from tests.conftest import DEMO, Built, needs_torch
+from tests.conftest import TINY, Built, needs_torch
 from tests.runtime.test_images import write_bad
 
 
@@ -159,7 +159,7 @@ def test_equal_seeds_give_equal_pictures_where_the_posterior_is_sampled(tmp_path
     from tests.helpers import write_model
 
     model = write_model(tmp_path / "model", one_step={"posterior": "sample"})
-    images, onnx, engines = str(DEMO / "calib" / "lr"), tmp_path / "onnx", tmp_path / "engines"
+    images, onnx, engines = str(TINY), tmp_path / "onnx", tmp_path / "engines"
     cache = ["--cache", str(tmp_path / "cache")]
     assert main(["calibrate", str(model), "--images", images, "--limit", "1", *cache]) == 0
     assert main(["export", str(model), *cache, "-o", str(onnx)]) == 0

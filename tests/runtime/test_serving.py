@@ -20,7 +20,7 @@ from tests.browser import HEIGHT, WIDTHS, browser, grave_findings, needs_browser
 from tests.conftest import DEMO, ROOT, Built
 from tests.serving import PATIENCE, Served, needs_gradio, served, wait_for
 
-pytestmark = needs_gradio
+pytestmark = [pytest.mark.slow, needs_gradio]
 COMING = PATIENCE * 1000  # milliseconds
 TILES_DONE = "/tile (?!1 of)[0-9]+ of/.test(document.querySelector('#status').innerText)"
 DROP = """([zone, name, content]) => {

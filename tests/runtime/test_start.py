@@ -20,6 +20,8 @@ from PIL import ExifTags, Image
 
 from tests.conftest import Built
 
+pytestmark = pytest.mark.kernels
+
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:

@@ -1,23 +1,17 @@
-"""Manifests that are wrong in every key, and manifests that are no manifests."""
+"""Manifests and the wrong values of their keys; what else may lie in a file's place."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from passionsr_trt.engines.bundle.manifest import SCHEMA_VERSION
-
 from tests.conftest import COMMITTED
-from tests.hostile.bench import Bench, difference, linked_copy
-from tests.hostile.harness import Case, Outcome, Trial
+from tests.hostile.bench import rewrite
 
-KIND = "bundles"
-SCHEMA = f'"schema_version": {SCHEMA_VERSION}'
 Keys = tuple[str | int, ...]
 GONE = object()
 # how a value is replaced: (value, forbidden whatever the key is)
@@ -39,48 +33,23 @@ TREES: dict[str, tuple[Any, bool]] = {
     False),
     "empty object": ({}, False), "list of null": ([None], True), "nested": ({"a": {"b": [{}]}}, True),
 }  # fmt: skip
-SAME = ("spec", "versions", "files")  # read alike in both kinds of bundle
-
-
-def cases() -> Iterator[Case]:
-    for stage, manifest in (("engines", engine_manifest()), ("onnx", read(COMMITTED / "onnx_int8"))):
-        for keys in paths(manifest):
-            if stage == "onnx" and keys[0] in SAME:
-                continue
-            for how, (value, forbidden) in replacements(at(manifest, keys)).items():
-                name = f"{stage} {'.'.join(map(str, keys))} {how}"
-                accept = False if forbidden and not set(keys) & {"versions"} else None
-                yield Case(name, KIND, partial(_mutated, stage, keys, value, accept))
-        for label, text in TEXT_EDITS.items():
-            yield Case(f"{stage} {label}", KIND, partial(_text, stage, text))
-        for label, place in PLACES.items():
-            yield Case(f"{stage} manifest {label}", KIND, partial(_placed, stage, place))
-    for label, words in {"infer": "engines", "provider": "onnx", "build": "onnx"}.items():
-        yield Case(
-            f"{label} with nothing wrong",
-            KIND,
-            partial(_mutated, words, ("schema_version",), SCHEMA_VERSION, True),
-        )
 
 
 def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
-def engine_manifest() -> dict[str, Any]:
-    """The keys of an engine bundle's manifest, their values of the right types, without building one."""
-    manifest = read(COMMITTED / "onnx_int8")
-    del manifest["calibration_key"]
-    figures = {
-        "sites_int8": 1, "sites_quantized": 1, "macs_share": 1.0, "kernels": {"conv": 1}, "bytes_moved": 0,
-        "float_sites": [], "conversions": [], "attention_fused": 0, "attention": 1, "activation_bytes": 1000,
-    }  # fmt: skip
-    target = {
-        "bfloat16": True, "graph_revision": 1, "weight_code_limit": 63, "convolutions": True, "phases": True,
-        "blocks": True,
-    }  # fmt: skip
-    more = {"backend": "openvino", "target": target, "key": {"backend": "openvino"}, "proof": {"unet": 0.1}}
-    return {**manifest, **more, "coverage": {"unet": figures}}
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    rewrite(folder / "manifest.json", json.dumps(manifest))
+
+
+def rehash(folder: Path, **more: Any) -> None:
+    """Make the manifest agree with the files that it lists; `more`: keys to change."""
+    manifest = {**read(folder), **more}
+    for name in manifest["files"]:
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    write(folder, manifest)
 
 
 def paths(value: Any, above: Keys = ()) -> Iterator[Keys]:
@@ -110,40 +79,17 @@ def replacements(value: Any) -> dict[str, tuple[Any, bool]]:
     return TEXTS if isinstance(value, str) else TREES
 
 
-def trial(stage: str, copy: Path, folder: Path, bench: Bench, accept: bool | None) -> Trial:
-    """The copy is run on the good picture, and has to give what the bundle gives."""
-    expected = bench.result if stage == "engines" else bench.onnx_result
-    argv = ["infer", str(bench.good), "-o", "out.png", "--engines", copy.name]
-    if stage == "onnx":
-        argv += ["--provider", "cpu"]
-
-    def right(_outcome: Outcome) -> str:
-        return difference(folder / "out.png", expected)
-
-    return Trial(argv, accept, right, may=("out.png",))
+def put(keys: Keys, value: Any, manifest: Any) -> None:
+    """One key's value replaced, or the key gone; KeyError or IndexError where there is no such key."""
+    *above, last = keys
+    holder = at(manifest, tuple(above))
+    if value is GONE:
+        del holder[last]
+    else:
+        holder[last] = value
 
 
-def copied(stage: str, folder: Path, bench: Bench) -> Path:
-    source = bench.int8 if stage == "engines" else bench.onnx_int8
-    return linked_copy(source, folder / "bundle", without=["manifest.json"])
-
-
-def _mutated(stage: str, keys: Keys, value: Any, accept: bool | None, folder: Path, bench: Bench) -> Trial:
-    manifest = deepcopy(read(bench.int8 if stage == "engines" else bench.onnx_int8))
-    copy = copied(stage, folder, bench)
-    try:
-        *above, last = keys
-        holder = at(manifest, tuple(above))
-        if value is GONE:
-            del holder[last]
-        else:
-            holder[last] = value
-    except (KeyError, IndexError):  # this build has no such key: a new one, which is unknown
-        manifest[str(keys[-1])] = None if value is GONE else value
-    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return trial(stage, copy, folder, bench, accept)
-
-
+SCHEMA = f'"schema_version": {read(COMMITTED / "onnx_int8")["schema_version"]}'
 Edit = Callable[[str], str | bytes]
 DEEP = 100_000
 TEXT_EDITS: dict[str, Edit] = {
@@ -179,15 +125,6 @@ TEXT_EDITS: dict[str, Edit] = {
 }
 
 
-def _text(stage: str, edit: Edit, folder: Path, bench: Bench) -> Trial:
-    source = bench.int8 if stage == "engines" else bench.onnx_int8
-    text = (source / "manifest.json").read_text(encoding="utf-8")
-    copy = copied(stage, folder, bench)
-    edited = edit(text)
-    (copy / "manifest.json").write_bytes(edited.encode() if isinstance(edited, str) else edited)
-    return trial(stage, copy, folder, bench, False)
-
-
 def _huge(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**36)  # sparse
@@ -203,9 +140,3 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "/dev/null": lambda path: path.symlink_to("/dev/null"),
     "64 GiB": _huge,
 }
-
-
-def _placed(stage: str, place: Callable[[Path], None], folder: Path, bench: Bench) -> Trial:
-    copy = copied(stage, folder, bench)
-    place(copy / "manifest.json")
-    return trial(stage, copy, folder, bench, False)

@@ -7,35 +7,32 @@ import os
 import pickle
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from tests.hostile.bench import Bench, linked_copy
-from tests.hostile.harness import Case, Trial
-from tests.hostile.models import CALIBRATING, calibrate, put
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-KIND = "pickles"
+from tests.conftest import HAS_TORCH
+from tests.hostile.bench import rewrite
+from tests.hostile.encoded import damaged, drawn
+from tests.hostile.manifests import PLACES
+from tests.hostile.models import calibrate_changed
+from tests.hostile.trial import Trial
+
+if HAS_TORCH:
+    import torch
+
 Make = Callable[[], bytes]
-
-
-def cases() -> Iterator[Case]:
-    for option in ("--text-embedding", "--lora"):
-        for label, make in contents().items():
-            yield Case(f"{option} {label}", KIND, partial(_imported, option, "file.pt", make))
-        for label in ("a folder", "a FIFO", "gone", "dangling", "/dev/zero"):
-            yield Case(f"{option} is {label}", KIND, partial(_placed, option, label))
-        for label, make in safetensors().items():
-            yield Case(f"{option} safetensors {label}", KIND, partial(_imported, option, "file.safetensors", make))
-    for label, make in loras().items():
-        yield Case(f"--lora of {label}", KIND, partial(_imported, "--lora", "file.pkl", make))
-    for file in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_embedding"):
-        for label, make in safetensors().items():
-            yield Case(f"{file} {label}", KIND, partial(_weights, f"{file}.safetensors", make))
-        for label in EDITS:
-            yield Case(f"{file} of {label}", KIND, partial(_tensors, f"{file}.safetensors", label))
+of_options = pytest.mark.parametrize("option", ("--text-embedding", "--lora"))
+of_files = pytest.mark.parametrize(
+    "file", ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_embedding")
+)
 
 
 class Runs:
@@ -49,30 +46,18 @@ class Runs:
 
 
 def saved(content: Any, **options: Any) -> bytes:
-    import torch
-
     buffer = BytesIO()
     torch.save(content, buffer, **options)
     return buffer.getvalue()
 
 
 def text() -> Any:
-    import torch
-
     return torch.zeros(1, 7, 24)
 
 
 def contents() -> dict[str, Make]:
     """None of them is what is wanted, and none may do anything."""
-    import torch
-
-    good = saved(text())
-    found: dict[str, Make] = {
-        f"cut at {share}": partial(lambda at: good[:at], int(len(good) * share)) for share in SHARES
-    }
-    for seed in range(6):
-        found[f"noise {seed}"] = partial(random.Random(seed).randbytes, 10 ** (seed % 3 + 1))
-        found[f"flipped {seed}"] = partial(flip, good, seed)
+    found: dict[str, Make] = {}
     for name, call in {
         "touch": (os.system, "touch pwned"), "exec": (exec, "open('pwned','w')"), "write": (Path("pwned").touch,),
         "exit": (os._exit, 3), "system exit": (exit, 3), "interrupt": (os.kill, os.getpid(), 2),
@@ -104,9 +89,6 @@ def contents() -> dict[str, Make]:
     return found
 
 
-SHARES = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
-
-
 def nested(depth: int) -> Any:
     value: Any = []
     for _ in range(depth):
@@ -120,14 +102,7 @@ def itself() -> Any:
     return value
 
 
-def flip(data: bytes, seed: int) -> bytes:
-    at = random.Random(seed).randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
-
-
 def loras() -> dict[str, Make]:
-    import torch
-
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     down, up = torch.ones(4, 32) * 0.01, torch.ones(32, 4) * 0.01
     keys = f"{name}.lora_A.default.weight", f"{name}.lora_B.default.weight"
@@ -179,26 +154,18 @@ def safetensors() -> dict[str, Make]:
     }  # fmt: skip
 
 
-def _imported(option: str, name: str, make: Make, folder: Path, bench: Bench) -> Trial:
-    (folder / name).write_bytes(make())
-    return import_model(folder, bench, option, name)
-
-
-def _placed(option: str, label: str, folder: Path, bench: Bench) -> Trial:
-    put(folder / "file.pt", label)
-    return import_model(folder, bench, option, "file.pt")
-
-
-def import_model(folder: Path, bench: Bench, option: str, name: str) -> Trial:
-    (folder / "good.pt").write_bytes(saved(text()))
+def imported(trial: Trial, option: str, name: str) -> None:
+    """A file of weights is imported; a model of NaN is none."""
+    (trial.folder / "good.pt").write_bytes(saved(text()))
     files = {"--text-embedding": "good.pt", option: name}
-    argv = ["import-model", str(bench.model), "-o", "out", *(word for pair in files.items() for word in pair)]
+    words = [word for pair in files.items() for word in pair]
     harmless = name.endswith(".pt") and option == "--text-embedding"  # a flipped bit of a zip may be anything
-    return Trial(argv, None if harmless else False, lambda _outcome: unsound(folder / "out"), seconds=30)
+    accept = None if harmless else False
+    trial.command("import-model", trial.bench.model, "-o", "out", *words, accept=accept, seconds=30)
+    assert not unsound(trial.folder / "out")
 
 
 def unsound(model: Path) -> str:
-    """A model of NaN is none."""
     from safetensors.torch import load_file
 
     for path in model.rglob("*.safetensors"):
@@ -208,11 +175,48 @@ def unsound(model: Path) -> str:
     return ""
 
 
-def _weights(file: str, make: Make, folder: Path, bench: Bench) -> Trial:
-    copy = linked_copy(bench.model, folder / "model")
-    (copy / file).unlink()
-    (copy / file).write_bytes(make())
-    return calibrate(folder, copy.relative_to(folder), False, CALIBRATING)
+@of_options
+@pytest.mark.parametrize("label", contents() if HAS_TORCH else ())
+def test_a_file_of_anything_else(trial: Trial, option: str, label: str) -> None:
+    (trial.folder / "file.pt").write_bytes(contents()[label]())
+    imported(trial, option, "file.pt")
+
+
+@of_options
+@drawn(20)
+@given(data=st.data())
+def test_a_damaged_file(trials: Callable[[], AbstractContextManager[Trial]], option: str, data: Any) -> None:
+    noise = data.draw(st.booleans())
+    content = data.draw(st.binary(max_size=1000)) if noise else damaged(saved(text()), data.draw)
+    with trials() as trial:
+        (trial.folder / "file.pt").write_bytes(content)
+        imported(trial, option, "file.pt")
+
+
+@of_options
+@pytest.mark.parametrize("label", ("a folder", "a FIFO", "gone", "dangling", "/dev/zero"))
+def test_no_file(trial: Trial, option: str, label: str) -> None:
+    PLACES[label](trial.folder / "file.pt")
+    imported(trial, option, "file.pt")
+
+
+@of_options
+@pytest.mark.parametrize("make", safetensors().values(), ids=safetensors())
+def test_safetensors_that_are_none(trial: Trial, option: str, make: Make) -> None:
+    (trial.folder / "file.safetensors").write_bytes(make())
+    imported(trial, option, "file.safetensors")
+
+
+@pytest.mark.parametrize("label", loras() if HAS_TORCH else ())
+def test_a_wrong_lora(trial: Trial, label: str) -> None:
+    (trial.folder / "file.pkl").write_bytes(loras()[label]())
+    imported(trial, "--lora", "file.pkl")
+
+
+@of_files
+@pytest.mark.parametrize("make", safetensors().values(), ids=safetensors())
+def test_weights_that_are_none(trial: Trial, file: str, make: Make) -> None:
+    calibrate_changed(trial, f"{file}.safetensors", lambda path: rewrite(path, make()), False)
 
 
 EDITS: dict[str, Callable[[Any], Any]] = {
@@ -227,13 +231,16 @@ EDITS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _tensors(file: str, label: str, folder: Path, bench: Bench) -> Trial:
+@of_files
+@pytest.mark.parametrize("label", EDITS)
+def test_weights_of_a_wrong_kind(trial: Trial, file: str, label: str) -> None:
     from safetensors.torch import load_file, save_file
 
-    copy = linked_copy(bench.model, folder / "model")
-    state = load_file(copy / file)
-    name = next(key for key, tensor in state.items() if tensor.dim() > 1)
-    state[name] = EDITS[label](state[name]).contiguous()
-    (copy / file).unlink()
-    save_file(state, copy / file)
-    return calibrate(folder, copy.relative_to(folder), False, CALIBRATING)
+    def change(path: Path) -> None:
+        state = load_file(path)
+        name = next(key for key, tensor in state.items() if tensor.dim() > 1)
+        state[name] = EDITS[label](state[name]).contiguous()
+        path.unlink()
+        save_file(state, path)
+
+    calibrate_changed(trial, f"{file}.safetensors", change, False)

@@ -1,0 +1,12 @@
+"""A search over four candidates a port: for tests in which nothing depends on how good the best one is."""
+
+from __future__ import annotations
+
+import pytest
+from passionsr_trt.export.calibrate import search
+
+
+@pytest.fixture
+def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "ALPHAS", (None, 0.4))
+    monkeypatch.setattr(search, "SHARES", (1.0, 0.7))
