@@ -5,6 +5,7 @@ from __future__ import annotations
 EXTRAS = {
     "openvino": "cpu",
     "onnxruntime": "cpu",
+    "onnx_ir": "cpu",
     "polygraphy": "compare",
     "skimage": "compare",
     "matplotlib": "compare",

@@ -12,7 +12,6 @@ Runtime.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.bundle.wiring import Size, reference_size, sources_of
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.openvino.half_range import within_limit
 from passionsr_trt.engines.openvino.model import compile_static, runs_in_bfloat16
-from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 from passionsr_trt.engines.openvino.site_proof import Tensors, distance, prove_sites, wrong
 from passionsr_trt.engines.pictures.drawn import photo_like, screen_like
 from passionsr_trt.engines.pictures.pictures import noise
@@ -47,7 +46,7 @@ def prove_engines(bundle: OnnxBundle, folder: Path, target: OpenVINOTarget) -> d
     errors: dict[str, float] = {}
     for part in bundle.parts:
         path, result = bundle.open(part), part.output.name
-        with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
+        with within_limit(path, limit) as judge:
             feeds = {picture: part.feed(tensors) for picture, tensors in exact.items()}
             outputs = prove_sites(part, folder / part.file, judge, feeds)
             session = reference_session(judge)

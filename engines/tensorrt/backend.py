@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.formats import check_capabilities
 from passionsr_trt.engines.bundle.targets import TensorRTTarget
@@ -22,11 +21,9 @@ from passionsr_trt.engines.common.figures import Coverage
 from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.coverage import measure
-from passionsr_trt.engines.graph.external import on_disk
 from passionsr_trt.engines.graph.kernels import save_layers
 from passionsr_trt.engines.tensorrt.features import explain, features, network_flags
 from passionsr_trt.engines.tensorrt.gpu import jetson_model, target_name
-from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt.inspector import parse_inspector
 from passionsr_trt.engines.tensorrt.layer_log import parse_layers
 from passionsr_trt.engines.tensorrt.library import has_driver, load_tensorrt
@@ -206,10 +203,12 @@ class TensorRTBuilder:
     def _parse(self, parser: Any, path: Path) -> bool:
         if self.plan.backend == "tensorrt":
             return bool(parser.parse_from_file(str(path)))
-        model = onnx.load(str(path), load_external_data=False)
-        scales_after_convolutions(model, path.parent)
-        with on_disk(model, path) as changed:
-            return bool(parser.parse_from_file(str(changed)))
+        import onnx_ir as ir
+        from passionsr_trt.engines.tensorrt.passes.scales import ScalesAfterConvolutions
+
+        model = ScalesAfterConvolutions()(ir.load(path)).model
+        # weights outside the graph are read from beside `path`
+        return bool(parser.parse(ir.to_proto(model).SerializeToString(), str(path)))
 
     def _configure(self, config: Any) -> None:
         """The plan's limits and flags."""

@@ -17,7 +17,8 @@ from typing import Any
 from passionsr_trt.engines.bundle.formats import FP8, INT8
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.coverage import Layer, count_kinds
-from passionsr_trt.engines.graph.kernels import ORIGIN, TensorUse, kernel
+from passionsr_trt.engines.graph.kernels import TensorUse, kernel
+from passionsr_trt.engines.graph.names import origins
 
 NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
 _TYPES = (
@@ -53,8 +54,8 @@ def _layer(entry: dict[str, Any]) -> Layer:
     weights = entry.get("Weights")
     if isinstance(weights, dict) and not constants and outputs:
         constants = [_weight(entry, weights)]
-    origins = ORIGIN.findall(entry.get("Metadata") or "")
-    return kernel(entry["Name"], entry.get("LayerType", ""), origins, inputs, constants, outputs)
+    sources = origins(entry.get("Metadata") or "")
+    return kernel(entry["Name"], entry.get("LayerType", ""), sources, inputs, constants, outputs)
 
 
 def _tensor(entry: dict[str, Any]) -> TensorUse:

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from passionsr_trt.engines.graph.coverage import Layer, count_kinds
-from passionsr_trt.engines.graph.kernels import ORIGIN, TensorUse, kernel
+from passionsr_trt.engines.graph.kernels import TensorUse, kernel
+from passionsr_trt.engines.graph.names import origins
 
 # signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shape_call", "host_call"}
@@ -33,7 +34,7 @@ def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
             continue
         sections = dict(_SECTION.findall(head["rest"]))
         tensors = [_tensors(sections.get(key, "")) for key in ("Inputs", "Constants", "Outputs")]
-        found.append(kernel(head["name"], head["kind"], ORIGIN.findall(head["rest"]), *tensors))
+        found.append(kernel(head["name"], head["kind"], origins(head["rest"]), *tensors))
     return found, count_kinds(found)
 
 

@@ -19,8 +19,8 @@ from passionsr_trt.engines.bundle.targets import OpenVINOTarget
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.openvino import model as openvino_model
 from passionsr_trt.engines.openvino.cpu import openvino_int8_exact
-from passionsr_trt.engines.openvino.graph import REVISION
 from passionsr_trt.engines.openvino.model import code_limit, failure
+from passionsr_trt.engines.openvino.passes import REVISION
 from passionsr_trt.runtime.main import main
 from PIL import Image
 

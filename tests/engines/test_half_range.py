@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from passionsr_trt.engines.openvino.passes.half_range import limit_codes, limit_weights, limited_copy
+from passionsr_trt.engines.openvino.half_range import limit_codes, limit_weights, within_limit
 
 from tests.conftest import Built
 
@@ -87,7 +87,7 @@ def test_a_graph_keeps_its_weights(small: Built, tmp_path: Path, outside: bool) 
         size_threshold=0,
     )
     before = weights(path)
-    with limited_copy(path, 63) as copy:
+    with within_limit(path, 63) as copy:
         after = weights(copy)
     assert weights(path).keys() == before.keys() and int(before.pop("")) == 127, "the original is left alone"
     assert int(after.pop("")) <= 63

@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,8 +141,8 @@ def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argpa
     Weight codes are brought into what this CPU computes exactly, or what --weight-code-limit says, in the file.
     """
     import openvino as ov
+    from passionsr_trt.engines.openvino.half_range import within_limit
     from passionsr_trt.engines.openvino.model import code_limit, read_fixed, runs_in_bfloat16
-    from passionsr_trt.engines.openvino.passes.half_range import limited_copy
 
     size = bundle.model.size or arguments.size or reference_size(bundle.parts)
     if arguments.size and arguments.size != size:
@@ -156,10 +155,9 @@ def openvino_plan(bundle: EngineBundle, target: OpenVINOTarget, arguments: argpa
         limit = None  # they are within it already
 
     def write(part: PartInfo, version: Path) -> None:
-        path = bundle.open(part)
-        with nullcontext(path) if limit is None else limited_copy(path, limit) as graph:
-            model = read_fixed(ov.Core(), graph, part.shapes(size))
-        ov.save_model(model, str(version / "model.xml"), compress_to_fp16=False)
+        with within_limit(bundle.open(part), limit) as path:
+            model = read_fixed(path, part.shapes(size))
+            ov.save_model(model, str(version / "model.xml"), compress_to_fp16=False)
         if arguments.parts == "python":
             (version / "model.py").write_text(PART, encoding="utf-8")
 
