@@ -147,10 +147,10 @@ def nodes_of(graph: ir.Graph, kind: str) -> Iterator[ir.Node]:
     return (node for node in graph if node.op_type == kind)
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write a graph as `path`; `LARGE` weights lie beside it in FILE.data, those of a smaller graph in it."""
+def save(model: ir.Model, path: Path, large: int | None = None) -> None:
+    """Write a graph as `path`: its weights in it, or in FILE.data beside it from `large` bytes (`LARGE`) on."""
     weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    if sum(tensor.nbytes for tensor in weights) >= LARGE:
+    if sum(tensor.nbytes for tensor in weights) >= (LARGE if large is None else large):
         ir.save(model, path, external_data=f"{path.name}.data")
     else:
         ir.save(ir.external_data.load_to_model(model), path)
