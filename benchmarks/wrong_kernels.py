@@ -14,17 +14,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino.compile import compile_content
-from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
-from passionsr_trt.engines.openvino.passes.unsigned import signed_as_unsigned_codes
+from passionsr_trt.engines.openvino.passes.linears import LinearsAsConvolutions
+from passionsr_trt.engines.openvino.passes.unsigned import SignedAsUnsignedCodes
 
 CHANNELS, SIDE, OUTPUTS = 16, 8, 24
 WRONG = 1e-2  # a code at a tie that falls the other way: 3e-3 at most here
@@ -249,12 +249,11 @@ def error(model: onnx.ModelProto) -> float:
 
 def as_built(model: onnx.ModelProto, convolutions: bool) -> onnx.ModelProto:
     """As the builder rewrites it; convolutions: for a CPU whose linears are faster so."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    signed_as_unsigned_codes(copy)
+    graph = ir.from_proto(model)
+    SignedAsUnsignedCodes()(graph)
     if convolutions:
-        linears_as_convolutions(copy, Path())
-    return copy
+        LinearsAsConvolutions()(graph)
+    return ir.to_proto(graph)
 
 
 def cases(structure: str) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ TOP = ("export", "engines", "runtime")
 DEPENDENCIES = {
     "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "polygraphy", "pycuda", "numpy",
     "PIL", "tqdm", "filelock", "matplotlib", "skimage", "scipy", "safetensors", "cuda", "gradio", "jinja2",
+    "onnx_ir",
 }  # fmt: skip
 
 # from the bottom up: a room imports from itself and from rooms before it; what stands together does not meet
@@ -95,6 +96,23 @@ def test_every_module_imports_without_torch_and_diffusers(top: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_runs_engines_imports_no_onnx_ir(tmp_path: Path) -> None:
+    """It is for what builds them; a picture is upscaled without it as well."""
+    names = [f"passionsr_trt.{name_of(path)}" for path in modules("runtime")]
+    picture, engines = ROOT / "demo/photos/lr/coffee.png", ROOT / "tests/data/small/onnx_fp32"
+    out = tmp_path / "out.png"
+    words = ["infer", str(picture), "-o", str(out), "--engines", str(engines), "--provider", "cpu"]
+    code = (
+        "import importlib, sys\n"
+        "sys.modules['onnx_ir'] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "from passionsr_trt.runtime.main import main\n"
+        f"sys.exit(main({words!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and out.is_file(), done.stderr
 
 
 def test_no_module_of_the_runtime_shadows_another_package() -> None:

@@ -18,9 +18,8 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.extras import package_of
 
 if TYPE_CHECKING:
-    from passionsr_trt.engines.bundle.bundles import OnnxBundle
+    from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
     from passionsr_trt.engines.bundle.wiring import PartInfo
-    from passionsr_trt.engines.common.figures import Coverage
 
 Check = tuple[str, Any, str, bool]  # name, value, what is expected, is it that
 

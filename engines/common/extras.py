@@ -17,6 +17,7 @@ class Package:
 
 PACKAGES = (
     Package("openvino", "openvino", "cpu", "build and run INT8 engines on this CPU"),
+    Package("onnx-ir", "onnx_ir", "cpu"),
     Package("onnxruntime", "onnxruntime", "cpu", "reference results, float baseline"),
     Package("polygraphy", "polygraphy", "compare", "per-part comparison"),
     Package("scikit-image", "skimage", "compare", "SSIM"),

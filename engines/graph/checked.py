@@ -17,7 +17,7 @@ from passionsr_trt.engines.bundle.bundles import Bundle
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.graph.external import weight_files
+from passionsr_trt.engines.graph.names import owner_of
 
 
 def open_graph(bundle: Bundle, part: PartInfo) -> Path:
@@ -41,7 +41,7 @@ def open_graph(bundle: Bundle, part: PartInfo) -> Path:
     for node in model.graph.node:
         weight = producers.get(node.input[1]) if len(node.input) > 1 else None
         if weight is not None and weight.op_type == "DequantizeLinear":
-            codes[node.name.split("/")[0]] = weight.input[0]  # an engine may have several of a site, SITE/phase0
+            codes[owner_of(node.name)] = weight.input[0]  # an engine may have several of a site, SITE/phase0
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for site in part.sites:
         if site.quantized != (site.name in codes):
@@ -50,6 +50,16 @@ def open_graph(bundle: Bundle, part: PartInfo) -> Path:
         if site.quantized and types.get(codes[site.name]) not in (CODE_FORMATS[part.format].onnx_type, None):
             raise UserError(f"{path}: {site.name} is not {part.format}", expected, "make the bundle again")
     return path
+
+
+def weight_files(model: onnx.ModelProto) -> set[str]:
+    """Names of the files that hold weights outside the graph's own (large models)."""
+    return {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
 
 
 def _lies_within(tensor: onnx.TensorProto, listed: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from passionsr_trt.engines.bundle.bundles import Coverage
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, FP8, INT8
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.names import fuse_attention, is_softmax, owner_of, parse_name, site_of_weight
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,13 @@ def measure(part: PartInfo, layers: Iterable[Layer], kinds: Counter[str]) -> Cov
         bytes_moved=sum(layer.bytes_moved for layer in layers) if sized else 0,
         float_sites=[site.name for site in quantized if not runs[site.name]],
         attention_fused=sum(layer.attention for layer in layers),
-        attention=len({name for layer in layers for name in layer.names if "softmax" in name}),
-        conversions=[layer.name for layer in layers if layer.names and all(map(_converts, layer.names))],
+        attention=len({name for layer in layers for name in layer.names if is_softmax(name)}),
+        conversions=[
+            layer.name
+            for layer in layers
+            if layer.names and all(parse_name(name).converts for name in layer.names)
+        ],
     )
-
-
-def _converts(node: str) -> bool:
-    """True for the ONNX node of a Q, DQ or Cast: `SITE/input/QuantizeLinear`, `node_Cast_12`."""
-    last = node.rsplit("/", 1)[-1]
-    return last in ("QuantizeLinear", "DequantizeLinear") or "cast" in last.lower()
-
-
-def fuses_attention(names: Sequence[str]) -> bool:
-    """True for the ONNX nodes of a kernel that does a softmax and a product of its in one."""
-    return any("softmax" in name for name in names) and any("matmul" in name for name in names)
 
 
 def count_kinds(layers: Iterable[Layer]) -> Counter[str]:
@@ -84,9 +78,6 @@ def count_kinds(layers: Iterable[Layer]) -> Counter[str]:
 
 NOT_KERNELS = {"Const", "Input", "Output", "Reshape", "ShapeOf"}
 OPENVINO_COMPUTE = {"Convolution", "FullyConnected", "MatMul"}
-
-
-WEIGHTS = ".stored"  # how the constant of a site's weights ends: its path in the part comes before
 
 
 def openvino_layers(compiled: Any, part: str = "") -> tuple[list[Layer], Counter[str]]:
@@ -103,24 +94,26 @@ def openvino_layers(compiled: Any, part: str = "") -> tuple[list[Layer], Counter
             continue
         primitive = info.get("primitiveType", "")
         # a transformation that moves a node's scale leaves `SITE/DequantizationMultiply` as its origin
-        names = tuple(name.split("/")[0] for name in info.get("originalLayersNames", "").split(","))
+        names = tuple(owner_of(name) for name in info.get("originalLayersNames", "").split(","))
         computes = kind in OPENVINO_COMPUTE
         if computes:
             names += _site_of(operation, part)
         codes = INT8.layer_type if computes and primitive.lower().endswith("i8") else ""
         title = f"{kind} {primitive}"
-        layers.append(Layer(operation.get_friendly_name(), title, codes, names, attention=fuses_attention(names)))
+        layers.append(Layer(operation.get_friendly_name(), title, codes, names, attention=fuse_attention(names)))
     return layers, Counter(layer.kind for layer in layers)
 
 
 def _site_of(operation: Any, part: str) -> tuple[str, ...]:
     """The site whose weights come in second, as they are or through one operation (a transposition)."""
     inputs = operation.inputs()
-    source = inputs[1].get_source_output().get_node() if len(inputs) > 1 else None
-    if source is not None and source.inputs() and not source.get_friendly_name().endswith(WEIGHTS):
-        source = source.input(0).get_source_output().get_node()
-    name = "" if source is None else source.get_friendly_name()
-    return (f"{part}.{name.removesuffix(WEIGHTS)}",) if name.endswith(WEIGHTS) else ()
+    if len(inputs) < 2:
+        return ()
+    source = inputs[1].get_source_output().get_node()
+    site = site_of_weight(part, source.get_friendly_name())
+    if site is None and source.inputs():
+        site = site_of_weight(part, source.input(0).get_source_output().get_node().get_friendly_name())
+    return () if site is None else (site,)
 
 
 def _text(value: Any) -> str:

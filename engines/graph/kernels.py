@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.formats import LAYER_TYPES
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.graph.coverage import Layer, fuses_attention
+from passionsr_trt.engines.graph.coverage import Layer
+from passionsr_trt.engines.graph.names import fuse_attention
 
 DATATYPE_BYTES = {
     "Float": 4.0,
@@ -34,7 +34,6 @@ COMPUTE = {
     "matrixmultiply",
     "caskgemmconvolution",
 }
-ORIGIN = re.compile(r"\[ONNX Layer: ([^\]]*)\]")  # in a kernel's metadata, one for each node
 FUSED = "runtime_fusion"  # RTX: a Conv or MatMul with its neighbours where it has a weight, else pointwise work
 
 
@@ -70,7 +69,7 @@ def kernel(
     """
     tensors = (*inputs, *constants, *outputs)
     fixed = all(side >= 0 for tensor in tensors for side in tensor.shape)
-    attention = fuses_attention(origins)
+    attention = fuse_attention(origins)
     weights = [tensor for tensor in constants if tensor.elements > max(tensor.shape, default=0)]  # not biases
     computes = kind.lower() in COMPUTE or (kind == FUSED and bool(weights))
     macs = 0

@@ -27,10 +27,12 @@ def reference_session(
     threads: int = 0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     node_by_node: bool = False,
+    folder: Path | None = None,
 ) -> Any:
     """An onnxruntime.InferenceSession that computes a graph as it is written; threads: 0 for all.
 
     node_by_node: no other layout either, so that equal nodes give equal bits in every graph; slower.
+    folder: where weights outside a graph in memory lie.
     UserError where ONNX Runtime cannot load it.
     """
     options = onnxruntime.SessionOptions()
@@ -40,6 +42,8 @@ def reference_session(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in EXACT.items():
         options.add_session_config_entry(key, value)
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     model = onnx.load(str(graph), load_external_data=False) if isinstance(graph, Path) else graph
     left_out = [WRONG]
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):

@@ -6,13 +6,12 @@ What is stored is a graph: it loads on any CPU and is compiled for the CPU and t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 from passionsr_trt.engines.bundle.backends import Backend, OpenVINOTarget, TargetOptions
 from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
@@ -20,7 +19,7 @@ from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, refere
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.coverage import measure, openvino_layers
-from passionsr_trt.engines.graph.external import part_files
+from passionsr_trt.engines.graph.rewriting import save
 from passionsr_trt.engines.openvino.compile import (
     code_limit,
     compile_static,
@@ -28,17 +27,8 @@ from passionsr_trt.engines.openvino.compile import (
     peak_activations,
     runs_in_bfloat16,
 )
-from passionsr_trt.engines.openvino.graph import (
-    REVISION,
-    attention_in_bfloat16,
-    codes_before_enlargement,
-    norms_by_channel,
-)
-from passionsr_trt.engines.openvino.passes.blocks import SIDE, pixels_in_blocks
-from passionsr_trt.engines.openvino.passes.half_range import limit_weights
-from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
-from passionsr_trt.engines.openvino.passes.phases import phases_apart
-from passionsr_trt.engines.openvino.passes.unsigned import shifts_as_unsigned_codes, signed_as_unsigned_codes
+from passionsr_trt.engines.openvino.half_range import within_limit
+from passionsr_trt.engines.openvino.passes import REVISION, sequence
 from passionsr_trt.engines.openvino.probes import (
     linears_faster_as_convolutions,
     phases_faster_apart,
@@ -76,35 +66,16 @@ class OpenVINOBuilder:
         )
 
     def build(self, bundle: OnnxBundle, part: PartInfo, folder: Path) -> tuple[str, Coverage]:
-        """Write one part into `folder` and compile it; returns the file's name and the engine's coverage.
-
-        INT8 linears become convolutions (linears.py), convolutions in sub-pixel form one a phase (phases.py), and
-        the last one computes blocks of pixels (blocks.py), where the target says so. Parts that run in bfloat16
-        are left as they are otherwise; the others are rewritten (graph.py), and their attention takes bfloat16 if
-        the target says so.
-        """
-        for path in part_files(open_graph(bundle, part)):
-            shutil.copyfile(path, folder / path.name)
-        if self.target.weight_code_limit is not None:  # first: what follows sums weights
-            limit_weights(folder / part.file, self.target.weight_code_limit)
-        model = onnx.load(str(folder / part.file), load_external_data=False)
-        shifts_as_unsigned_codes(model, folder / part.file)
-        signed_as_unsigned_codes(model)
-        in_bfloat16 = runs_in_bfloat16(part, self.target)
-        if self.target.convolutions:
-            linears_as_convolutions(model, folder / part.file)
-        if self.target.phases:
-            phases_apart(model, folder / part.file)
-        if self.target.blocks and part.multiple // (part.output.stride or 1) % SIDE == 0:
-            pixels_in_blocks(model, folder / part.file, part.output.name)
-        if not in_bfloat16:
-            norms_by_channel(model)
-            codes_before_enlargement(model)
-            if self.target.bfloat16:
-                attention_in_bfloat16(model)
-        onnx.save(model, str(folder / part.file))
+        """Write one part, rewritten, into `folder` and compile it; the file's name and the engine's coverage."""
+        with within_limit(open_graph(bundle, part), self.target.weight_code_limit) as path:
+            model = ir.load(path)
+            for rewriting in sequence(part, self.target):
+                rewriting(model)
+            save(model, folder / part.file)
         size = bundle.model.size or reference_size(bundle.parts)
-        compiled = compile_static(folder / part.file, part.shapes(size), bfloat16=in_bfloat16)
+        compiled = compile_static(
+            folder / part.file, part.shapes(size), bfloat16=runs_in_bfloat16(part, self.target)
+        )
         coverage = measure(part, *openvino_layers(compiled, part.name))
         activations = peak_activations(compiled) * REFERENCE_SIZE**2 // prod(size)
         return part.file, replace(coverage, activation_bytes=activations)

@@ -24,16 +24,15 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
 import openvino as ov
 from onnx import GraphProto, TensorProto, helper, numpy_helper
+from openvino.frontend import FrontEndManager
 from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.formats import HALF_RANGE, SIGNED, CodeRange
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.graph.external import on_disk, weight_files
-from passionsr_trt.engines.openvino.passes.half_range import limited_copy
+from passionsr_trt.engines.openvino.half_range import within_limit
 
 Shapes = Mapping[str, Sequence[int]]
 # float32 where it is not INT8: CPUs with AMX or AVX512-BF16, and ARM, would default to half precision
@@ -80,11 +79,11 @@ def compile_static(
     first. properties: more of OpenVINO's. streams: runs at once, each with its share of the threads.
     """
     if limit is not None:
-        with limited_copy(path, limit) as copy:
+        with within_limit(path, limit) as copy:
             return compile_static(copy, shapes, threads, bfloat16, properties=properties, streams=streams)
     core = ov.Core()
     try:
-        model = read_fixed(core, path, shapes)
+        model = read_fixed(path, shapes)
         options = {**_options(threads, bfloat16, streams), **properties}
         try:
             return core.compile_model(model, "CPU", options)
@@ -139,29 +138,17 @@ def failure(what: str, error: Exception) -> UserError:
     return UserError(f"{what} ({reason})")
 
 
-def read_fixed(core: Any, path: Path, shapes: Shapes) -> Any:
-    """The ov.Model of the graph with the inputs' shapes set."""
-    model = onnx.load(str(path), load_external_data=False)
-    _fix_shapes(model, path.name, shapes)
-    if not weight_files(model):
-        return core.read_model(model.SerializeToString(), b"")
-    with on_disk(model, path) as changed:
-        return core.read_model(str(changed))
-
-
-def _fix_shapes(model: onnx.ModelProto, name: str, shapes: Shapes) -> None:
-    for value in model.graph.input:
-        dimensions, shape = value.type.tensor_type.shape.dim, shapes[value.name]
-        for dimension, size in zip(dimensions, shape, strict=True):
-            if dimension.HasField("dim_value") and dimension.dim_value != size:
-                expected = [entry.dim_value or entry.dim_param for entry in dimensions]
-                raise UserError(f"{name}: {value.name} of shape {list(shape)}", f"expected {expected}")
-            dimension.dim_value = size
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        dimensions = output.type.tensor_type.shape.dim
-        for axis in {*range(len(dimensions))} - {1}:
-            dimensions[axis].Clear()
+def read_fixed(path: Path, shapes: Shapes) -> Any:
+    """The ov.Model of the graph in `path`, its inputs' shapes set before it is converted; weights stay mapped."""
+    reader = FrontEndManager().load_by_framework("onnx")
+    model = reader.load(str(path))
+    for place in model.get_inputs():
+        (name,) = place.get_names()
+        taken, shape = model.get_partial_shape(place), ov.PartialShape(list(shapes[name]))
+        if not taken.compatible(shape):
+            raise UserError(f"{path.name}: {name} of shape {list(shapes[name])}", f"expected {taken}")
+        model.set_partial_shape(place, shape)
+    return reader.convert(model)
 
 
 def peak_activations(compiled: Any) -> int:

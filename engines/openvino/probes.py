@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.formats import HALF_RANGE, SIGNED
 from passionsr_trt.engines.openvino.compile import compile_content
-from passionsr_trt.engines.openvino.passes.blocks import pixels_in_blocks
-from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
-from passionsr_trt.engines.openvino.passes.phases import phases_apart
+
+if TYPE_CHECKING:  # what runs engines has no onnx-ir
+    from passionsr_trt.engines.graph.rewriting import Rewriting
 
 # kind: shapes of the input and of the weight
 LAYERS = {
@@ -46,7 +46,9 @@ def linears_faster_as_convolutions() -> bool:
 
     Without VNNI OpenVINO's INT8 matrix product is no faster than its float one, and its 1×1 convolution is.
     """
-    return _gain("wide linear", linears_as_convolutions) > CLEARLY
+    from passionsr_trt.engines.openvino.passes.linears import LinearsAsConvolutions
+
+    return _gain("wide linear", LinearsAsConvolutions()) > CLEARLY
 
 
 @cache
@@ -55,22 +57,26 @@ def phases_faster_apart() -> bool:
 
     Where the result is more than a cache holds: below that both are as fast, on a CPU with VNNI at least.
     """
-    return _gain("sub-pixel form", phases_apart) > SLIGHTLY
+    from passionsr_trt.engines.openvino.passes.phases import PhasesApart
+
+    return _gain("sub-pixel form", PhasesApart()) > SLIGHTLY
 
 
 @cache
 def pixels_faster_in_blocks() -> bool:
     """Is a float convolution with few outputs clearly faster on this CPU two by two pixels at once (blocks.py)?"""
-    return _gain("few outputs", partial(pixels_in_blocks, result="convolved"), int8=False) > CLEARLY
+    from passionsr_trt.engines.openvino.passes.blocks import PixelsInBlocks
+
+    return _gain("few outputs", PixelsInBlocks("convolved"), int8=False) > CLEARLY
 
 
-def _gain(kind: str, rewrite: Callable[[onnx.ModelProto, Path], int], int8: bool = True) -> float:
+def _gain(kind: str, rewriting: Rewriting[Any], int8: bool = True) -> float:
     """How many times as fast a layer is rewritten, on one thread, which waits for no other."""
+    import onnx_ir as ir
+
     shape = LAYERS[kind][0]
     model = onnx.load_from_string(layer_model(kind, int8))
-    rewritten = onnx.ModelProto()
-    rewritten.CopyFrom(model)
-    rewrite(rewritten, Path())
+    rewritten = ir.to_proto(rewriting(ir.from_proto(model)).model)
     return _ratio(_compiled(model, shape, threads=1), _compiled(rewritten, shape, threads=1))
 
 

@@ -12,7 +12,6 @@ Runtime.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, reference_size, sources_of
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino.compile import compile_static, runs_in_bfloat16
-from passionsr_trt.engines.openvino.passes.half_range import limited_copy
+from passionsr_trt.engines.openvino.half_range import within_limit
 from passionsr_trt.engines.openvino.site_proof import Tensors, distance, prove_sites, wrong
 from passionsr_trt.engines.pictures.drawn import photo_like, screen_like
 from passionsr_trt.engines.pictures.pictures import noise
@@ -64,7 +63,7 @@ def _prove_part(
 ) -> float:
     """The larger relative error of one engine; its output is added to the tensors of every run."""
     path, result, limit, errors = bundle.open(part), part.output.name, target.weight_code_limit, []
-    with nullcontext(path) if limit is None else limited_copy(path, limit) as judge:
+    with within_limit(path, limit) as judge:
         outputs = prove_sites(part, folder / part.file, judge, {run.picture: part.feed(run.exact) for run in runs})
         session = reference_session(judge)
     shapes = part.shapes(bundle.model.size or reference_size(bundle.parts, PROOF_SIZE))

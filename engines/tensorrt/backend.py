@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 from passionsr_trt.engines.bundle.backends import Backend, TargetOptions, TensorRTTarget
 from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.formats import check_capabilities
@@ -21,11 +20,9 @@ from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.coverage import measure
-from passionsr_trt.engines.graph.external import on_disk
 from passionsr_trt.engines.graph.kernels import save_layers
 from passionsr_trt.engines.tensorrt.features import explain, features, network_flags
 from passionsr_trt.engines.tensorrt.gpu import jetson_model, target_name
-from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt.inspector import parse_inspector, parse_layers
 from passionsr_trt.engines.tensorrt.library import has_driver, load_tensorrt
 
@@ -199,10 +196,12 @@ class TensorRTBuilder:
     def _parse(self, parser: Any, path: Path) -> bool:
         if not self.backend.compiles_on_gpu:
             return bool(parser.parse_from_file(str(path)))
-        model = onnx.load(str(path), load_external_data=False)
-        scales_after_convolutions(model, path.parent)
-        with on_disk(model, path) as changed:
-            return bool(parser.parse_from_file(str(changed)))
+        import onnx_ir as ir
+        from passionsr_trt.engines.tensorrt.passes.scales import ScalesAfterConvolutions
+
+        model = ScalesAfterConvolutions()(ir.load(path)).model
+        # weights outside the graph are read from beside `path`
+        return bool(parser.parse(ir.to_proto(model).SerializeToString(), str(path)))
 
     def _configure(self, config: Any) -> None:
         """The target's limits and flags."""

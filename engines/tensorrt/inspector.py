@@ -25,7 +25,8 @@ from typing import Any
 from passionsr_trt.engines.bundle.formats import FP8, INT8
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.coverage import Layer, count_kinds
-from passionsr_trt.engines.graph.kernels import ORIGIN, TensorUse, kernel
+from passionsr_trt.engines.graph.kernels import TensorUse, kernel
+from passionsr_trt.engines.graph.names import origins
 
 # signal, wait and shape bookkeeping launch no kernel
 NOT_KERNELS = {"signal", "wait", "shapehostcall", "shape_call", "host_call", "noop", "constant"}
@@ -68,8 +69,8 @@ def _layer(entry: dict[str, Any]) -> Layer:
     weights = entry.get("Weights")
     if isinstance(weights, dict) and not constants and outputs:
         constants = [_weight(entry, weights)]
-    origins = ORIGIN.findall(entry.get("Metadata") or "")
-    return kernel(entry["Name"], entry.get("LayerType", ""), origins, inputs, constants, outputs)
+    sources = origins(entry.get("Metadata") or "")
+    return kernel(entry["Name"], entry.get("LayerType", ""), sources, inputs, constants, outputs)
 
 
 def _tensor(entry: dict[str, Any]) -> TensorUse:
@@ -100,7 +101,7 @@ def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
             continue
         sections = dict(_SECTION.findall(head["rest"]))
         tensors = [_logged_tensors(sections.get(key, "")) for key in ("Inputs", "Constants", "Outputs")]
-        layers.append(kernel(head["name"], head["kind"], ORIGIN.findall(head["rest"]), *tensors))
+        layers.append(kernel(head["name"], head["kind"], origins(head["rest"]), *tensors))
     return layers, count_kinds(layers)
 
 

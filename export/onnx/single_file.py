@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.wiring import TensorInfo, chain_multiple, sources_of
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.engines.graph.checked import open_graph
-from passionsr_trt.engines.graph.external import on_disk
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.graph.rewriting import save
 from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale
 from passionsr_trt.export.onnx.around_chain import after, before, numbers, of_chain
 from passionsr_trt.export.quantize.part import proof_size
@@ -39,13 +40,12 @@ def write_single_file(bundle: OnnxBundle, path: Path, align: str | None = None) 
     FoldError where the two differ, UserError where it cannot be written. Weights beyond a protobuf's 2 GB lie
     beside it in FILE.data.
     """
-    model = single_graph(bundle, align or bundle.model.align)
-    beside = model.ByteSize() > LARGEST
+    model = ir.from_proto(single_graph(bundle, align or bundle.model.align))
+    ir.external_data.set_base_dir(model.graph, bundle.folder)
     with temporary_folder(path.parent) as folder:
         made = folder / path.name
         try:
-            onnx.save(model, str(made), save_as_external_data=beside, location=f"{path.name}.data")
-            del model
+            save(model, made, LARGEST)
             onnx.checker.check_model(str(made))
             prove_single(bundle, made)
             for file in sorted(folder.iterdir(), key=lambda entry: entry == made):  # the graph last
@@ -67,8 +67,7 @@ def prove_single(bundle: OnnxBundle, path: Path) -> None:
     tensors = chain_sources(picture, enlarged, bundle.parts, seed=0)
     feed = {"lr": np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255}
     feed |= {name: x for name, x in tensors.items() if name == "noise"}
-    with on_disk(model, path) as changed:
-        found = reference_session(changed, node_by_node=True).run([last], feed)[0]
+    found = reference_session(model, node_by_node=True, folder=path.parent).run([last], feed)[0]
     for part in bundle.parts:
         session = reference_session(open_graph(bundle, part), node_by_node=True)
         tensors[part.output.name] = session.run(None, part.feed(tensors))[0]
@@ -79,11 +78,11 @@ def prove_single(bundle: OnnxBundle, path: Path) -> None:
 
 
 def single_graph(bundle: OnnxBundle, align: str) -> onnx.ModelProto:
-    """The chain of a bundle between the low-resolution picture and the picture."""
+    """The chain of a bundle between the low-resolution picture and the picture; outside weights stay outside."""
     info, parts = bundle.model, bundle.parts
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
-    loaded = [onnx.load(str(open_graph(bundle, part))) for part in parts]
+    loaded = [onnx.load(str(open_graph(bundle, part)), load_external_data=False) for part in parts]
     sources = sources_of(parts)
     first, own = before(bundle, sources, align)
     nodes += first

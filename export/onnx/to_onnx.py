@@ -21,6 +21,7 @@ import onnx
 import torch
 from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.names import DEQUANTIZE, QUANTIZE, port_node, weight_names, weight_node
 from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.quantize.modes import Mode, Moded, in_mode
 from passionsr_trt.export.quantize.part import Part
@@ -176,20 +177,19 @@ def rename_nodes(model: onnx.ModelProto, sites: Iterable[NamedSite], part_name: 
             producer[name] = node
     initializers = {tensor.name for tensor in model.graph.initializer}
     for named in sites:
-        path = named.name.removeprefix(f"{part_name}.")
-        keys = [key for key in (f"{path}.stored", f"{path}.weight") if key in initializers]
+        keys = [key for key in weight_names(part_name, named.name) if key in initializers]
         nodes = consumers.get(keys[0], []) if keys else []
-        if nodes and nodes[0].op_type == "DequantizeLinear":
-            nodes[0].name = f"{named.name}/weight/DequantizeLinear"
+        if nodes and nodes[0].op_type == DEQUANTIZE:
+            nodes[0].name = weight_node(named.name)
             nodes = consumers.get(nodes[0].output[0], [])
         if len(nodes) != 1 or nodes[0].op_type not in ("Conv", "MatMul", "Gemm"):
             found = ", ".join(node.op_type for node in nodes) or "nothing"
             raise UserError(f"{named.name}: its weight feeds {found}", "expected one Conv or MatMul")
         nodes[0].name = named.name
         dequantize = producer.get(nodes[0].input[0])
-        if dequantize is not None and dequantize.op_type == "DequantizeLinear":
-            dequantize.name = f"{named.port_name}/input/DequantizeLinear"
-            producer[dequantize.input[0]].name = f"{named.port_name}/input/QuantizeLinear"
+        if dequantize is not None and dequantize.op_type == DEQUANTIZE:
+            dequantize.name = port_node(named.port_name, DEQUANTIZE)
+            producer[dequantize.input[0]].name = port_node(named.port_name, QUANTIZE)
 
 
 def _name_axes(model: onnx.ModelProto, part: Part) -> None:

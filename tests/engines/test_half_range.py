@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from passionsr_trt.engines.openvino.passes.half_range import limit_codes, limit_weights, limited_copy
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.openvino.compile import compile_static
+from passionsr_trt.engines.openvino.half_range import limit_codes, limit_weights, within_limit
 
 from tests.conftest import Built
 
@@ -89,7 +91,7 @@ def test_a_graph_keeps_its_weights(small: Built, tmp_path: Path, outside: bool) 
         size_threshold=0,
     )
     before = weights(path)
-    with limited_copy(path, 63) as copy:
+    with within_limit(path, 63) as copy:
         after = weights(copy)
     assert weights(path).keys() == before.keys() and int(before.pop("")) == 127, "the original is left alone"
     assert int(after.pop("")) <= 63
@@ -97,3 +99,24 @@ def test_a_graph_keeps_its_weights(small: Built, tmp_path: Path, outside: bool) 
         assert 0 < np.linalg.norm(after[name] - weight) < 0.03 * np.linalg.norm(weight), name
     limit_weights(path, 63)
     assert all(np.array_equal(after[name], kept) for name, kept in weights(path).items() if name)
+
+
+@pytest.mark.parametrize("limit", [None, 63])
+def test_weights_outside_a_graph_compile_to_the_same_result(
+    small: Built, tmp_path: Path, limit: int | None
+) -> None:
+    """They are mapped where they lie: no copy of them, no link to them."""
+    inside, outside = small.onnx_int8 / "vae_encoder.onnx", tmp_path / "outside.onnx"
+    model = onnx.load(str(inside))
+    shapes = {model.graph.input[0].name: (1, 3, 64, 64)}
+    onnx.save(model, str(outside), save_as_external_data=True, location="outside.data", size_threshold=256)
+    feed = {name: np.random.default_rng(0).random(shape, np.float32) for name, shape in shapes.items()}
+    found, expected = (compile_static(path, shapes, limit=limit)(feed)[0] for path in (outside, inside))
+    assert np.array_equal(found, expected)
+
+
+def test_another_shape_than_the_graph_takes_is_one_line(small: Built) -> None:
+    with pytest.raises(
+        UserError, match=r"vae_encoder\.onnx: image of shape \[1, 4, 64, 64\]; expected \[\?,3,\?,\?\]"
+    ):
+        compile_static(small.onnx_int8 / "vae_encoder.onnx", {"image": (1, 4, 64, 64)})

@@ -14,10 +14,11 @@ from passionsr_trt.engines.graph.coverage import measure, openvino_layers
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino import backend as openvino_builder
 from passionsr_trt.engines.openvino.compile import compile_static
-from passionsr_trt.engines.openvino.passes.linears import linears_as_convolutions
+from passionsr_trt.engines.openvino.passes.linears import LinearsAsConvolutions
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
+from tests.engines.rewriting import rewrite, rewrite_outside
 
 TOKENS, CHANNELS, OUTPUTS = 6, 16, 24
 
@@ -69,18 +70,18 @@ def run(model: onnx.ModelProto | Path, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_convolutions_give_what_linears_gave(shared: bool, bias: bool, tmp_path: Path) -> None:
+def test_convolutions_give_what_linears_gave(shared: bool, bias: bool) -> None:
     model = graph(shared, bias)
     x = np.random.default_rng(1).standard_normal((2, TOKENS, CHANNELS)).astype(np.float32)
     before = run(model, x)
-    assert linears_as_convolutions(model, tmp_path / "model.onnx") == 2
+    assert rewrite(model, LinearsAsConvolutions()) == 1, "one port"
     onnx.checker.check_model(model)
     np.testing.assert_allclose(run(model, x), before, rtol=1e-4, atol=1e-5)
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("Conv") == 2 and "MatMul" not in kinds
     assert kinds.count("QuantizeLinear") == (2 if shared else 1), "a port's codes are made once for its linears"
     assert {node.name for node in model.graph.node if node.op_type == "Conv"} == {"a", "b"}
-    assert linears_as_convolutions(model, tmp_path / "model.onnx") == 0, "nothing is left to do a second time"
+    assert rewrite(model, LinearsAsConvolutions()) == 0, "nothing is left to do a second time"
 
 
 def test_tokens_that_become_channels_are_not_turned_twice(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_tokens_that_become_channels_are_not_turned_twice(tmp_path: Path) -> Non
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, OUTPUTS, TOKENS]))
     x = np.random.default_rng(1).standard_normal((2, TOKENS, CHANNELS)).astype(np.float32)
     before = run(model, x)
-    assert linears_as_convolutions(model, tmp_path / "model.onnx") == 2
+    assert rewrite(model, LinearsAsConvolutions()) == 1, "one port"
     np.testing.assert_allclose(run(model, x), before, rtol=1e-4, atol=1e-5)
     turned = [node for node in model.graph.node if node.op_type == "Transpose" and "a." in node.output[0]]
     assert not turned
@@ -103,29 +104,21 @@ def test_tokens_that_become_channels_are_not_turned_twice(tmp_path: Path) -> Non
     np.testing.assert_allclose(found, before, rtol=1e-3, atol=1e-3)
 
 
-def test_weights_outside_the_graph_are_laid_out_anew_in_their_file(tmp_path: Path) -> None:
+def test_weights_outside_the_graph_are_laid_out_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = graph()
     x = np.random.default_rng(1).standard_normal((2, TOKENS, CHANNELS)).astype(np.float32)
     before = run(model, x)
-    path = tmp_path / "model.onnx"
-    onnx.save(model, str(path), save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    size = (tmp_path / "model.onnx.data").stat().st_size
-    outside = onnx.load(str(path), load_external_data=False)
-    assert linears_as_convolutions(outside, path) == 2
-    onnx.save(outside, str(path))
-    assert (tmp_path / "model.onnx.data").stat().st_size == size
+    path = rewrite_outside(model, LinearsAsConvolutions(), tmp_path, monkeypatch)
     np.testing.assert_allclose(run(path, x), before, rtol=1e-4, atol=1e-5)
 
 
-def test_other_linears_are_left_alone(tmp_path: Path) -> None:
-    four = graph(rank=4)
-    before = four.SerializeToString()
-    assert linears_as_convolutions(four, tmp_path / "model.onnx") == 0 and four.SerializeToString() == before
+def test_other_linears_are_left_alone() -> None:
+    assert rewrite(graph(rank=4), LinearsAsConvolutions()) == 0
     wide = graph()
     for tensor in wide.graph.initializer:
         if tensor.name.endswith("codes"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.uint8), tensor.name))
-    assert linears_as_convolutions(wide, tmp_path / "model.onnx") == 0
+    assert rewrite(wide, LinearsAsConvolutions()) == 0
 
 
 def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
@@ -135,7 +128,9 @@ def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
         shutil.copy(bundle.open(part), path)
         model = onnx.load(str(path))
         linears = sum(site.quantized and site.kind == "linear" for site in part.sites)
-        assert linears_as_convolutions(model, path) == linears
+        convolutions = sum(node.op_type == "Conv" for node in model.graph.node)
+        rewrite(model, LinearsAsConvolutions())
+        assert sum(node.op_type == "Conv" for node in model.graph.node) == convolutions + linears
         onnx.save(model, str(path))
         coverage = measure(part, *openvino_layers(compile_static(path, part.shapes((128, 128)))))
         assert not coverage.float_sites and coverage.sites_int8 == coverage.sites_quantized

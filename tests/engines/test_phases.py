@@ -14,11 +14,12 @@ from passionsr_trt.engines.graph.coverage import measure, openvino_layers
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino import backend as openvino_builder
 from passionsr_trt.engines.openvino.compile import compile_static
-from passionsr_trt.engines.openvino.passes.phases import phases_apart
+from passionsr_trt.engines.openvino.passes.phases import PhasesApart
 from passionsr_trt.engines.openvino.probes import LAYERS, layer_model
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
+from tests.engines.rewriting import rewrite, rewrite_outside
 
 KIND = "sub-pixel form"
 
@@ -49,11 +50,11 @@ def run(model: onnx.ModelProto | Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_phases_give_what_the_whole_gave_borders_included(int8: bool, tmp_path: Path) -> None:
+def test_phases_give_what_the_whole_gave_borders_included(int8: bool) -> None:
     model = graph(int8)
     before = run(model)
     assert before.shape == (1, 8, 10, 14)
-    assert phases_apart(model, tmp_path / "model.onnx") == 1
+    assert rewrite(model, PhasesApart()) == 1
     onnx.checker.check_model(model, full_check=True)
     np.testing.assert_allclose(run(model), before, rtol=1e-5, atol=1e-5)
     kinds = [node.op_type for node in model.graph.node]
@@ -61,23 +62,18 @@ def test_phases_give_what_the_whole_gave_borders_included(int8: bool, tmp_path: 
     assert {tensor.name for tensor in model.graph.initializer} <= {
         n for node in model.graph.node for n in node.input
     }
-    assert phases_apart(model, tmp_path / "model.onnx") == 0, "nothing is left to do a second time"
+    assert rewrite(model, PhasesApart()) == 0, "nothing is left to do a second time"
 
 
-def test_weights_outside_the_graph_stay_where_they_lie(tmp_path: Path) -> None:
-    model, path = graph(int8=True), tmp_path / "model.onnx"
+def test_weights_outside_the_graph_are_split_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = graph(int8=True)
     before = run(model)
-    onnx.save(model, str(path), save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    size = (tmp_path / "model.onnx.data").stat().st_size
-    outside = onnx.load(str(path), load_external_data=False)
-    assert phases_apart(outside, path) == 1
-    onnx.save(outside, str(path))
-    assert (tmp_path / "model.onnx.data").stat().st_size == size
+    path = rewrite_outside(model, PhasesApart(), tmp_path, monkeypatch)
     np.testing.assert_allclose(run(path), before, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", ["pads", "crop", "mode", "reader"])
-def test_what_is_no_such_convolution_is_left_alone(change: str, tmp_path: Path) -> None:
+def test_what_is_no_such_convolution_is_left_alone(change: str) -> None:
     model = graph(int8=True)
     conv, shuffle = (
         next(node for node in model.graph.node if node.op_type == kind) for kind in ("Conv", "DepthToSpace")
@@ -92,8 +88,7 @@ def test_what_is_no_such_convolution_is_left_alone(change: str, tmp_path: Path) 
         next(entry for entry in shuffle.attribute if entry.name == "mode").s = b"CRD"
     else:
         model.graph.node.append(onnx.helper.make_node("Identity", ["convolved"], ["seen"]))
-    before = model.SerializeToString()
-    assert phases_apart(model, tmp_path / "model.onnx") == 0 and model.SerializeToString() == before
+    assert rewrite(model, PhasesApart()) == 0
 
 
 def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
@@ -103,7 +98,7 @@ def test_every_site_of_a_model_stays_int8(small: Built, tmp_path: Path) -> None:
         path = tmp_path / part.file
         shutil.copy(bundle.open(part), path)
         model = onnx.load(str(path))
-        rewritten += phases_apart(model, path)
+        rewritten += rewrite(model, PhasesApart())
         onnx.save(model, str(path))
         coverage = measure(part, *openvino_layers(compile_static(path, part.shapes((128, 128)))))
         assert not coverage.float_sites and coverage.sites_int8 == coverage.sites_quantized

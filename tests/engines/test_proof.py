@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.graph.names import owner_of, weight_node
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.graph.rewriting import Graph
-from passionsr_trt.engines.graph.segments import segments
 from passionsr_trt.engines.pictures.drawn import photo_like, screen_like
 
 from tests.conftest import Built
@@ -24,8 +24,8 @@ from tests.conftest import Built
 pytest.importorskip("openvino")
 from passionsr_trt.engines.bundle.backends import OPENVINO
 from passionsr_trt.engines.openvino import proof
-from passionsr_trt.engines.openvino.passes.half_range import limited_copy
-from passionsr_trt.engines.openvino.site_proof import Tensors, prove_sites
+from passionsr_trt.engines.openvino.half_range import within_limit
+from passionsr_trt.engines.openvino.site_proof import Original, Tensors, prove_sites, segments
 
 SMALL_SITES = {
     "vae_encoder": "vae_encoder.down_blocks.1.resnets.0.conv2",
@@ -51,11 +51,8 @@ def cases(small: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, C
     tensors, found = proof.proof_sources(bundle, screen_like), {}
     for part in bundle.parts:
         judge = folder / part.file
-        if limit is None:
-            shutil.copyfile(bundle.open(part), judge)
-        else:
-            with limited_copy(bundle.open(part), limit) as copy:
-                shutil.copyfile(copy, judge)
+        with within_limit(bundle.open(part), limit) as copy:
+            shutil.copyfile(copy, judge)
         feed = part.feed(tensors)
         tensors[part.output.name] = reference_session(judge).run(None, feed)[0]
         found[part.name] = Case(part, small.engines_int8 / part.file, judge, {"the picture": feed})
@@ -64,14 +61,11 @@ def cases(small: Built, tmp_path_factory: pytest.TempPathFactory) -> dict[str, C
 
 def scale_off(model: onnx.ModelProto, site: str) -> None:
     """Every weight of a site is worth 5 % more."""
-    graph = Graph(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.name.startswith(f"{site}/weight/DequantizeLinear"):
-            scales = graph.value(node.input[1])
-            assert scales is not None
-            graph.constants[node.input[1]].CopyFrom(
-                numpy_helper.from_array(scales * np.float32(1.05), node.input[1])
-            )
+        if node.name.startswith(weight_node(site)):
+            scales = constants[node.input[1]]
+            scales.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales) * np.float32(1.05), scales.name))
 
 
 def behind(model: onnx.ModelProto, site: str, nodes: list[onnx.NodeProto], **constants: np.ndarray) -> None:
@@ -133,8 +127,8 @@ def test_a_linear_s_scale_is_judged_as_well(cases: dict[str, Case], tmp_path: Pa
 
 def test_every_site_is_in_one_sub_graph_s_results(cases: dict[str, Case]) -> None:
     for case in cases.values():
-        engine, judge = (Graph(onnx.load(str(path))) for path in (case.engine, case.judge))
-        judged = [node.name.split("/")[0] for found in segments(engine, judge) for node in found.results.values()]
+        found = segments(ir.load(case.engine).graph, Original(case.judge))
+        judged = [owner_of(str(node.name)) for segment in found for node in segment.results.values()]
         assert sorted(judged) == sorted(site.name for site in case.part.sites if site.quantized)
 
 
@@ -181,5 +175,5 @@ def test_shifts_are_taken_back_by_the_weights_that_are_used(demo: Built, tmp_pat
     builder(bundle, part, tmp_path)
     random = np.random.default_rng(0)
     feed = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in part.shapes((128, 128)).items()}
-    with limited_copy(bundle.open(part), 63) as judge:
+    with within_limit(bundle.open(part), 63) as judge:
         prove_sites(part, tmp_path / part.file, judge, {"noise": feed})

@@ -74,3 +74,13 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "g.onnx"))
     with pytest.raises(UserError, match=r"g\.onnx: ONNX Runtime cannot load it"):
         reference_session(tmp_path / "g.onnx")
+
+
+def test_weights_outside_a_graph_in_memory_are_read_from_its_folder(tmp_path: Path) -> None:
+    model, x = product("Conv"), np.ones((1, INNER, 4, 4), np.float32)
+    expected = reference_session(model).run(None, {"x": x})[0]
+    path = tmp_path / "g.onnx"
+    onnx.save(model, str(path), save_as_external_data=True, location="g.data", size_threshold=256)
+    outside = onnx.load(str(path), load_external_data=False)
+    assert any(tensor.external_data for tensor in outside.graph.initializer)
+    assert np.array_equal(reference_session(outside, folder=tmp_path).run(None, {"x": x})[0], expected)

@@ -28,7 +28,7 @@ from passionsr_trt.runtime.main import main
 from tests.conftest import ROOT
 from tests.hostile.bench import Bench
 
-LOAD_ENGINES = "passionsr_trt.runtime.infer.load_engines"
+LOAD_ENGINES = "passionsr_trt.runtime.apps.infer.load_engines"
 NOTES = ".passionsr-batch"  # of what is done, beside outputs in a folder
 SECONDS = 10  # what takes a command longer counts as hung
 IGNORED = (".lock", ".ses")  # in the folder of temporaries: the builders' locks, and a file of ONNX Runtime's own

@@ -3,61 +3,72 @@
     before: x → Conv [O, C, k, k], pads p
     after:  x → Conv [4O, C, k + 1, k + 1], stride 2, pads p → DepthToSpace(2, DCR)
 
-Rows (i, j, o) of the new weight are the kernel of o, i rows and j columns further; the rest of them is 0. Sums are
-the same. A kernel on vectors of 16 floats fills 12 of them where it filled 3, and does 16 taps for 36. Whether
-that is faster a probe says (probes.py). The picture's sides have to be even.
+1. Rows (i, j, o) of the new weight are the kernel of o, i rows and j columns further; the rest of them is 0.
+2. A bias is repeated for every (i, j).
+3. Left alone: codes for a weight, a stride, groups, an even kernel, more than `MOST` outputs.
+
+Sums are the same. A kernel on vectors of 16 floats fills 12 of them where it filled 3, and does 16 taps for 36.
+Whether that is faster a probe says (probes.py). The picture's sides have to be even.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-import onnx
-from onnx import helper
-from passionsr_trt.engines.graph.rewriting import Graph
+import onnx_ir as ir
+from passionsr_trt.engines.graph.rewriting import (
+    Rewriting,
+    array,
+    constant,
+    inputs_of,
+    make,
+    pads_of,
+    replace,
+)
 
 SIDE = 2
 MOST = 4  # outputs: four times as many fill a vector
 
 
-def pixels_in_blocks(model: onnx.ModelProto, path: Path, result: str) -> int:
-    """Rewrite the convolution that gives the tensor `result`, whose sides are even, in place; returns how many.
+class PixelsInBlocks(Rewriting[ir.Node]):
+    """The convolution that gives a tensor whose sides are even."""
 
-    path: the graph's file. Left alone: one with codes for a weight, a stride, groups or more than `MOST` outputs.
-    """
-    graph = Graph(model, path.parent)
-    conv = graph.producers.get(result)
-    if conv is None or conv.op_type != "Conv":
-        return 0
-    attributes = {entry.name: helper.get_attribute_value(entry) for entry in conv.attribute}
-    constants = [value for name in conv.input[1:] if (value := graph.value(name)) is not None]
-    if len(constants) < len(conv.input) - 1 or len(constants[0]) > MOST or constants[0].ndim != 4:
-        return 0
-    weight, *bias = constants
-    height, width = weight.shape[2:]
-    same = [height // 2, width // 2] * 2
-    if height % 2 == 0 or width % 2 == 0 or attributes.get("pads", [0] * 4) != same:
-        return 0
-    plain = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "auto_pad": b"NOTSET"}
-    if any(attributes.get(key, value) != value for key, value in plain.items()):
-        return 0
-    moved = np.zeros((SIDE, SIDE, *weight.shape[:2], height + SIDE - 1, width + SIDE - 1), weight.dtype)
-    for i in range(SIDE):
-        for j in range(SIDE):
-            moved[i, j, :, :, i : i + height, j : j + width] = weight
-    inputs = [conv.input[0], graph.constant(f"{conv.input[1]}/blocks", moved.reshape(-1, *moved.shape[3:]))]
-    if bias:
-        inputs.append(graph.constant(f"{conv.input[2]}/blocks", np.tile(bias[0], SIDE * SIDE)))
-    blocks = f"{result}/blocks"
-    sides = {"kernel_shape": moved.shape[4:], "strides": [SIDE] * 2, "pads": same}
-    graph.replace(
-        {
-            result: [
-                helper.make_node("Conv", inputs, [blocks], conv.name, **sides),
-                helper.make_node("DepthToSpace", [blocks], [result], blocks, blocksize=SIDE, mode="DCR"),
-            ]
-        }
-    )
-    graph.forget_unused()
-    return 1
+    def __init__(self, result: str) -> None:
+        """result: the tensor's name."""
+        self.result = result
+
+    def find(self, graph: ir.Graph) -> Iterator[ir.Node]:
+        return (node for node in graph if node.outputs[0].name == self.result and _has_few_outputs(node))
+
+    def rewrite(self, graph: ir.Graph, match: ir.Node) -> None:
+        weight, *bias = (array(value) for value in match.inputs[1:])
+        height, width = weight.shape[2:]
+        moved = np.zeros((SIDE, SIDE, *weight.shape[:2], height + SIDE - 1, width + SIDE - 1), weight.dtype)
+        for i in range(SIDE):
+            for j in range(SIDE):
+                moved[i, j, :, :, i : i + height, j : j + width] = weight
+        constants = [moved.reshape(-1, *moved.shape[3:]), *(np.tile(row, SIDE * SIDE) for row in bias)]
+        inputs = [
+            constant(graph, f"{old.name}/blocks", new)
+            for old, new in zip(inputs_of(match)[1:], constants, strict=True)
+        ]
+        blocks, sides = f"{self.result}/blocks", {"kernel_shape": moved.shape[4:], "strides": [SIDE] * 2}
+        conv = make("Conv", [match.inputs[0], *inputs], blocks, match.name, pads=pads_of(match), **sides)
+        shuffle = make("DepthToSpace", [conv.outputs[0]], self.result, blocks, blocksize=SIDE, mode="DCR")
+        graph.insert_before(match, [conv, shuffle])
+        replace(match.outputs[0], shuffle.outputs[0])
+
+
+def _has_few_outputs(conv: ir.Node) -> bool:
+    if conv.op_type != "Conv":
+        return False
+    constants = [array(value) for value in conv.inputs[1:]]
+    if any(value is None for value in constants) or len(constants[0]) > MOST or constants[0].ndim != 4:
+        return False
+    height, width = constants[0].shape[2:]
+    if height % 2 == 0 or width % 2 == 0 or pads_of(conv) != [height // 2, width // 2] * 2:
+        return False
+    own = conv.attributes
+    plain = list(own.get_ints("strides", [1, 1])) == list(own.get_ints("dilations", [1, 1])) == [1, 1]
+    return plain and own.get_int("group", 1) == 1 and own.get_string("auto_pad", "NOTSET") == "NOTSET"

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -155,7 +154,7 @@ def openvino_served(bundle: EngineBundle, target: OpenVINOTarget, request: Repos
     """
     import openvino as ov
     from passionsr_trt.engines.openvino.compile import code_limit, read_fixed, runs_in_bfloat16
-    from passionsr_trt.engines.openvino.passes.half_range import limited_copy
+    from passionsr_trt.engines.openvino.half_range import within_limit
 
     size = bundle.model.size or request.size or reference_size(bundle.parts)
     if request.size and request.size != size:
@@ -167,10 +166,9 @@ def openvino_served(bundle: EngineBundle, target: OpenVINOTarget, request: Repos
         limit = None  # they are within it already
 
     def write(part: PartInfo, version: Path) -> None:
-        path = bundle.open(part)
-        with nullcontext(path) if limit is None else limited_copy(path, limit) as graph:
-            model = read_fixed(ov.Core(), graph, part.shapes(size))
-        ov.save_model(model, str(version / "model.xml"), compress_to_fp16=False)
+        with within_limit(bundle.open(part), limit) as path:
+            model = read_fixed(path, part.shapes(size))
+            ov.save_model(model, str(version / "model.xml"), compress_to_fp16=False)
         if request.parts == "python":
             (version / "model.py").write_text(PART, encoding="utf-8")
 

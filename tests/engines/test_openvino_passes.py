@@ -13,16 +13,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.graph.coverage import openvino_layers
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.engines.openvino import graph as openvino_graph
 from passionsr_trt.engines.openvino.compile import compile_static, has_bfloat16
-from passionsr_trt.engines.openvino.graph import (
-    attention_in_bfloat16,
-    codes_before_enlargement,
-    norms_by_channel,
-)
+from passionsr_trt.engines.openvino.passes import attention as attention_pass
+from passionsr_trt.engines.openvino.passes.attention import AttentionInBfloat16
+from passionsr_trt.engines.openvino.passes.enlargements import CodesBeforeEnlargements
+from passionsr_trt.engines.openvino.passes.norms import NormsByChannel
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import Built
+from tests.engines.rewriting import rewrite
 
 pytestmark = pytest.mark.kernels
 
@@ -95,7 +94,7 @@ def test_a_norm_by_channel_is_the_norm(tmp_path: Path, mean: float, limit: float
     x = ((RANDOM.standard_normal((2, CHANNELS, 48, 80)) + mean) * spread).astype(np.float32)
     model = group_norm()
     expected = run(model, x)
-    assert norms_by_channel(model) == 1
+    assert rewrite(model, NormsByChannel()) == 1
     assert "InstanceNormalization" not in {node.op_type for node in model.graph.node}
     assert far(run(model, x), expected) < limit
     assert far(run_openvino(model, x, tmp_path), expected) < limit
@@ -106,22 +105,20 @@ def test_a_flat_tensor_stays_finite(tmp_path: Path) -> None:
     x = np.ascontiguousarray(x)
     model = group_norm()
     expected = run(model, x)
-    norms_by_channel(model)
+    rewrite(model, NormsByChannel())
     assert far(run_openvino(model, x, tmp_path), expected) < 1e-3
 
 
 def test_norms_of_another_form_are_left_alone() -> None:
     other = group_norm(scale=2.0)
-    before = other.SerializeToString()
-    assert norms_by_channel(other) == 0
-    assert other.SerializeToString() == before
+    assert rewrite(other, NormsByChannel()) == 0
 
 
 def test_codes_are_enlarged_instead_of_values(tmp_path: Path) -> None:
     x = RANDOM.standard_normal((1, CHANNELS, 9, 7)).astype(np.float32)
     model = enlargement()
     expected = run(model, x)
-    assert codes_before_enlargement(model) == 1
+    assert rewrite(model, CodesBeforeEnlargements()) == 1
     assert [node.op_type for node in model.graph.node] == ["QuantizeLinear", "Resize", "DequantizeLinear"]
     assert np.array_equal(run(model, x), expected)
     assert far(run_openvino(model, x, tmp_path), expected) < 1e-6
@@ -129,7 +126,7 @@ def test_codes_are_enlarged_instead_of_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"mode": "linear"}, {"between": True}], ids=str)
 def test_only_nearest_enlargements_right_before_a_quantizer_change(other: dict[str, Any]) -> None:
-    assert codes_before_enlargement(enlargement(**other)) == 0
+    assert rewrite(enlargement(**other), CodesBeforeEnlargements()) == 0
 
 
 def attention(masked: bool = False) -> onnx.ModelProto:
@@ -157,15 +154,15 @@ def test_attention_in_bfloat16_is_nearly_the_same(tmp_path: Path, spread: float,
     model = attention()
     expected = run_openvino(model, x, tmp_path)
     assert far(expected, run(model, x)) < 1e-5
-    assert attention_in_bfloat16(model) == 1
+    assert rewrite(model, AttentionInBfloat16()) == 1
     onnx.checker.check_model(model, full_check=True)
     found = run_openvino(model, x, tmp_path)
     if has_bfloat16():
         assert 1e-5 < far(found, expected) < limit
-    assert attention_in_bfloat16(attention(masked=True)) == 0, "of another form"
+    assert rewrite(attention(masked=True), AttentionInBfloat16()) == 0, "of another form"
     in_pieces = attention()
     in_pieces.graph.node.insert(4, helper.make_node("MatMul", ["queries", "keys"], ["other_scores"]))
-    assert attention_in_bfloat16(in_pieces) == 0, "other queries read the same keys"
+    assert rewrite(in_pieces, AttentionInBfloat16()) == 0, "other queries read the same keys"
 
 
 def attention_in_pieces() -> onnx.ModelProto:
@@ -198,14 +195,14 @@ def test_wide_heads_are_products_of_their_own(
     spread: float,
     limit: float,
 ) -> None:
-    monkeypatch.setattr(openvino_graph, "WIDE_HEAD", CHANNELS)
+    monkeypatch.setattr(attention_pass, "WIDE_HEAD", CHANNELS)
     x = RANDOM.standard_normal((1, CHANNELS, 32, 32)).astype(np.float32) * np.float32(np.sqrt(spread))
     model = make()
     model.graph.value_info.append(
         helper.make_tensor_value_info("values", TensorProto.FLOAT, ["batch", "tokens", CHANNELS])
     )
     expected = run(model, x)
-    assert attention_in_bfloat16(model) == softmaxes
+    assert rewrite(model, AttentionInBfloat16()) == softmaxes
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node].count("Cast") == 2 + 2 * softmaxes, "keys and values once"
     found = run_openvino(model, x, tmp_path)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 from passionsr_trt.engines.common.temporaries import temporary_folder
-from passionsr_trt.engines.graph.external import part_files, read_tensor, write_tensor
+from passionsr_trt.engines.graph.checked import weight_files
 
 CANDIDATES = 32
 SMALLEST = 0.7
@@ -73,6 +74,19 @@ def balance(rounded: np.ndarray, exact: np.ndarray, limit: int) -> None:
     rounded += direction * ((rank < count[:, None]) & (gain > 0))
 
 
+@contextmanager
+def within_limit(path: Path, limit: int | None) -> Iterator[Path]:
+    """`path`, or while the context lasts a copy of the graph in it whose weights are within ±limit."""
+    if limit is None:
+        yield path
+        return
+    with temporary_folder() as folder:
+        for name in (path.name, *weight_files(onnx.load(str(path), load_external_data=False))):
+            shutil.copyfile(path.with_name(name), folder / name)
+        limit_weights(folder / path.name, limit)
+        yield folder / path.name
+
+
 def limit_weights(path: Path, limit: int) -> None:
     """Bring the weights of the QDQ graph in `path` within ±limit, in its file and the one beside it."""
     model = onnx.load(str(path), load_external_data=False)
@@ -89,11 +103,27 @@ def limit_weights(path: Path, limit: int) -> None:
     onnx.save(model, str(path))
 
 
-@contextmanager
-def limited_copy(path: Path, limit: int) -> Iterator[Path]:
-    """A copy of the graph in `path`, weights within ±limit, in a temporary folder while the context lasts."""
-    with temporary_folder() as folder:
-        for file in part_files(path):
-            shutil.copyfile(file, folder / file.name)
-        limit_weights(folder / path.name, limit)
-        yield folder / path.name
+def read_tensor(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    """A constant, wherever it lies; folder: of the graph's file."""
+    if not tensor.external_data:
+        return numpy_helper.to_array(tensor)
+    file, offset = _place(tensor, folder)
+    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.fromfile(file, kind, int(np.prod(tensor.dims)), offset=offset).reshape(tensor.dims)
+
+
+def write_tensor(tensor: onnx.TensorProto, value: np.ndarray, folder: Path) -> None:
+    """A constant's new value, of its type and shape, where it lies."""
+    if not tensor.external_data:
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+        return
+    file, offset = _place(tensor, folder)
+    with file.open("r+b") as target:
+        target.seek(offset)
+        target.write(value.tobytes())
+
+
+def _place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int]:
+    """File and offset of a tensor that lies outside its graph."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return folder / entries["location"], int(entries.get("offset", 0))

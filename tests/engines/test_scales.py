@@ -13,10 +13,11 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.wiring import ModelInfo
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.tensorrt.backend import make_logger
-from passionsr_trt.engines.tensorrt.graph import scales_after_convolutions
 from passionsr_trt.engines.tensorrt.inspector import parse_layers
+from passionsr_trt.engines.tensorrt.passes.scales import ScalesAfterConvolutions
 
 from tests.conftest import needs_rtx
+from tests.engines.rewriting import rewrite
 
 CHANNELS = 64
 
@@ -55,25 +56,23 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     return np.asarray(reference_session(model).run(None, {"x": x})[0], np.float32)
 
 
-def test_the_result_is_the_same(tmp_path: Path) -> None:
+def test_the_result_is_the_same() -> None:
     model = two_convolutions(np.float16, 9.0)
     x = np.random.default_rng(1).standard_normal((1, CHANNELS, 64, 64)).astype(np.float16)
     before = run(model, x)
-    assert scales_after_convolutions(model, tmp_path) == 2
+    assert rewrite(model, ScalesAfterConvolutions()) == 2
     onnx.checker.check_model(model)
     after = run(model, x)
     assert np.abs(before).max() > 1
     # the first convolution's roundings to half may move single codes of the second
     assert np.linalg.norm(after - before) / np.linalg.norm(before) < 3e-3
-    assert scales_after_convolutions(model, tmp_path) == 0, "nothing is left to do a second time"
+    assert rewrite(model, ScalesAfterConvolutions()) == 0, "nothing is left to do a second time"
 
 
 @pytest.mark.parametrize(("kind", "spread"), [(np.float32, 9.0), (np.float16, 20000.0)])
-def test_other_graphs_are_left_alone(kind: type, spread: float, tmp_path: Path) -> None:
+def test_other_graphs_are_left_alone(kind: type, spread: float) -> None:
     model = two_convolutions(kind, spread)
-    before = model.SerializeToString()
-    assert scales_after_convolutions(model, tmp_path) == 0
-    assert model.SerializeToString() == before
+    assert rewrite(model, ScalesAfterConvolutions()) == 0
 
 
 @needs_rtx
@@ -90,8 +89,8 @@ def test_tensorrt_rtx_moves_fewer_bytes(tmp_path: Path, monkeypatch: pytest.Monk
     bundle = OnnxBundle(model, "fp16", None, (), {}, None, folder=tmp_path)
     builder = TENSORRT_RTX.builder_for([bundle], TargetOptions(compute_capabilities=("8.9",)))
     moved = []
-    for change in (scales_after_convolutions, lambda *_: 0):
-        monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.scales_after_convolutions", change)
+    for find in (ScalesAfterConvolutions.find, lambda *_: iter(())):
+        monkeypatch.setattr(ScalesAfterConvolutions, "find", find)
         logger = make_logger(builder.trt, tmp_path / "log")
         builder._serialize(bundle, Part(), logger)  # type: ignore[arg-type]
         logger.file.close()

@@ -1,0 +1,1 @@
+"""What a graph is rewritten to for TensorRT-RTX. There is one rewriting; TensorRT needs none."""
