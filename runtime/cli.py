@@ -75,8 +75,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="skip images whose output was made by these engines and options from what the image still is; noted "
-        "in OUTPUT/.passionsr-batch, where batch finds it too. Outputs without a note are done again",
+        help="skip images whose output these engines and options made from the same content; the notes lie in "
+        "OUTPUT/.passionsr-batch, where batch reads them too. Outputs without a note are made again",
     )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
@@ -93,18 +93,19 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """What `infer` and `batch` have in common: how pictures are made, and by what."""
     parser.add_argument(
-        "--align", choices=ALIGNMENTS, help="colour fix towards the input; default: the model's own"
+        "--align", choices=ALIGNMENTS, help="colour fix towards the input (default: chosen for the model)"
     )
     parser.add_argument(
         "--tile",
         type=whole(0),
-        help="side of square tiles in output pixels, 0: never; default: those above 896×896 pixels "
-        "or what engines take, shaped to compute least, at most 640×640 pixels, less where memory is short",
+        help="side of square tiles in output pixels, 0: never tile (default: tile above 896×896 pixels, or above "
+        "the engines' largest size; the shape that computes least, of at most 640×640 pixels, fewer where memory "
+        "is short)",
     )
     parser.add_argument(
         "--memory",
         type=gibibytes,
-        help="GiB that may be taken, of a GPU's own memory for GPU engines; default: what is free",
+        help="GiB that may be used, of the GPU for GPU engines (default: all that is free there)",
     )
     parser.add_argument(
         "--overlap",
@@ -114,13 +115,13 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=whole(1),
-        help="tiles at once, fewer where memory is short or some would be left over; default: as many as GPU "
-        "engines were built for, else 1: more take memory and gain nothing on a CPU",
+        help="tiles at once, fewer where memory is short or some would be left over (default: as many as GPU "
+        "engines were built for, else 1; on a CPU more take memory and gain nothing)",
     )
     parser.add_argument(
         "--scale",
         type=whole(1, 8),
-        help="times to enlarge, 1 to 8, where the model works on the enlarged picture; default: the model's own",
+        help="times to enlarge, 1 to 8, where the model works on the enlarged picture (default: the model's own)",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     _add_running_options(parser)
@@ -129,7 +130,10 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
 def _add_running_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument(
-        "--background", type=colour, default="white", help="what JPEG shows for transparency: a name or #rrggbb"
+        "--background",
+        type=colour,
+        default="white",
+        help="colour behind transparency in a JPEG: a name or #rrggbb",
     )
     parser.add_argument(
         "--provider",
@@ -142,7 +146,7 @@ def _add_running_options(parser: argparse.ArgumentParser) -> None:
         default="5",
         metavar="GIB",
         help="OpenVINO: compiled models kept in the user's cache folder or $PASSIONSR_CACHE, least recently used "
-        "out; Stable Diffusion 2.1 takes about 1 GiB a size of picture",
+        "out; Stable Diffusion 2.1 takes about 1 GiB per size of picture",
     )
     parser.add_argument(
         "--no-cache", action="store_true", help="OpenVINO: keep and take no compiled models; a slower start"
@@ -323,17 +327,17 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=whole(1, MOST_THREADS),
-        help="processes, each with its own engines in memory; default: one per GPU, else one per 4 cores",
+        help="processes, each with its own engines in memory (default: one per GPU, else one per 4 cores)",
     )
     parser.add_argument(
         "--threads",
         type=whole(1, MOST_THREADS),
-        help="CPU threads of a worker; default: this machine's cores shared out, 4 on another cluster",
+        help="CPU threads per worker (default: this machine's cores shared out, 4 on another's cluster)",
     )
     parser.add_argument(
         "--gpus",
         type=positive,
-        help="GPUs of a worker, 0.5: two share one; default: 1 for engines that need one, else none",
+        help="GPUs per worker, 0.5: two share one (default: 1 for engines that need one, else none)",
     )
     parser.add_argument(
         "--group",
@@ -350,7 +354,7 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--address",
-        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto; default: one of this machine alone is started",
+        help="Ray cluster: HOST:PORT, ray://HOST:PORT or auto (default: start one on this machine alone)",
     )
 
 
@@ -370,18 +374,20 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=parse_size,
         metavar="HxW",
-        help="OpenVINO: output pixels that all is computed in: larger pictures are tiled, smaller ones filled up; "
-        "the engines' own or 512x512 where not given",
+        help="OpenVINO: the one size of the parts, in output pixels: larger pictures are tiled, smaller ones "
+        "filled up (default: the engines' own, or 512x512)",
     )
     parser.add_argument(
         "--parts",
         choices=("python", "openvino"),
         default="python",
-        help="OpenVINO: what of Triton runs the parts: its Python backend with our settings, or its OpenVINO "
-        "backend, which computes in bfloat16 where the CPU has it",
+        help="OpenVINO: which backend of Triton runs the parts: Python with our settings, or OpenVINO's own, "
+        "which computes in bfloat16 where the CPU has it",
     )
-    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix; default: the model's own")
-    parser.add_argument("--overlap", type=whole(0), help="overlap of tiles in output pixels; default: as in infer")
+    parser.add_argument("--align", choices=ALIGNMENTS, help="colour fix (default: chosen for the model)")
+    parser.add_argument(
+        "--overlap", type=whole(0), help="overlap of tiles in output pixels (default: as in infer)"
+    )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     parser.add_argument(
         "--instances", type=whole(1, 64), default=1, help="of each model; each takes memory of its own"
@@ -391,7 +397,7 @@ def add_repository(parser: argparse.ArgumentParser) -> None:
         "--weight-code-limit",
         type=int,
         choices=(63, 127),
-        help="OpenVINO, INT8: 63 for servers without VNNI, which costs closeness; default: what this CPU needs",
+        help="OpenVINO, INT8: 63 for servers without VNNI, less close to float (default: what this CPU needs)",
     )
     parser.set_defaults(run=_run_repository)
 

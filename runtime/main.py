@@ -41,7 +41,10 @@ COMMANDS = {
 }
 
 
-EPILOG = "Exit status: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted."
+EPILOG = (
+    "Exit status: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. "
+    "Words (part, site, port, LET, …): docs/how-it-works.md#words."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
