@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import NamedSite, Operand
+from passionsr_trt.export.model.part import Part
+from passionsr_trt.export.model.sites import NamedSite, Operand
 
 
 def quantized_operands(part: Part, spec: QuantSpec) -> dict[str, Operand]:

@@ -36,15 +36,24 @@ class Codes:
         """The nearest numbers of the format, in x's dtype; x lies within [low, high] or is not a number."""
         return x.to(self.dtype).to(x.dtype) if self.are_floats else torch.round(x)
 
-    def of_activations(self, spec: QuantSpec) -> tuple[float, float]:
-        """Lowest and highest code under a spec; fewer bits are fewer whole numbers."""
-        return (self.low, self.high) if self.are_floats else spec.activation_codes
-
-    def of_weights(self, spec: QuantSpec) -> float:
-        """The largest |code| of a weight under a spec."""
-        return self.high if self.are_floats else spec.weight_code_max
-
 
 INT8 = Codes(formats.INT8, torch.int8, -128, 127)
 FP8 = Codes(formats.FP8, torch.float8_e4m3fn, -448, 448)
-FORMATS = {entry.info.name: entry for entry in (INT8, FP8)}
+CODES = {entry.info.name: entry for entry in (INT8, FP8)}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The codes that are used: of activations from low to high, of weights from −limit to limit."""
+
+    codes: Codes
+    low: float
+    high: float
+    limit: float
+
+    @classmethod
+    def of(cls, spec: QuantSpec, codes: Codes = INT8) -> Grid:
+        """All of the format's, or the whole numbers of a spec; fewer bits are fewer of them."""
+        if codes.are_floats:
+            return cls(codes, codes.low, codes.high, codes.high)
+        return cls(codes, *spec.activation_codes, spec.weight_code_max)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.export.calibrate.placement import Placement, Spill, Where
-from passionsr_trt.export.quantize import devices
-from passionsr_trt.export.quantize.devices import chosen_device, working_on
+from passionsr_trt.export.model import devices
+from passionsr_trt.export.model.devices import chosen_device, working_on
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO

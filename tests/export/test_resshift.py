@@ -18,8 +18,8 @@ from passionsr_trt.export.families.resshift.chain import NAME
 from passionsr_trt.export.families.resshift.family import read_model
 from passionsr_trt.export.families.resshift.reference import SwinBlock
 from passionsr_trt.export.families.resshift.unet import seam_mask
-from passionsr_trt.export.quantize.part import smooth_sources
-from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
+from passionsr_trt.export.model.part import smooth_sources
+from passionsr_trt.export.model.proof import TOLERANCE, relative_error
 from passionsr_trt.runtime.main import main
 from PIL import Image
 from torch import Tensor

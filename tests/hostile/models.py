@@ -18,8 +18,8 @@ from tests.hostile.harness import Case, Trial
 
 KIND = "models"
 LOADING = "passionsr_trt.export.families.registry.load_model"
-CALIBRATING = "passionsr_trt.export.calibrate.ranges.calibrate"
-BOUNDARIES = "passionsr_trt.export.calibrate.ranges.activation_boundary"
+CALIBRATING = "passionsr_trt.export.calibrate.pipeline.calibrate"
+BOUNDARIES = "passionsr_trt.export.calibrate.steps.observe.activation_boundary"
 ONE_STEP = {"timestep": 999, "prediction": "epsilon", "scaling_factor": 0.18215, "upscale": 2, "posterior": "mode"}
 SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
