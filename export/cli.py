@@ -131,7 +131,7 @@ def calibrated(arguments: argparse.Namespace, compute: Compute) -> int:
         model = load_model(arguments.model)
         model.forget_reference()
         partial = folder.with_name(f"{folder.name}.partial")
-        with telling_how_to_go_on(partial, compute):
+        with naming_what_is_kept(partial, compute):
             calibration = calibrate(model, spec, files, compute, partial, arguments.low_memory)
         if not compute.leads:
             return 0
@@ -141,7 +141,7 @@ def calibrated(arguments: argparse.Namespace, compute: Compute) -> int:
 
 
 @contextmanager
-def telling_how_to_go_on(partial: Path, compute: Compute) -> Iterator[None]:
+def naming_what_is_kept(partial: Path, compute: Compute) -> Iterator[None]:
     """Where Ctrl-C or SIGTERM end the work, say what is kept of it."""
     try:
         yield
@@ -173,7 +173,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=parse_size,
         metavar="HxW",
-        help="fix the image size, and the batch to 1; by itself any that the model takes, any batch",
+        help="fix the image size, and the batch to 1 (default: any size that the model takes, any batch)",
     )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.add_argument(

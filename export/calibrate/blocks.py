@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
@@ -29,7 +29,6 @@ from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.calibrate.learners import LearnedPort, LearnedSite, Paused
 from passionsr_trt.export.calibrate.placement import Placement, Spill
-from passionsr_trt.export.calibrate.training import Pairs, Samples
 from passionsr_trt.export.model.devices import HOST
 from passionsr_trt.export.model.hooks import attached, hooked
 from passionsr_trt.export.model.part import Part
@@ -40,6 +39,22 @@ from tqdm import tqdm
 FIRST = 0.2
 STEP_PASSES = 4  # a step of learning, in forward passes: what the first projection rests on
 Inputs = tuple[Tensor, ...]
+S = TypeVar("S", covariant=True)
+
+
+class Samples(Protocol[S]):
+    """A list, or anything that reads one sample at a time."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> S: ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Inputs of the quantized module, and what its float twin gives. One crop each."""
+
+    inputs: Samples[Inputs]
+    targets: Samples[Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,14 +99,14 @@ def blocks_in_order(part: Part, inputs: Inputs) -> list[tuple[str, nn.Module]]:
 def paused(module: nn.Module) -> AbstractContextManager[None]:
     """A module that learns, as the float model runs it, while the context lasts."""
     kinds = (LearnedPort, LearnedSite)
-    learning = (found for found in module.modules() if isinstance(found, Site | Port))
-    return attached({found: Paused(found.quantizer) for found in learning if isinstance(found.quantizer, kinds)})
+    users = (inner for inner in module.modules() if isinstance(inner, Site | Port))
+    return attached({user: Paused(user.quantizer) for user in users if isinstance(user.quantizer, kinds)})
 
 
 def resumed(module: nn.Module) -> AbstractContextManager[None]:
     """Within `paused`: a module of it learns all the same."""
-    learning = (found for found in module.modules() if isinstance(found, Site | Port))
-    return attached({found: found.quantizer.learner for found in learning if isinstance(found.quantizer, Paused)})
+    users = (inner for inner in module.modules() if isinstance(inner, Site | Port))
+    return attached({user: user.quantizer.learner for user in users if isinstance(user.quantizer, Paused)})
 
 
 @contextmanager

@@ -148,7 +148,7 @@ class LearnedPort(nn.Module):
         return self.quantize(self.transform(x))
 
     def weight(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        """W̃; `out`: where it is to stand, without gradients."""
+        """W̃; `out`: where it is written, without gradients."""
         s = self.s().reshape([1, -1] + [1] * (weight.dim() - 2))
         return weight * s if out is None else torch.mul(weight, s, out=out)
 
@@ -226,15 +226,15 @@ class Paused(nn.Module):
 
 
 def learned_ports(module: nn.Module) -> list[LearnedPort]:
-    return [found for found in module.modules() if isinstance(found, LearnedPort)]
+    return [inner for inner in module.modules() if isinstance(inner, LearnedPort)]
 
 
 def learned_sites(module: nn.Module) -> list[tuple[Site, LearnedSite]]:
     """Sites with their learners, in module order."""
-    sites = (found for found in module.modules() if isinstance(found, Site))
+    sites = (inner for inner in module.modules() if isinstance(inner, Site))
     return [(site, site.quantizer) for site in sites if isinstance(site.quantizer, LearnedSite)]
 
 
 def learners_of(part: nn.Module) -> nn.ModuleList:
     """Everything that learns, in module order: what is saved and restored."""
-    return nn.ModuleList(found for found in part.modules() if isinstance(found, (LearnedPort, LearnedSite)))
+    return nn.ModuleList(inner for inner in part.modules() if isinstance(inner, (LearnedPort, LearnedSite)))

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.calibrate.blocks import outermost_blocks
+from passionsr_trt.export.calibrate.blocks import Pairs, outermost_blocks
 from passionsr_trt.export.calibrate.compute import ALONE, Compute
 from passionsr_trt.export.calibrate.data import crops, data_digest, load_sources
 from passionsr_trt.export.calibrate.placement import (
@@ -37,14 +37,13 @@ from passionsr_trt.export.calibrate.steps.observe import observed, observing
 from passionsr_trt.export.calibrate.steps.round_weights import round_weights
 from passionsr_trt.export.calibrate.steps.search import search
 from passionsr_trt.export.calibrate.trainer import Learn, PartTrainer, Saved
-from passionsr_trt.export.calibrate.training import Pairs
 from passionsr_trt.export.model.devices import on_device, working_on
 from passionsr_trt.export.model.hooks import attached
 from passionsr_trt.export.model.part import Model, Part
 from passionsr_trt.export.model.sites import Port
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
-from passionsr_trt.export.quantize.formats import Grid
+from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor

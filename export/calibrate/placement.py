@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 from passionsr_trt.engines.common.memory import free_memory
-from passionsr_trt.export.model.devices import HOST, move, move_own, told_when_full, working_on
+from passionsr_trt.export.model.devices import HOST, move, move_own, naming_full_memory, working_on
 from passionsr_trt.export.model.hooks import hooked
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.quantize.calibration import write_tensors
@@ -76,23 +76,23 @@ class Spill:
 
     def __init__(self, folder: Path, placement: Placement) -> None:
         self.folder, self.placement = folder, placement
-        self.kept: list[Tensor | None] = []  # None: on disk
+        self.tensors: list[Tensor | None] = []  # None: on disk
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, x: Tensor) -> None:
         where = self.placement.place(x.numel() * x.element_size())
         if where is Where.DISK:
-            write_tensors({"x": x}, self.folder / str(len(self.kept)))
-            self.kept.append(None)
+            write_tensors({"x": x}, self.folder / str(len(self.tensors)))
+            self.tensors.append(None)
         else:
-            self.kept.append(x if where is Where.DEVICE else x.to(HOST))
+            self.tensors.append(x if where is Where.DEVICE else x.to(HOST))
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.tensors)
 
     def __getitem__(self, index: int, /) -> Tensor:
-        kept = self.kept[index]
-        return (load_file(self.folder / str(index))["x"] if kept is None else kept).to(self.placement.device)
+        x = self.tensors[index]
+        return (load_file(self.folder / str(index))["x"] if x is None else x).to(self.placement.device)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
             for module in part.module.modules():
                 if module not in inside:
                     move_own(module, device)
-            with told_when_full(device):
+            with naming_full_memory(device):
                 yield bring
     finally:
         move(part.module, HOST)

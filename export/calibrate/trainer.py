@@ -3,22 +3,28 @@
 Learners are the form in which a PartQuant can be learned: `quant` is its value at any time. They are attached from
 the search on until the part is done, and saved after each stage or block, beside the cache's entry: a calibration
 that was interrupted goes on from there.
+A stage learns on one module, the part or a block of it. The loss against the float twin: ‖O − O_q‖² / ‖O‖². Adam,
+cosine decay, seeded order.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.blocks import (
     Inputs,
+    Pairs,
     Schedule,
     block_costs,
     block_pairs,
@@ -30,7 +36,6 @@ from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.calibrate.data import crop_side, window
 from passionsr_trt.export.calibrate.learners import LearnedPort, LearnedSite, learned_ports, learners_of
 from passionsr_trt.export.calibrate.placement import Bring
-from passionsr_trt.export.calibrate.training import Pairs, Stage, Together, recomputing, run_stage
 from passionsr_trt.export.model.absorb import keeping_padding, pad_before_shift
 from passionsr_trt.export.model.devices import HOST
 from passionsr_trt.export.model.hooks import attached
@@ -38,15 +43,90 @@ from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import Site, group_ports
 from passionsr_trt.export.quantize.calibration import write_tensors
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.formats import Grid
+from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 SEARCH_INPUTS, SEARCH_CROP = 4, 128
 COST_INPUTS = 2  # crops on which the cost of each block is measured
 STATE = "state"
+
+
+class Stage(Protocol):
+    """What learns together: how many steps, what is done before them, which parameters."""
+
+    @property
+    def name(self) -> str: ...
+
+    def steps(self, spec: QuantSpec) -> int: ...
+    def begin(self, module: nn.Module) -> None: ...
+    def parameters(self, module: nn.Module, spec: QuantSpec) -> list[nn.Parameter]: ...
+
+
+def run_stage(
+    module: nn.Module, stage: Stage, title: str, pairs: Pairs, spec: QuantSpec, compute: Compute
+) -> None:
+    """Learn one stage; title: of the module, which the order of its samples depends on."""
+    stage.begin(module)
+    parameters, steps = stage.parameters(module, spec), stage.steps(spec)
+    if not steps or not parameters:
+        return
+    optimizer = torch.optim.Adam(parameters, lr=spec.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    samples = sample_order(len(pairs.inputs), f"{spec.seed} {title}")
+    title = f"{title}: {stage.name}"
+    with only(parameters, module), tqdm(range(steps), desc=title, unit="step") as progress:
+        for _step in progress:
+            optimizer.zero_grad()
+            total = 0.0
+            for index in compute.shared([next(samples) for _crop in range(spec.accumulate)]):
+                target = pairs.targets[index]
+                error = nn.functional.mse_loss(module(*pairs.inputs[index]), target)
+                loss = error / target.square().mean().clamp_min(1e-12) / spec.accumulate
+                loss.backward()
+                total += float(loss.detach()) * compute.size
+            compute.sum_gradients(parameters)
+            optimizer.step()
+            schedule.step()
+            psnr = 10 * math.log10(float((target.max() - target.min()) ** 2) / max(float(error.detach()), 1e-20))
+            progress.set_postfix_str(f"loss {total:.2e}, {psnr:.1f} dB to float")
+
+
+@contextmanager
+def only(parameters: Sequence[nn.Parameter], module: nn.Module) -> Iterator[None]:
+    """While it lasts no other parameter of the module gets gradients: what nobody takes is not computed."""
+    chosen = set(map(id, parameters))
+    others = [other for other in module.parameters() if other.requires_grad and id(other) not in chosen]
+    for other in others:
+        other.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.requires_grad_(True)
+
+
+def sample_order(count: int, name: str) -> Iterator[int]:
+    """Endless permutations of the samples; a stage that is run again sees the same ones."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()
+
+
+@contextmanager
+def recomputing(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """While it lasts blocks keep only their inputs for the backward pass: less memory, a third slower."""
+    try:
+        for block in blocks:
+            block.__dict__["forward"] = partial(checkpoint, block.forward, use_reentrant=False)
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
 
 
 @dataclass
@@ -74,7 +154,7 @@ class Saved:
     compute: Compute
 
     def restore(self, name: str, learners: nn.Module) -> State | None:
-        """Load a part's learners; returns what they have behind them, or None to start anew."""
+        """Load a part's learners; returns how far they are, or None to start anew."""
         if self.folder is None or not (self.folder / f"{name}.safetensors").is_file():
             return None
         try:
@@ -160,7 +240,7 @@ class PartTrainer:
 
     @torch.no_grad()
     def quant(self) -> PartQuant:
-        """What the learners have found so far, on the host."""
+        """The value of the learners, on the host."""
         ports, sites = {}, {}
         for port_name, group in self.groups.items():
             port: LearnedPort = group[0].site.port.quantizer
@@ -215,7 +295,7 @@ class PartTrainer:
     def _block(self, path: str, block: nn.Module, stages: Sequence[Stage], schedule: Schedule) -> None:
         """All stages of one block."""
         title, inputs = f"{self.part.name}.{path}", (self.pairs.inputs, self.teacher)
-        sites = [found for found in block.modules() if isinstance(found, Site)] if self.low_memory else []
+        sites = [inner for inner in block.modules() if isinstance(inner, Site)] if self.low_memory else []
         schedule.begin()
         with block_pairs(self.part, block, title, inputs, self.compute) as own, recomputing(sites):
             self.bring(block)
@@ -234,7 +314,7 @@ class PartTrainer:
 
 @dataclass(frozen=True)
 class Learn:
-    """The step that learns in stages, one after the other, or at once where the spec is not `staged`.
+    """The step that learns in stages, one after the other.
 
     Requires the search's learners. Ensures that each stage is done, on the part or on all its blocks that learn.
     """
@@ -242,5 +322,5 @@ class Learn:
     stages: tuple[Stage, ...]
 
     def __call__(self, trainer: PartTrainer, _quant: PartQuant) -> PartQuant:
-        trainer.learn(self.stages if trainer.spec.staged else (Together(self.stages),))
+        trainer.learn(self.stages)
         return trainer.quant()

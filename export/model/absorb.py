@@ -13,7 +13,7 @@ Which neighbour absorbs which port is stated by the family, row by row (Absorb).
 proof of the fold, a missing one costs a Mul. A neighbour that cannot take δ (a ReLU or a product lies between)
 leaves an Add.
 δ passes through attention because softmax rows sum to 1. ReLU commutes with s > 0 but not with δ.
-A shifted port of a padded convolution pads in float before the Add: the padding stands for x = 0.
+A shifted port of a padded convolution pads in float before the Add: the padding is that of x = 0.
 Folds are computed in float64 and cast back.
 """
 
@@ -69,14 +69,14 @@ class Absorb:
 
 def resolve(module: nn.Module, rows: Iterable[Absorb]) -> dict[Port, Absorber]:
     """Every port of a module whose transformation a neighbour absorbs; UserError for a row that fits nowhere."""
-    found: dict[Port, Absorber] = {}
+    absorbers: dict[Port, Absorber] = {}
     modules = dict(module.named_modules())
     for path, site in modules.items():
         for row in rows:
             if isinstance(site, Site) and f".{path}".endswith(f".{row.site}"):
                 place = path[: len(path) - len(row.site)]
-                found[site.port] = _absorber(modules, f"{place}{row.neighbour}".rstrip("."), row)
-    return found
+                absorbers[site.port] = _absorber(modules, f"{place}{row.neighbour}".rstrip("."), row)
+    return absorbers
 
 
 def _absorber(modules: dict[str, nn.Module], neighbour: str, row: Absorb) -> Absorber:

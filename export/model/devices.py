@@ -32,12 +32,12 @@ def chosen_device(name: str, process: int | None = None) -> torch.device:
         raise UsageError(f"--device {name} with several processes", "expected cuda: each takes one of its own")
     index = int(number or process or 0)
     if index >= there:
-        found = f"the last one is cuda:{there - 1}" if there else "PyTorch finds no CUDA device here"
-        raise UsageError(f"--device {kind}:{index}: {found}", "expected one that is there, or cpu")
-    return _settled(torch.device("cuda", index))
+        fact = f"the last one is cuda:{there - 1}" if there else "PyTorch finds no CUDA device here"
+        raise UsageError(f"--device {kind}:{index}: {fact}", "expected one that is there, or cpu")
+    return _repeatable(torch.device("cuda", index))
 
 
-def _settled(device: torch.device) -> torch.device:
+def _repeatable(device: torch.device) -> torch.device:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
     torch.cuda.set_device(device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -54,8 +54,8 @@ def on_device(tensors: Tensors, device: torch.device) -> dict[str, Tensor]:
 
 def move(module: nn.Module, device: torch.device) -> None:
     """A module and all within it to a device."""
-    for found in module.modules():
-        move_own(found, device)
+    for inner in module.modules():
+        move_own(inner, device)
 
 
 def move_own(module: nn.Module, device: torch.device) -> None:
@@ -68,7 +68,7 @@ def move_own(module: nn.Module, device: torch.device) -> None:
 
 
 @contextmanager
-def told_when_full(device: torch.device) -> Iterator[None]:
+def naming_full_memory(device: torch.device) -> Iterator[None]:
     """PyTorch's error of a full device as one line."""
     try:
         yield
@@ -84,7 +84,7 @@ def told_when_full(device: torch.device) -> Iterator[None]:
 def working_on(device: torch.device, parts: Sequence[Part]) -> Iterator[None]:
     """Parts on a device while the context lasts, then on the host again; UserError where its memory is full."""
     try:
-        with told_when_full(device):
+        with naming_full_memory(device):
             for part in parts:
                 move(part.module, device)
             yield

@@ -4,7 +4,7 @@ A *site* is one Conv or Linear. A *port* is the activation tensor that feeds it;
 normalised tensor (q, k and v) share one port, hence one scale and one Q/DQ pair in the exported graph.
 Either computes in float, or with the quantizer that is attached to it (hooks.py, export/quantize/quantizers.py).
 A port's own transform x·multiplier + offset is what LET leaves where no neighbour can absorb it; `pads` zero-pads
-x before it, because after a shift the padding must still stand for x = 0.
+x before it, because after a shift the padding must still be that of x = 0.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def named_sites(part: nn.Module, part_name: str) -> Iterator[NamedSite]:
 
 def named_operands(part: nn.Module, part_name: str) -> dict[str, Operand]:
     """Every operand of a part by its full name, in module order."""
-    return {f"{part_name}.{path}": found for path, found in part.named_modules() if isinstance(found, Operand)}
+    return {f"{part_name}.{path}": inner for path, inner in part.named_modules() if isinstance(inner, Operand)}
 
 
 def group_ports(sites: Iterable[NamedSite]) -> dict[str, list[NamedSite]]:

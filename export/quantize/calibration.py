@@ -36,7 +36,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError, printable, reason_of
 from passionsr_trt.engines.common.json_files import read_object
 from passionsr_trt.export.model.part import Part
-from passionsr_trt.export.quantize.formats import Grid
+from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -127,7 +127,7 @@ def _named(quant: PartQuant) -> Iterator[tuple[str, Tensor]]:
 
 
 def quant_of(tensors: Mapping[str, Tensor]) -> PartQuant:
-    """The file's tensors as rows; UserError where one is not whole, or what it is nobody knows."""
+    """The file's tensors as rows; UserError where a row is incomplete or a name unknown."""
     ports: dict[str, dict[str, Tensor]] = {}
     sites: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -145,7 +145,7 @@ def quant_of(tensors: Mapping[str, Tensor]) -> PartQuant:
 
 def _port(name: str, row: Mapping[str, Tensor]) -> PortQuant:
     if "activation_scale" not in row or ("let_scale" in row) != ("let_shift" in row):
-        raise UserError(f"calibration: the row of port {name} is not whole", "expected its scale, and both of LET")
+        raise UserError(f"calibration: the row of port {name} is incomplete", "expected its scale and all of LET")
     let = Let(row["let_scale"], row["let_shift"]) if "let_scale" in row else None
     zero_point = int(row["zero_point"]) if "zero_point" in row else 0
     return PortQuant(row["activation_scale"].reshape(()), zero_point, let)
@@ -153,7 +153,7 @@ def _port(name: str, row: Mapping[str, Tensor]) -> PortQuant:
 
 def _site(name: str, row: Mapping[str, Tensor]) -> SiteQuant:
     if "weight_scale" not in row:
-        raise UserError(f"calibration: the row of site {name} is not whole", "expected its scale")
+        raise UserError(f"calibration: the row of site {name} is incomplete", "expected its scale")
     return SiteQuant(**{attribute: row[what] for what, attribute in OF_SITES.items() if what in row})
 
 
@@ -182,19 +182,19 @@ def find_calibration(cache: Path, model_digest: str) -> Calibration:
 
     A folder that cannot be read is passed over, and told where it may have been the one.
     """
-    found = {}
+    own = {}
     for path in sorted(cache.glob(f"*/{MANIFEST}")):
         try:
             if may_be_of(path, model_digest):
-                found[path.parent] = Calibration.load(path.parent)
+                own[path.parent] = Calibration.load(path.parent)
         except UserError as error:
             print(printable(f"passed over: {error}"), file=sys.stderr)
-    if not found:
+    if not own:
         raise UserError(f"{cache}: no calibration of this model", "", "run `passionsr-trt calibrate` first")
-    if len(found) > 1:
-        names = ", ".join(map(str, found))
-        raise UserError(f"{cache}: {len(found)} calibrations of this model", f"choose: --calibration ({names})")
-    return next(iter(found.values()))
+    if len(own) > 1:
+        names = ", ".join(map(str, own))
+        raise UserError(f"{cache}: {len(own)} calibrations of this model", f"choose: --calibration ({names})")
+    return next(iter(own.values()))
 
 
 def may_be_of(manifest: Path, model_digest: str) -> bool:

@@ -15,8 +15,7 @@ from passionsr_trt.export.model.absorb import fold_port
 from passionsr_trt.export.model.part import Part, Tensors
 from passionsr_trt.export.model.proof import prove
 from passionsr_trt.export.model.sites import NamedSite, Site, group_ports
-from passionsr_trt.export.quantize.formats import Grid
-from passionsr_trt.export.quantize.grids import per_channel, weight_codes
+from passionsr_trt.export.quantize.grids import Grid, per_channel, weight_codes
 from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from torch import Tensor
 

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite, Port, Site, data_of, named_operands, named_sites
-from passionsr_trt.export.quantize.formats import Grid
-from passionsr_trt.export.quantize.grids import fake_quantize, per_channel, weight_codes
+from passionsr_trt.export.quantize.grids import Grid, fake_quantize, per_channel, weight_codes
 from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from torch import Tensor, nn
 

@@ -23,8 +23,7 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.formats import Codes, Grid
-from passionsr_trt.export.quantize.grids import fake_quantize
+from passionsr_trt.export.quantize.grids import Codes, Grid, fake_quantize
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import Tensor
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.quantize.formats import Grid
+from passionsr_trt.export.quantize.grids import Grid
 from torch import Tensor
 
 V = TypeVar("V", bound="Value")

@@ -19,6 +19,7 @@ from passionsr_trt.export.calibrate import trainer
 from passionsr_trt.export.calibrate.blocks import (
     FIRST,
     BlockTiming,
+    Pairs,
     Schedule,
     block_costs,
     blocks_in_order,
@@ -29,8 +30,7 @@ from passionsr_trt.export.calibrate.compute import ALONE
 from passionsr_trt.export.calibrate.learners import LearnedSite, learned_ports
 from passionsr_trt.export.calibrate.pipeline import calibrate as calibrate_model
 from passionsr_trt.export.calibrate.steps.search import search
-from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved
-from passionsr_trt.export.calibrate.training import Pairs, Stage
+from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved, Stage
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.model.sites import Site
 from passionsr_trt.export.quantize.calibration import Calibration, tensors_of
@@ -46,19 +46,19 @@ BLOCK = {
     "granularity": "block",
     "let_steps": 1,
     "lbq_steps": 1,
-    "staged": False,  # one stage a block: titles are counted
     "rounding": "nearest",
 }
 
 
 @pytest.fixture
 def learned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The title of every stage that runs in this process."""
+    """The title of every block that learns in this process."""
     titles: list[str] = []
     run_stage = trainer.run_stage
 
     def noted(module: torch.nn.Module, stage: Stage, title: str, *rest: Any) -> None:
-        titles.append(title)
+        if stage.name == "LET":
+            titles.append(title)
         run_stage(module, stage, title, *rest)
 
     monkeypatch.setattr(trainer, "run_stage", noted)

@@ -22,8 +22,8 @@ from tests.conftest import DEMO
 from tests.helpers import applied, faked
 
 FILES = calibration_files(DEMO / "calib" / "lr", 2)
-SPEC = QuantSpec(method="learned", let_steps=0, lbq_steps=0, settle_steps=0, bits_weights=4)
-CORRECTED = replace(SPEC, settle_steps=60, learning_rate=0.1)
+SPEC = QuantSpec(method="learned", let_steps=0, lbq_steps=0, correction_steps=0, bits_weights=4)
+CORRECTED = replace(SPEC, correction_steps=60, learning_rate=0.1)
 
 
 @pytest.fixture(scope="module")

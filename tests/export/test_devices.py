@@ -32,7 +32,7 @@ from tests.helpers import applied, faked
 from tests.pretended_device import DEVICE, HOST, PretendedDevice, There
 
 FILES = calibration_files(DEMO / "calib" / "lr", 1)
-LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "settle_steps": 1}
+LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "correction_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def calibrated(model: Model, spec: QuantSpec, device: torch.device) -> Calibrati
 
 
 NEAREST = {"rounding": "nearest"}  # the columns of second-order rounding take long in Python
-SEARCHED = {**LEARNED, **NEAREST, "let_steps": 0, "lbq_steps": 0, "settle_steps": 0}
+SEARCHED = {**LEARNED, **NEAREST, "let_steps": 0, "lbq_steps": 0, "correction_steps": 0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("stable-diffusion", {}),
     ("stable-diffusion", {"activation_observer": "percentile", "weight_observer": "dobi", "dobi_candidates": 4}),

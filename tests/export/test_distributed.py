@@ -22,7 +22,7 @@ from tests.conftest import DEMO
 from tests.export import networks
 
 IMAGES = DEMO / "calib" / "lr"
-LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "settle_steps": 2, "accumulate": 2}
+LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "correction_steps": 2, "accumulate": 2}
 
 
 def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> list[str]:

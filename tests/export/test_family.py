@@ -102,7 +102,7 @@ def test_a_toy_family_goes_through_every_command(toy: Path, photo: Path, tmp_pat
         "method": method,
         "let_steps": 2,
         "lbq_steps": 2,
-        "settle_steps": 2,
+        "correction_steps": 2,
         "keep_first_last": False,
         "min_channels": 0,
     }

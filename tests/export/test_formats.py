@@ -15,9 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.export.quantize.formats import CODES as CODES_OF
-from passionsr_trt.export.quantize.formats import FP8, INT8
-from passionsr_trt.export.quantize.grids import fake_quantize, quantize
+from passionsr_trt.export.quantize.grids import CODES as CODES_OF
+from passionsr_trt.export.quantize.grids import FP8, INT8, fake_quantize, quantize
 from passionsr_trt.export.quantize.to_fp8 import row_scales
 
 CODES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # two of them are no numbers

@@ -178,7 +178,7 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
             min_channels=0,
             let_steps=4,
             lbq_steps=8,
-            settle_steps=8,
+            correction_steps=8,
             **how,
         )
         calibration = calibrate_model(model, spec, files)

@@ -59,7 +59,7 @@ def test_a_following_boundary_covers_the_transformed_range() -> None:
 def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits: int) -> None:
     files = calibration_files(DEMO / "calib" / "lr", 4)
     width = {"bits_weights": bits, "bits_activations": bits}
-    learned = QuantSpec(**width, method="learned", settle_steps=20)  # type: ignore[arg-type]
+    learned = QuantSpec(**width, method="learned", correction_steps=20)  # type: ignore[arg-type]
     errors = {}
     for name, spec in (("range", QuantSpec(**width)), ("learned", learned)):  # type: ignore[arg-type]
         model = load_model(small_model)
@@ -81,7 +81,7 @@ def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits:
 def test_learning_is_repeatable_and_leaves_the_parts_alone(small_model: Path) -> None:
     model = load_model(small_model)
     files = calibration_files(DEMO / "calib" / "lr", 2)
-    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, settle_steps=2)
+    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, correction_steps=2)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = model.parts[0].module(image)
@@ -95,7 +95,7 @@ def test_a_wrong_let_fold_is_refused_and_names_its_port(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_model(small_model)
-    spec = QuantSpec(method="learned", explicit_gain=0.0, let_steps=0, lbq_steps=0, settle_steps=0)
+    spec = QuantSpec(method="learned", unabsorbed_gain=0.0, let_steps=0, lbq_steps=0, correction_steps=0)
     learned = calibrate(model, spec, calibration_files(DEMO / "calib" / "lr", 1))
     # a conv2 feeds a residual sum; after conv1 a norm would hide a wrong gain
     rows = learned.of_part(model.part("vae_encoder")).ports

@@ -9,15 +9,14 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate import trainer
-from passionsr_trt.export.calibrate.blocks import blocks_in_order
+from passionsr_trt.export.calibrate.blocks import Pairs, blocks_in_order
 from passionsr_trt.export.calibrate.compute import ALONE
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
 from passionsr_trt.export.calibrate.learners import learned_ports
 from passionsr_trt.export.calibrate.pipeline import CROP, calibrate
 from passionsr_trt.export.calibrate.steps.learn_boundaries import LearnBoundaries
 from passionsr_trt.export.calibrate.steps.search import search
-from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved
-from passionsr_trt.export.calibrate.training import Pairs, Stage, only, recomputing
+from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved, Stage, only, recomputing
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.model.part import Model
 from passionsr_trt.export.model.proof import relative_error
@@ -47,9 +46,7 @@ def quantization_error(folder: Path, calibration: Calibration) -> float:
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     model: Model, granularity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = QuantSpec(
-        method="learned", let_steps=2, lbq_steps=2, settle_steps=2, granularity=granularity, staged=True
-    )
+    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, correction_steps=2, granularity=granularity)
     whole = calibrate(model, spec, FILES)
     ran: list[str] = []
     run_stage = trainer.run_stage
@@ -74,7 +71,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 
 
 def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) -> None:
-    spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1, settle_steps=2)
+    spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1, correction_steps=2)
     (tmp_path / "vae_encoder.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     assert calibrate(model, spec, FILES).quant == calibrate(model, spec, FILES, partial=tmp_path).quant
 
@@ -82,7 +79,7 @@ def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) 
 @pytest.mark.parametrize("granularity", ["module", "block"])
 def test_recomputing_activations_changes_nothing(model: Model, granularity: str) -> None:
     learned = QuantSpec(
-        method="learned", let_steps=2, lbq_steps=2, settle_steps=2, accumulate=2, granularity=granularity
+        method="learned", let_steps=2, lbq_steps=2, correction_steps=2, accumulate=2, granularity=granularity
     )
     spec = replace(learned, rounding="nearest")  # a rounding of what differs in its last digit may fall either way
     plain, low = (calibrate(model, spec, FILES, low_memory=on) for on in (False, True))
@@ -117,7 +114,7 @@ def test_accumulated_gradients_are_the_mean_of_their_crops(model: Model) -> None
     x, target = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64)
     gradients = []
     for accumulate in (1, 2):
-        spec = QuantSpec(method="learned", let_steps=0, lbq_steps=1, settle_steps=2, accumulate=accumulate)
+        spec = QuantSpec(method="learned", let_steps=0, lbq_steps=1, correction_steps=2, accumulate=accumulate)
         pairs, seen = Pairs([(x,)], [target]), []  # type: tuple[Pairs, list[torch.Tensor]]
 
         class One(LearnBoundaries):
@@ -156,7 +153,7 @@ def test_blocks_come_in_the_order_they_run(model: Model) -> None:
 
 def test_the_search_is_where_learning_starts(model: Model) -> None:
     found = calibrate(model, QuantSpec(method="search"), FILES)
-    start = calibrate(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0, settle_steps=0), FILES)
+    start = calibrate(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0, correction_steps=0), FILES)
     assert found.quant == start.quant and found.key != start.key
 
 
@@ -183,7 +180,7 @@ def test_block_by_block_beats_the_search_alone(model: Model, small_model: Path) 
     base = {"bits_weights": 6, "bits_activations": 6, "method": "learned", "granularity": "block"}
     base["rounding"] = "nearest"  # what was learned, not what rounding makes of it
     searched, learned = (
-        calibrate(model, QuantSpec(**base, let_steps=n, lbq_steps=n, settle_steps=2), FILES)  # type: ignore[arg-type]
+        calibrate(model, QuantSpec(**base, let_steps=n, lbq_steps=n, correction_steps=2), FILES)  # type: ignore[arg-type]
         for n in (0, 20)
     )
     assert quantization_error(small_model, learned) < quantization_error(small_model, searched)

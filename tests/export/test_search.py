@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.blocks import Pairs
 from passionsr_trt.export.calibrate.compute import ALONE
 from passionsr_trt.export.calibrate.learners import LearnedSite
 from passionsr_trt.export.calibrate.steps import search as searching
@@ -19,7 +20,6 @@ from passionsr_trt.export.calibrate.steps.search import (
     port_searches,
 )
 from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved
-from passionsr_trt.export.calibrate.training import Pairs
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.model.hooks import attached
 from passionsr_trt.export.model.sites import NamedSite, Port, Site, SiteConv, SiteLinear, zero_padded

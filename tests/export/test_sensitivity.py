@@ -28,7 +28,7 @@ FILES = calibration_files(DEMO / "calib" / "lr", 2)
 def probe(small_model: Path) -> Probe:
     model = load_model(small_model)
     spec = QuantSpec(
-        method="learned", let_steps=0, lbq_steps=0, settle_steps=0, bits_weights=6, bits_activations=6
+        method="learned", let_steps=0, lbq_steps=0, correction_steps=0, bits_weights=6, bits_activations=6
     )
     calibration = calibrate(model, spec, FILES)
     return Probe(model, calibration, crops([load_sources(FILES[0], model)], model, 0, 64))

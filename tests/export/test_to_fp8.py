@@ -14,7 +14,7 @@ from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.proof import relative_error
 from passionsr_trt.export.model.sites import SiteConv
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.formats import FP8, INT8
+from passionsr_trt.export.quantize.grids import FP8, INT8
 from passionsr_trt.export.quantize.to_fp8 import HEADROOM, to_format
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import nn

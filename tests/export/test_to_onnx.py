@@ -16,8 +16,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.export.model.sites import Port, SiteConv, SiteLinear, named_sites
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.formats import Grid
-from passionsr_trt.export.quantize.grids import quantize
+from passionsr_trt.export.quantize.grids import Grid, quantize
 from passionsr_trt.export.quantize.quantizers import export_twin
 from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from torch import nn

@@ -16,7 +16,7 @@ from tests.helpers import applied
 
 def test_ports_outside_the_patterns_keep_their_graph(small_model: Path) -> None:
     model = load_model(small_model)
-    spec = QuantSpec(method="learned", explicit=("vae_*",), let_steps=1, lbq_steps=1, settle_steps=1)
+    spec = QuantSpec(method="learned", unabsorbed=("vae_*",), let_steps=1, lbq_steps=1, correction_steps=1)
     result = calibrate(model, spec, calibration_files(DEMO / "calib" / "lr", 1))
     for part in model.parts:
         absorbed = set(part.absorbers())

@@ -8,12 +8,12 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import TensorInfo
+from passionsr_trt.export.calibrate.blocks import Pairs
 from passionsr_trt.export.calibrate.compute import ALONE
 from passionsr_trt.export.calibrate.learners import LearnedPort, LearnedSite
 from passionsr_trt.export.calibrate.steps.correct_bias import CorrectedSite
 from passionsr_trt.export.calibrate.steps.search import PortSearch, Shift, add_errors
 from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved
-from passionsr_trt.export.calibrate.training import Pairs
 from passionsr_trt.export.model.hooks import attached, watching_outputs
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import SiteConv
@@ -21,7 +21,7 @@ from passionsr_trt.export.quantize.fold import fold
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
 from torch import Tensor, nn
 
-SPEC = QuantSpec(method="learned", min_channels=0, keep_first_last=False, explicit_gain=0.0)
+SPEC = QuantSpec(method="learned", min_channels=0, keep_first_last=False, unabsorbed_gain=0.0)
 
 
 def part_of(*layers: nn.Module) -> Part:

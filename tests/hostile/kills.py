@@ -21,7 +21,7 @@ LONGEST = {"infer": 4.0, "build": 9.0, "export": 12.0, "calibrate": 9.0}
 COUNTS = {signal.SIGTERM: 5, signal.SIGKILL: 13, signal.SIGINT: 3}
 NEED_TORCH = ("export", "calibrate")
 GRACEFUL = (signal.SIGTERM, signal.SIGINT)
-STEPS = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "settle_steps": 2}
+STEPS = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "correction_steps": 2}
 
 
 def cases() -> Iterator[Case]:

@@ -68,22 +68,22 @@ class BiasCorrection:
     name = "bias correction"
 
     def steps(self, spec: QuantSpec) -> int:
-        return spec.settle_steps
+        return spec.correction_steps
 
     def begin(self, module: nn.Module) -> None:
         """Nothing: codes are what they are."""
 
     def parameters(self, module: nn.Module, spec: QuantSpec) -> list[nn.Parameter]:
-        sites = [found for found in module.modules() if isinstance(found, Site)]
+        sites = [inner for inner in module.modules() if isinstance(inner, Site)]
         corrected = [(site, site.quantizer) for site in sites if isinstance(site.quantizer, CorrectedSite)]
         biases = [own.bias_units for site, own in corrected if site.bias is not None]
-        return [own.gain_units for _site, own in corrected] + (biases if spec.output_bias else [])
+        return [own.gain_units for _site, own in corrected] + biases
 
 
 def correct_bias(trainer: PartTrainer, quant: PartQuant) -> PartQuant:
     """The last part's rows with their gains and biases."""
     spec = trainer.spec
-    if not trainer.is_last or spec.granularity != "module" or not spec.settle_steps:
+    if not trainer.is_last or spec.granularity != "module" or not spec.correction_steps:
         return quant
     corrected = {}
     for group in trainer.groups.values():

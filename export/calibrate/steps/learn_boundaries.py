@@ -31,6 +31,7 @@ class LearnBoundaries:
 
     def parameters(self, module: nn.Module, spec: QuantSpec) -> list[nn.Parameter]:
         kinds = (LearnedPort, LearnedSite)
-        boundaries = [found.log_boundary for found in module.modules() if isinstance(found, kinds)]
-        sites = learned_sites(module) if spec.output_bias else []
-        return boundaries + [learner.bias_units for site, learner in sites if site.bias is not None]
+        boundaries = [learner.log_boundary for learner in module.modules() if isinstance(learner, kinds)]
+        return boundaries + [
+            learner.bias_units for site, learner in learned_sites(module) if site.bias is not None
+        ]

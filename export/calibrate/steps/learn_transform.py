@@ -20,7 +20,7 @@ class LearnTransform:
         return spec.let_steps
 
     def begin(self, module: nn.Module) -> None:
-        """Nothing: learners stand where the search began them."""
+        """Nothing: learners are where the search began them."""
 
     def parameters(self, module: nn.Module, spec: QuantSpec) -> list[nn.Parameter]:
         ports = learned_ports(module)

@@ -15,7 +15,7 @@ import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.model.hooks import hooked
 from passionsr_trt.export.model.sites import NamedSite, Port
-from passionsr_trt.export.quantize.formats import Grid
+from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
 from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from torch import Tensor, nn

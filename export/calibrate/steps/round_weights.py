@@ -21,10 +21,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.calibrate.blocks import Inputs
+from passionsr_trt.export.calibrate.blocks import Inputs, Samples
 from passionsr_trt.export.calibrate.placement import return_what_is_free, within
 from passionsr_trt.export.calibrate.trainer import PartTrainer
-from passionsr_trt.export.calibrate.training import Samples
 from passionsr_trt.export.model.devices import HOST
 from passionsr_trt.export.model.hooks import attached, watching_outputs
 from passionsr_trt.export.model.part import Part

@@ -146,7 +146,7 @@ class PortSearch:
         if not self.port.fused or self.is_free(best):
             return best
         free = min(filter(self.is_free, candidates), key=self.errors.__getitem__)
-        worth_it = self.errors[best] * 10 ** (spec.gain_after_silu / 10) <= self.errors[free]
+        worth_it = self.errors[best] * 10 ** (spec.gain_where_fused / 10) <= self.errors[free]
         return best if worth_it else free
 
     def is_free(self, candidate: Candidate) -> bool:
@@ -156,7 +156,7 @@ class PortSearch:
 
 
 def _zero_point(learner: LearnedPort, lows: Tensor, highs: Tensor) -> int:
-    """a, for which the codes from −a on cover what of x/s lies above 0, those below it the rest."""
+    """a, for which the codes from −a on cover what of x/s lies above 0, those below it what lies below."""
     low, high = min(float(lows.min()), 0.0), float(highs.max())
     return math.floor(-learner.low + (learner.high - learner.low) * low / (high - low)) if high > 0 else 0
 
@@ -166,15 +166,15 @@ def port_searches(part: Part, spec: QuantSpec) -> list[PortSearch]:
     absorbers = part.absorbers()
     searches = []
     for port_name, sites in group_ports(quantized_sites(part, spec)).items():
-        site, unabsorbed = sites[0].site, spec.allows_explicit(port_name)
+        site, unabsorbed = sites[0].site, spec.allows_unabsorbed(port_name)
         absorbed = site.port in absorbers
         free_shift = may_shift_for_free(site.port, site, absorbers)
         searches.append(
             PortSearch(
                 port_name,
                 sites,
-                may_scale=spec.let_scale and (unabsorbed or absorbed),
-                may_shift=(spec.shift == "all" and unabsorbed) or (spec.shift != "none" and free_shift),
+                may_scale=unabsorbed or absorbed,
+                may_shift=unabsorbed or free_shift,
                 scale_is_free=absorbed,
                 shift_is_free=free_shift,
             )
@@ -272,16 +272,16 @@ def recorded(
     part: Part, searches: Sequence[PortSearch], crops: Sequence[Inputs]
 ) -> Iterator[tuple[PortSearch, list[Tensor]]]:
     """What the float part's ports meet on all crops, port after port; what was given is let go."""
-    kept: dict[str, list[Tensor]] = {search.name: [] for search in searches}
+    by_port: dict[str, list[Tensor]] = {search.name: [] for search in searches}
 
     def keep(search: PortSearch, x: Tensor) -> None:
-        kept[search.name].append(x.clone())
+        by_port[search.name].append(x.clone())
 
     with watching_outputs((search.port, partial(keep, search)) for search in searches):
         for inputs in crops:
             part.module(*inputs)
     for search in searches:
-        yield search, kept.pop(search.name)
+        yield search, by_port.pop(search.name)
 
 
 def errors_of(

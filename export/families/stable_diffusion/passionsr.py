@@ -37,7 +37,7 @@ from passionsr_trt.export.model.part import Model
 from passionsr_trt.export.model.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.formats import Grid
+from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import Tensor
 
