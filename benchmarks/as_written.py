@@ -3,7 +3,7 @@
     python benchmarks/as_written.py MODEL -o FOLDER
     python benchmarks/as_written.py MODEL --images LOW_RES_PHOTOS -o FOLDER
 
-What other tools start from, and what the sub-pixel form (export/quantize/sub_pixel.py) is measured against.
+What other tools start from, and what the sub-pixel form (export/model/sub_pixel.py) is measured against.
 With pictures the graphs are INT8, by the ranges of two of them: this project's own without that form.
 """
 
@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import calibration_files
-from passionsr_trt.export.calibrate.ranges import calibrate
+from passionsr_trt.export.calibrate.pipeline import calibrate
 from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.model.proof import prove
+from passionsr_trt.export.model.sites import SiteConv
+from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from passionsr_trt.export.onnx.bundle import export_bundle
 from passionsr_trt.export.onnx.to_onnx import ExportPlan
-from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.sites import SiteConv
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
 TAPS = torch.tensor([[0, 0, 1, 0], [1, 0, -1, 0], [0, 1, 0, 0]], dtype=torch.float64)  # k from odd's and even's

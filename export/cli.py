@@ -29,6 +29,7 @@ from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.engines.common.writing import check_writable
 
 if TYPE_CHECKING:
+    from passionsr_trt.export.calibrate.compute import Compute
     from passionsr_trt.export.quantize.calibration import Calibration
 
 
@@ -102,62 +103,52 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.calibrate.distributed import together
+    from passionsr_trt.export.calibrate.compute import together
 
-    with together():
-        return calibrated(arguments)
+    with together(arguments.device) as compute:
+        return calibrated(arguments, compute)
 
 
-def calibrated(arguments: argparse.Namespace) -> int:
+def calibrated(arguments: argparse.Namespace, compute: Compute) -> int:
     """What one process does; of several the first one holds the lock, writes and speaks."""
-    from passionsr_trt.export.calibrate import distributed
     from passionsr_trt.export.calibrate.data import calibration_files, data_digest
-    from passionsr_trt.export.calibrate.dqc import learn_calibration
-    from passionsr_trt.export.calibrate.ranges import calibrate
+    from passionsr_trt.export.calibrate.pipeline import calibrate
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
     from passionsr_trt.export.quantize.calibration import Calibration, calibration_key
-    from passionsr_trt.export.quantize.devices import chosen_device
 
-    device, leads = chosen_device(arguments.device, distributed.local_process()), not distributed.rank()
     spec = QuantSpec.load(arguments.spec) if arguments.spec else QuantSpec()
     if arguments.method:
         spec = replace(spec, method=arguments.method)
-    files = calibration_files(arguments.images, arguments.limit)
+    files = calibration_files(arguments.images, arguments.limit, quiet=not compute.leads)
     check_model(arguments.model)
     folder = arguments.cache / calibration_key(model_digest(arguments.model), spec, data_digest(files))
-    with one_at_a_time(folder, "calibrating") if leads else nullcontext():
-        (present,) = distributed.exchanged((not arguments.force and (folder / MANIFEST).is_file(),), owner=0)
+    with one_at_a_time(folder, "calibrating") if compute.leads else nullcontext():
+        (present,) = compute.exchanged((not arguments.force and (folder / MANIFEST).is_file(),), owner=0)
         if present:
             Calibration.load(folder)
-            if leads:
+            if compute.leads:
                 print(f"{folder}: already calibrated for this model, spec and images; reused (--force to redo)")
             return 0
         model = load_model(arguments.model)
         model.forget_reference()
-        if spec.method == "range":
-            calibration = calibrate(model, spec, files, device)
-        else:
-            partial = folder.with_name(f"{folder.name}.partial")
-            with telling_how_to_go_on(partial):
-                calibration = learn_calibration(model, spec, files, partial, arguments.low_memory, device)
-        if not leads:
+        partial = folder.with_name(f"{folder.name}.partial")
+        with naming_what_is_kept(partial, compute):
+            calibration = calibrate(model, spec, files, compute, partial, arguments.low_memory)
+        if not compute.leads:
             return 0
         calibration.save(folder)
-    sites = sum(key.endswith(".weight_scale") for key in calibration.tensors)
-    print(f"{folder}: {sites} sites from {len(files)} images")
+    print(f"{folder}: {len(calibration.quant.sites)} sites from {len(files)} images")
     return 0
 
 
 @contextmanager
-def telling_how_to_go_on(partial: Path) -> Iterator[None]:
+def naming_what_is_kept(partial: Path, compute: Compute) -> Iterator[None]:
     """Where Ctrl-C or SIGTERM end the work, say what is kept of it."""
-    from passionsr_trt.export.calibrate.distributed import rank
-
     try:
         yield
     except KeyboardInterrupt:
-        if partial.is_dir() and not rank():
+        if partial.is_dir() and compute.leads:
             print(f"{partial} keeps what was found so far: the same command goes on from there", file=sys.stderr)
         raise
 
@@ -219,7 +210,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def exported(arguments: argparse.Namespace) -> OnnxBundle:
     """The bundle in --output, made or found there."""
-    from passionsr_trt.export.calibrate.distributed import refuse_several
+    from passionsr_trt.export.calibrate.compute import refuse_several
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
 
@@ -236,9 +227,9 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
     if not arguments.force and is_current(arguments, digest, key):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
         return OnnxBundle.load(arguments.output)
+    from passionsr_trt.export.model.devices import chosen_device
     from passionsr_trt.export.onnx.bundle import export_bundle
     from passionsr_trt.export.onnx.to_onnx import ExportPlan
-    from passionsr_trt.export.quantize.devices import chosen_device
 
     device = chosen_device(arguments.device)
     size = arguments.size or ExportPlan.size
@@ -279,8 +270,7 @@ def add_own_calibration(parser: argparse.ArgumentParser) -> None:
 
 def own_calibration(arguments: argparse.Namespace, digest: str) -> Calibration:
     """The calibration that --calibration names, or the model's own in --cache; UserError for another model's."""
-    from passionsr_trt.export.quantize.calibration import Calibration
-    from passionsr_trt.export.quantize.calibration_cache import find_calibration
+    from passionsr_trt.export.quantize.calibration import Calibration, find_calibration
 
     if arguments.calibration is None:
         return find_calibration(arguments.cache, digest)

@@ -39,11 +39,11 @@ def add_sensitivity(parser: argparse.ArgumentParser) -> None:
 
 def run_sensitivity(arguments: argparse.Namespace) -> int:
     from passionsr_trt.export.calibrate import sensitivity
+    from passionsr_trt.export.calibrate.compute import refuse_several
     from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
-    from passionsr_trt.export.calibrate.distributed import refuse_several
     from passionsr_trt.export.families.registry import check_model, load_model
     from passionsr_trt.export.families.weights import model_digest
-    from passionsr_trt.export.quantize.devices import chosen_device, on_device, working_on
+    from passionsr_trt.export.model.devices import chosen_device, on_device, working_on
 
     refuse_several("sensitivity")
     device = chosen_device(arguments.device)
@@ -81,11 +81,10 @@ def write_reduced(
     probe: Probe, report: Sensitivity, calibration: Calibration, budget: float, output: Path
 ) -> None:
     """The calibration and the spec that leave as few ports float as reach the budget, dB."""
-    from passionsr_trt.export.calibrate import sensitivity
 
     kept, psnr = probe.within_budget([entry.port for entry in report.ports], budget)
     chosen = [entry for entry in report.ports if entry.port in kept]
-    reduced = sensitivity.without(calibration, [site for entry in chosen for site in entry.sites])
+    reduced = calibration.without([site for entry in chosen for site in entry.sites])
     reduced.save(output / "calibration")
     (output / "spec.json").write_text(json.dumps(reduced.spec.to_json(), indent=1) + "\n")
     share = sum(entry.macs_share for entry in chosen)

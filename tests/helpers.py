@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.stable_diffusion import checkpoints
-from passionsr_trt.export.quantize.modes import Mode, Moded
-from passionsr_trt.export.quantize.part import Part
-from torch import nn
+from passionsr_trt.export.model.hooks import attached
+from passionsr_trt.export.model.part import Part, Tensors
+from passionsr_trt.export.quantize.calibration import Calibration
+from passionsr_trt.export.quantize.fold import fold
+from passionsr_trt.export.quantize.quantizers import fake_quantizers
+from passionsr_trt.export.quantize.values import PartQuant
+from torch import Tensor, nn
 
 UNET = {
     "in_channels": 4,
@@ -60,11 +66,24 @@ def write_model(
     return folder
 
 
-def switch(module: nn.Module, mode: Mode) -> None:
-    """Every site, port and attention of a module in one mode, for good."""
-    for found in module.modules():
-        if isinstance(found, Moded):
-            found.mode = mode
+def applied(calibration: Calibration, part: Part, probe: Tensors | None = None) -> PartQuant:
+    """LET folded into a part: what is left to be attached to it."""
+    return fold(part, calibration.of_part(part), probe)
+
+
+def faked(part: Part, quant: PartQuant) -> AbstractContextManager[None]:
+    """A folded part computes with fake quantization while the context lasts."""
+    return attached(fake_quantizers(part, quant))
+
+
+def quantized_chain(parts: Iterable[Part], calibration: Calibration, sources: Tensors) -> dict[str, Tensor]:
+    """Every tensor of a chain whose parts are folded and run with fake quantization."""
+    tensors = dict(sources)
+    with torch.no_grad():
+        for part in parts:
+            with faked(part, applied(calibration, part)):
+                tensors[part.output.name] = part.run(tensors)
+    return tensors
 
 
 def lone_part(name: str, module: nn.Module, channels: int) -> Part:

@@ -22,7 +22,7 @@ DEPENDENCIES = {
 # from the bottom up: a room imports from itself and from rooms before it; what stands together does not meet
 BACKENDS = ("engines.openvino", "engines.tensorrt")
 ENGINES = ("engines.common", "engines.bundle", "engines.pictures", "engines.graph", BACKENDS, "engines")
-EXPORT = ("export.quantize", "export.families", "export.onnx", "export.calibrate", "export")
+EXPORT = ("export.model", "export.quantize", "export.families", "export.onnx", "export.calibrate", "export")
 RUNTIME = ("runtime.pictures", "runtime.core", "runtime.backends", "runtime.apps", "runtime")
 # a family, its parts and what they are made of; other rooms know wiring alone
 FAMILY_WORDS = re.compile(

@@ -16,9 +16,27 @@ MOST = 1_000_000  # steps, candidates, crops: more is a slip
 OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
+PATTERNS = ("exclude", "unabsorbed")
 BY_WIDTH = -1
-# stated where they are used: what was calibrated before keeps its key
-LATER = ("attention", "block_share")
+# key: what it may be
+CHOICES: dict[str, tuple[object, ...]] = {
+    "bits_weights": (4, 6, 8),
+    "bits_activations": (4, 6, 8),
+    "activation_observer": OBSERVERS,
+    "weight_observer": OBSERVERS,
+    "weight_code_limit": (HALF_RANGE.high, FULL_RANGE.high),
+    "method": METHODS,
+    "rounding": ROUNDINGS,
+    "granularity": ("module", "block"),
+}
+LEAST = {
+    "dobi_candidates": 1,
+    "accumulate": 1,
+    "min_channels": 0,
+    "let_steps": 0,
+    "lbq_steps": 0,
+    "correction_steps": 0,
+}
 
 
 class ByWidth(int):
@@ -42,25 +60,22 @@ class QuantSpec:
 
     method: `range` takes boundaries from the observers; `smoothquant` scales channels by SmoothQuant's rule with
     smooth_alpha and takes full ranges; `search` takes LET and boundaries that are best for every port alone
-    (export/calibrate/search.py); `learned` goes on from there and runs DQC (export/calibrate/dqc.py).
+    (export/calibrate/steps/search.py); `learned` goes on from there and runs DQC (export/calibrate/pipeline.py).
     rounding: of weights to codes: `nearest`, or `second_order`, so that errors cancel on the calibration images
     (`range` rounds to the nearest always).
     Of `search` and `learned`:
-    let_scale: learn LET's scales; shift: LET's shifts `none`, `free` (where a neighbour absorbs them), or `all`
-    (elsewhere an Add, and a Pad in front of a padded convolution);
-    explicit: patterns of the ports at which LET may leave an operation in the graph where no neighbour absorbs it;
-    explicit_gain: dB of a site's own output error that such an operation has to win where it parts a kernel in two
-    (after norm → SiLU, everywhere in an image network; elsewhere it joins its neighbour); below 8 bits it need not
-    win any;
+    unabsorbed: patterns of the ports at which LET may leave operations in the graph where no neighbour absorbs it:
+    a Mul, an Add, and a Pad in front of a shifted convolution that pads;
+    unabsorbed_gain: dB of a site's own output error that such an operation has to win where it parts a kernel in
+    two (after norm → SiLU, everywhere in an image network; elsewhere it is fused with its neighbour); below 8 bits
+    it need not win any;
     Of `learned` alone:
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     block_share: which of a part's blocks learn, the costliest; the others keep what the search found;
     let_steps, lbq_steps: Adam steps of the stages, for each module or block; lbq_steps BY_WIDTH: none at 8 bits,
     where boundaries that are learned lose to searched ones once weights are rounded in second order, else 48;
-    staged: LET first, then LBQ, as DQC does, else both at once;
-    output_bias: with the boundaries, learn what is added to a site's bias, which costs an engine nothing;
-    settle_steps: Adam steps in which, once weights are rounded, gains of the last part and its output biases
-    make up for the errors of the chain; not block by block;
+    correction_steps: Adam steps of bias correction: once weights are rounded, gains and biases of the last part's
+    rows make up for the errors of the chain; not block by block;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
     """
 
@@ -78,15 +93,11 @@ class QuantSpec:
     method: str = "range"
     rounding: str = "second_order"
     smooth_alpha: float = 0.5
-    let_scale: bool = True
-    shift: str = "all"
-    explicit: tuple[str, ...] = ("*",)
-    explicit_gain: float = 3.0
+    unabsorbed: tuple[str, ...] = ("*",)
+    unabsorbed_gain: float = 3.0
     let_steps: int = 32
     lbq_steps: int = BY_WIDTH
-    staged: bool = True
-    output_bias: bool = True
-    settle_steps: int = 200
+    correction_steps: int = 200
     granularity: str = "module"
     block_share: float = 1.0
     accumulate: int = 1
@@ -97,43 +108,37 @@ class QuantSpec:
         if self.lbq_steps == BY_WIDTH or isinstance(self.lbq_steps, ByWidth):
             eight = self.bits_weights == self.bits_activations == 8
             object.__setattr__(self, "lbq_steps", ByWidth(0 if eight else 48))
-        for name, allowed in (
-            ("bits_weights", (4, 6, 8)),
-            ("bits_activations", (4, 6, 8)),
-            ("activation_observer", OBSERVERS),
-            ("weight_observer", OBSERVERS),
-            ("weight_code_limit", (HALF_RANGE.high, FULL_RANGE.high)),
-            ("method", METHODS),
-            ("rounding", ROUNDINGS),
-            ("granularity", ("module", "block")),
-            ("shift", ("none", "free", "all")),
-        ):
+        self._check_choices()
+        self._check_numbers()
+
+    def _check_choices(self) -> None:
+        """UserError for a value that is none of its key's."""
+        for name, allowed in CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
-        if not 50 < self.percentile <= 100:
-            raise UserError(f"spec: percentile is {self.percentile}", "expected more than 50 and at most 100")
-        from_zero = ("min_channels", "let_steps", "lbq_steps", "settle_steps")
-        least_values = {"dobi_candidates": 1, "accumulate": 1, **dict.fromkeys(from_zero, 0)}
-        for name, least in least_values.items():
-            if getattr(self, name) < least:
-                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")
-            if getattr(self, name) > MOST:
-                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at most {MOST}")
-        if not 0 <= self.explicit_gain <= 1000:
-            raise UserError(f"spec: explicit_gain is {self.explicit_gain}", "expected 0 to 1000 dB")
-        if not 0 < self.block_share <= 1:
-            raise UserError(f"spec: block_share is {self.block_share}", "expected more than 0, at most 1")
         if self.block_share < 1 and self.granularity != "block":
             raise UserError(
                 f"spec: block_share {self.block_share} of a whole module", "expected granularity `block` with it"
             )
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"spec: seed is {self.seed}", "expected 0 to 2^63 − 1")
-        if not 0 <= self.smooth_alpha <= 1:
-            raise UserError(f"spec: smooth_alpha is {self.smooth_alpha}", "expected 0 to 1")
-        if not 0 < self.learning_rate < 1:
-            raise UserError(f"spec: learning_rate is {self.learning_rate}", "expected more than 0, less than 1")
+
+    def _check_numbers(self) -> None:
+        """UserError for a number out of its key's range."""
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at least {least}")
+            if getattr(self, name) > MOST:
+                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected at most {MOST}")
+        for name, fits, expected in (
+            ("percentile", 50 < self.percentile <= 100, "more than 50 and at most 100"),
+            ("unabsorbed_gain", 0 <= self.unabsorbed_gain <= 1000, "0 to 1000 dB"),
+            ("block_share", 0 < self.block_share <= 1, "more than 0, at most 1"),
+            ("seed", 0 <= self.seed < 2**63, "0 to 2^63 − 1"),
+            ("smooth_alpha", 0 <= self.smooth_alpha <= 1, "0 to 1"),
+            ("learning_rate", 0 < self.learning_rate < 1, "more than 0, less than 1"),
+        ):
+            if not fits:
+                raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected {expected}")
 
     @property
     def weight_codes(self) -> CodeRange:
@@ -153,19 +158,17 @@ class QuantSpec:
     def excludes(self, site: str) -> bool:
         return _matches(site, self.exclude)
 
-    def allows_explicit(self, port: str) -> bool:
-        return _matches(port, self.explicit)
+    def allows_unabsorbed(self, port: str) -> bool:
+        return _matches(port, self.unabsorbed)
 
     @property
-    def gain_after_silu(self) -> float:
-        """explicit_gain, and 0 where quality comes before speed: fewer than 8 bits are no faster."""
-        return self.explicit_gain if self.bits_activations == 8 else 0.0
+    def gain_where_fused(self) -> float:
+        """unabsorbed_gain, and 0 where quality comes before speed: fewer than 8 bits are no faster."""
+        return self.unabsorbed_gain if self.bits_activations == 8 else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        plain = {"exclude": list(self.exclude), "explicit": list(self.explicit), "lbq_steps": int(self.lbq_steps)}
-        stated = {"schema_version": SCHEMA_VERSION, **asdict(self), **plain}
-        unused = {key for key in LATER if stated[key] == getattr(type(self), key)}
-        return {key: value for key, value in stated.items() if key not in unused}
+        patterns = {name: list(getattr(self, name)) for name in PATTERNS}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), **patterns, "lbq_steps": int(self.lbq_steps)}
 
     @classmethod
     def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:

@@ -14,17 +14,16 @@ from passionsr_trt.engines.bundle.wiring import Wired, chain_grid, chain_multipl
 from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
-from passionsr_trt.export.calibrate import distributed
-from passionsr_trt.export.quantize.part import Model, Tensors
+from passionsr_trt.export.model.part import Model, Tensors
 from torch import Tensor
 from tqdm import tqdm
 
 
-def calibration_files(folder: Path, limit: int) -> list[Path]:
+def calibration_files(folder: Path, limit: int, quiet: bool = False) -> list[Path]:
     """The first `limit` pictures of a folder and its sub-folders that can be read, by name.
 
     One that cannot is said, and the next takes its place. So is what is left out, and pictures of one colour,
-    which tell nothing of ranges. UserError where none can be read.
+    which tell nothing of ranges; `quiet` leaves that to another process. UserError where none can be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", "expected low-resolution calibration images")
@@ -46,7 +45,7 @@ def calibration_files(folder: Path, limit: int) -> list[Path]:
     if plain:
         share = f"{len(plain)} of {len(files)} pictures are of one colour ({plain[0]})"
         said.append(f"warning: {share}: ranges come from what is in a picture; take photos like those to enlarge")
-    for line in said if not distributed.rank() else []:
+    for line in [] if quiet else said:
         if line:
             tqdm.write(printable(line), file=sys.stderr)
     if not files:

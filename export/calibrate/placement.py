@@ -1,23 +1,32 @@
-"""What a calibration keeps, and what waits for its turn: on the device, on the host or on disk, by what fits."""
+"""What a calibration keeps, and what waits for its turn: on the device, on the host or on disk, by what fits.
+
+What is freed goes back to the system: glibc keeps it, in pieces that the next size does not fit. Elsewhere nothing
+happens.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import enum
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from passionsr_trt.engines.common.free_memory import free_memory
+from passionsr_trt.export.model.devices import HOST, move, move_own, naming_full_memory, working_on
+from passionsr_trt.export.model.hooks import hooked
+from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.quantize.calibration import write_tensors
-from passionsr_trt.export.quantize.devices import HOST, move, move_own, told_when_full, working_on
-from passionsr_trt.export.quantize.hooks import hooked
-from passionsr_trt.export.quantize.part import Part
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-SHARE = 4  # of free memory, one part of so many: the rest is for activations, and for others on the host
+MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
+SHARE = 4  # of free memory, one part of so many: what remains is for activations, and for others on the host
+T = TypeVar("T")
 Bring = Callable[[nn.Module], None]
 
 
@@ -67,23 +76,23 @@ class Spill:
 
     def __init__(self, folder: Path, placement: Placement) -> None:
         self.folder, self.placement = folder, placement
-        self.kept: list[Tensor | None] = []  # None: on disk
+        self.tensors: list[Tensor | None] = []  # None: on disk
         folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, x: Tensor) -> None:
         where = self.placement.place(x.numel() * x.element_size())
         if where is Where.DISK:
-            write_tensors({"x": x}, self.folder / str(len(self.kept)))
-            self.kept.append(None)
+            write_tensors({"x": x}, self.folder / str(len(self.tensors)))
+            self.tensors.append(None)
         else:
-            self.kept.append(x if where is Where.DEVICE else x.to(HOST))
+            self.tensors.append(x if where is Where.DEVICE else x.to(HOST))
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.tensors)
 
     def __getitem__(self, index: int, /) -> Tensor:
-        kept = self.kept[index]
-        return (load_file(self.folder / str(index))["x"] if kept is None else kept).to(self.placement.device)
+        x = self.tensors[index]
+        return (load_file(self.folder / str(index))["x"] if x is None else x).to(self.placement.device)
 
 
 @contextmanager
@@ -113,7 +122,7 @@ def resident(device: torch.device, part: Part, waiting: Sequence[nn.Module]) -> 
             for module in part.module.modules():
                 if module not in inside:
                     move_own(module, device)
-            with told_when_full(device):
+            with naming_full_memory(device):
                 yield bring
     finally:
         move(part.module, HOST)
@@ -125,3 +134,35 @@ def waiting_blocks(device: torch.device, part: Part, blocks: Sequence[nn.Module]
         return ()
     weights = sum(weight.numel() * weight.element_size() for weight in part.module.parameters())
     return blocks if weights > free_on(device) // SHARE else ()
+
+
+def within(budget: int, items: Sequence[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Neighbours whose sizes, in bytes, fit the budget together; one that alone does not fit comes alone."""
+    chosen: list[T] = []
+    room = budget
+    for item in items:
+        size = size_of(item)
+        if chosen and size > room:
+            yield chosen
+            chosen, room = [], budget
+        chosen.append(item)
+        room -= size
+    if chosen:
+        yield chosen
+
+
+def return_freed_memory() -> None:
+    """From now on large tensors go back when they are freed: half the peak of a block-wise run. Takes time."""
+    _glibc("mallopt", MMAP_THRESHOLD, 1 << 20)
+
+
+def return_what_is_free() -> None:
+    """What is free now goes back, once: a gigabyte after Stable Diffusion 2.1's UNet."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    if sys.platform == "linux":
+        function = getattr(ctypes.CDLL(None), name, None)  # musl has none
+        if function is not None:
+            function(*arguments)

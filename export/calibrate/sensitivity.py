@@ -7,19 +7,20 @@ most sensitive ports float, as few as reach a target.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.export.model.hooks import attached
+from passionsr_trt.export.model.part import Model
+from passionsr_trt.export.model.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.modes import Mode, in_mode
-from passionsr_trt.export.quantize.part import Model, Part
-from passionsr_trt.export.quantize.sites import NamedSite, group_ports
-from torch import Tensor
+from passionsr_trt.export.quantize.fold import fold
+from passionsr_trt.export.quantize.quantizers import fake_quantizers
+from torch import Tensor, nn
 from tqdm import tqdm
 
 
@@ -57,66 +58,71 @@ class Probe:
         self.ports: dict[str, list[NamedSite]] = {}
         self.part_of: dict[str, int] = {}
         self.macs: dict[str, int] = {}
+        self.fakes: dict[Any, nn.Module] = {}
         tensors = dict(crops[0])
         for index, part in enumerate(self.parts):
-            calibration.of_part(part).apply(part, tensors)
+            quant = fold(part, calibration.of_part(part), tensors)
+            self.fakes |= fake_quantizers(part, quant)
             for info in part.site_infos(tensors):
                 self.macs[info.name] = info.macs
-            quantized = [named for named in part.sites() if named.site.weight_scale is not None]
+            quantized = [named for named in part.sites() if named.name in quant.sites]
             for port, sites in group_ports(quantized).items():
                 self.ports[port], self.part_of[port] = sites, index
             tensors[part.output.name] = part.run(tensors)
-        self.floats = self.run_from(0, crops, Mode.FLOAT)
-        self.fakes = self.run_from(0, crops, Mode.FAKE)
+        self.of_ports = {port: self._fakes_of(sites) for port, sites in self.ports.items()}
+        self.float_run, self.quantized_run = self._run(0, crops, {}), self._run(0, crops, self.fakes)
 
-    def run_from(self, first: int, known: list[dict[str, Tensor]], mode: Mode) -> list[dict[str, Tensor]]:
-        """Every crop's tensors, the outputs of the parts from the `first` on computed in a mode."""
-        found = [dict(tensors) for tensors in known]
-        for part in self.parts[first:]:
-            with part.mode(mode):
-                self._run(part, found)
-        return found
+    def _fakes_of(self, sites: list[NamedSite]) -> dict[Any, nn.Module]:
+        """What is attached to a port and its sites."""
+        return {key: self.fakes[key] for key in (sites[0].site.port, *(named.site for named in sites))}
 
-    @staticmethod
-    def _run(part: Part, crops: list[dict[str, Tensor]]) -> None:
-        for tensors in crops:
-            tensors[part.output.name] = part.run(tensors)
+    def _run(
+        self, first: int, known: list[dict[str, Tensor]], quantizers: Mapping[Any, nn.Module]
+    ) -> list[dict[str, Tensor]]:
+        """Every crop's tensors, the outputs of the parts from the `first` on computed anew."""
+        crops = [dict(tensors) for tensors in known]
+        with attached(quantizers):
+            for part in self.parts[first:]:
+                for tensors in crops:
+                    tensors[part.output.name] = part.run(tensors)
+        return crops
 
     def psnr(self, crops: list[dict[str, Tensor]]) -> float:
         """Of pictures in [-1, 1] to the float ones, over all crops: 10·log10(2² / MSE)."""
         name = self.parts[-1].output.name
-        pairs = [(a[name].clamp(-1, 1), b[name].clamp(-1, 1)) for a, b in zip(self.floats, crops, strict=True)]
-        error = [float((a - b).square().mean()) for a, b in pairs]
+        pairs = zip(self.float_run, crops, strict=True)
+        error = [float((a[name].clamp(-1, 1) - b[name].clamp(-1, 1)).square().mean()) for a, b in pairs]
         return 10 * math.log10(4 / max(sum(error) / len(error), 1e-12))
 
     @torch.no_grad()
-    def run(self, background: Mode, different: Mode, ports: list[str]) -> float:
-        """PSNR with all ports in one mode but `ports` in the other."""
-        known = self.floats if background is Mode.FLOAT else self.fakes
-        first = min((self.part_of[port] for port in ports), default=0)
-        with ExitStack() as modes:
-            for part in self.parts:
-                modes.enter_context(part.mode(background))
-            for port in ports:
-                for named in self.ports[port]:
-                    modes.enter_context(in_mode(named.site, different))
-            found = [dict(tensors) for tensors in known]
-            for part in self.parts[first:]:
-                self._run(part, found)
-        return self.psnr(found)
+    def quantized(self, ports: Sequence[str]) -> float:
+        """PSNR with these ports alone quantized."""
+        fakes = {key: fake for port in ports for key, fake in self.of_ports[port].items()}
+        return self.psnr(self._run(self._first(ports), self.float_run, fakes))
+
+    @torch.no_grad()
+    def without(self, ports: Sequence[str]) -> float:
+        """PSNR with all but these ports quantized."""
+        left = {key for port in ports for key in self.of_ports[port]}
+        fakes = {key: fake for key, fake in self.fakes.items() if key not in left}
+        return self.psnr(self._run(self._first(ports), self.quantized_run, fakes))
+
+    def _first(self, ports: Sequence[str]) -> int:
+        """The first part that a switch of these ports changes."""
+        return min((self.part_of[port] for port in ports), default=0)
 
     def report(self) -> Sensitivity:
-        whole = self.psnr(self.fakes)
+        everything = self.psnr(self.quantized_run)
         total = sum(self.macs.values())
         ports = []
         with tqdm(self.ports.items(), desc="sensitivity", unit="port") as progress:
             for port, sites in progress:
-                alone = self.run(Mode.FLOAT, Mode.FAKE, [port])
-                gain = self.run(Mode.FAKE, Mode.FLOAT, [port]) - whole
+                alone = self.quantized([port])
+                gain = self.without([port]) - everything
                 names = [named.name for named in sites]
                 ports.append(PortReport(port, names, sum(self.macs[name] for name in names) / total, alone, gain))
                 progress.set_postfix_str(f"{port} {alone:.1f} dB alone")
-        return Sensitivity(whole, sorted(ports, key=lambda entry: -entry.gain_if_float))
+        return Sensitivity(everything, sorted(ports, key=lambda entry: -entry.gain_if_float))
 
     def within_budget(self, ranking: list[str], target: float) -> tuple[list[str], float]:
         """The shortest head of `ranking` that, left float, reaches `target` dB; and what it reaches.
@@ -128,7 +134,7 @@ class Probe:
         reached: dict[int, float] = {}
 
         def attempt(count: int) -> float:
-            return self.run(Mode.FAKE, Mode.FLOAT, ranking[:count])
+            return self.without(ranking[:count])
 
         with tqdm(desc=f"budget {target:g} dB", unit="try") as progress:
             while low < high:
@@ -145,14 +151,6 @@ class Probe:
             raise UserError(f"{unknown[0]}: not a quantized port of this model", "expected one of its own")
         if not math.isfinite(target):
             raise UserError(f"a budget of {target} dB", "expected a finite number")
-
-
-def without(calibration: Calibration, sites: list[str]) -> Calibration:
-    """The calibration with `sites` left float: its spec excludes them, their tensors are gone."""
-    spec = replace(calibration.spec, exclude=(*calibration.spec.exclude, *sites))
-    gone = tuple(f"{site}." for site in sites)
-    kept = {key: value for key, value in calibration.tensors.items() if not key.startswith(gone)}
-    return Calibration(calibration.model_digest, spec, calibration.data_digest, kept)
 
 
 def draw(report: Sensitivity, parts: Sequence[str], path: Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.families.blocks import Mid, ResBlock, SpatialSelfAttention, resamplers
-from passionsr_trt.export.quantize.sites import SiteConv
-from passionsr_trt.export.quantize.transform import Absorb, Into
+from passionsr_trt.export.model.absorb import Absorb, Into
+from passionsr_trt.export.model.sites import SiteConv
 from torch import Tensor, nn
 
 AUTOENCODER_ABSORB = (

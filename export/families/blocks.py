@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.quantize.modes import Mode, Moded
-from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
+from passionsr_trt.export.model.sites import Port, SiteConv, SiteLinear
+from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
 
@@ -26,7 +25,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.conv1, self.conv2 = SiteConv.from_conv(block.conv1), SiteConv.from_conv(block.conv2)
-        self.conv1.port.joined = self.conv2.port.joined = True
+        self.conv1.port.fused = self.conv2.port.fused = True
         shortcut = block.conv_shortcut
         self.conv_shortcut = None if shortcut is None else SiteConv.from_conv(shortcut)
         if time_embedding is not None and block.time_emb_proj is not None:
@@ -39,13 +38,13 @@ class ResBlock(nn.Module):
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + hidden
 
 
-def attend(query: Tensor, key_t: Tensor, value: Tensor, mode: Mode, slices: int = 1) -> Tensor:
+def attend(query: Tensor, key_t: Tensor, value: Tensor, slices: int = 1) -> Tensor:
     """softmax(q·kᵀ)·v with 1/√d already inside q. q [B,h,N,d], kᵀ [B,h,d,M], v [B,h,M,d] → [B,h,N,d].
 
     slices: in a graph, queries go through in so many pieces, which N has to be a multiple of: an engine that does
     not fuse attention (TensorRT-RTX at d = 512) holds the scores of one piece.
     """
-    if mode is not Mode.QDQ:
+    if not torch.onnx.is_in_onnx_export():
         key = key_t.transpose(-1, -2)
         if key.dim() == 3:
             key, value = key[None], value[None]
@@ -53,10 +52,10 @@ def attend(query: Tensor, key_t: Tensor, value: Tensor, mode: Mode, slices: int 
     if slices == 1:
         return torch.matmul(torch.softmax(torch.matmul(query, key_t), dim=-1), value)
     pieces = query.unflatten(2, (slices, -1))
-    return torch.cat([attend(pieces[:, :, piece], key_t, value, mode) for piece in range(slices)], dim=2)
+    return torch.cat([attend(pieces[:, :, piece], key_t, value) for piece in range(slices)], dim=2)
 
 
-class SelfAttention(Moded):
+class SelfAttention(nn.Module):
     """Multi-head self-attention on tokens [B, N, C]; q, k, v read one port. W_q carries 1/√d. slices: `attend`."""
 
     def __init__(self, attention: Any, slices: int = 1) -> None:
@@ -75,7 +74,7 @@ class SelfAttention(Moded):
         query = split_heads(self.to_q(x, ported=True), self.heads).transpose(1, 2)
         key_t = split_heads(self.to_k(x, ported=True), self.heads).permute(0, 2, 3, 1)
         value = split_heads(self.to_v(x, ported=True), self.heads).transpose(1, 2)
-        out = attend(query, key_t, value, self.mode, self.slices).transpose(1, 2)
+        out = attend(query, key_t, value, self.slices).transpose(1, 2)
         return self.to_out[0](out.reshape(batch, tokens, channels))
 
 

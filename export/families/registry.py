@@ -13,7 +13,7 @@ from passionsr_trt.export.families.resshift.family import ResShift
 from passionsr_trt.export.families.stable_diffusion.family import StableDiffusion
 
 if TYPE_CHECKING:  # an option's help is shown without PyTorch
-    from passionsr_trt.export.quantize.part import Model
+    from passionsr_trt.export.model.part import Model
 
 
 class Family(Protocol):

@@ -10,15 +10,18 @@ import torch
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.manifest import atomic_folder
 from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
+from passionsr_trt.export.model.devices import HOST, on_device, working_on
+from passionsr_trt.export.model.hooks import attached
+from passionsr_trt.export.model.part import Model, Part, Tensors, proof_size, smooth_sources
+from passionsr_trt.export.model.proof import prove, relative_error
 from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.devices import HOST, on_device, working_on
-from passionsr_trt.export.quantize.formats import FORMATS
-from passionsr_trt.export.quantize.modes import Mode
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
-from passionsr_trt.export.quantize.proof import prove, relative_error
-from passionsr_trt.export.quantize.recast import recast
+from passionsr_trt.export.quantize.fold import fold
+from passionsr_trt.export.quantize.grids import CODES
+from passionsr_trt.export.quantize.quantizers import fake_quantizers
+from passionsr_trt.export.quantize.to_fp8 import to_format
+from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor
 
 QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake quantization's
@@ -41,7 +44,7 @@ def export_bundle(
     """
     if consume:
         model.forget_reference()
-    scales = None if calibration is None else recast(calibration, model.parts, FORMATS[plan.format])
+    scales = None if calibration is None else to_format(calibration, model.parts, CODES[plan.format])
     with working_on(device, model.parts):
         overlap = model.overlap()
     infos, multiple = [], chain_multiple(model.parts)
@@ -53,11 +56,11 @@ def export_bundle(
                 stages.enter("folding")
                 path = folder / f"{part.name}.onnx"
                 with working_on(device, [part]):
-                    applied = 0 if scales is None else scales.of_part(part).apply(part, tensors)
-                    info = part.info(path.name, tensors)
-                    infos.append(replace(info, format=plan.format if applied else plan.precision))
-                    reference, allowed = expected_result(part, tensors, plan)
-                export_part(part, multiple, plan, path, consume, stages)
+                    quant = PartQuant() if scales is None else fold(part, scales.of_part(part), tensors)
+                    info = part.info(path.name, tensors, quant.sites)
+                    infos.append(replace(info, format=plan.format if quant.sites else plan.precision))
+                    reference, allowed = expected_result(part, quant, tensors, plan)
+                export_part(part, quant.on(HOST), multiple, plan, path, consume, stages)
                 stages.enter("proving")
                 feed = {tensor.name: tensors[tensor.name].cpu().numpy() for tensor in part.inputs}
                 prove(f"{part.name} graph", reference.cpu(), torch.from_numpy(run_reference(path, feed)), allowed)
@@ -83,7 +86,7 @@ def _proof_sources(model: Model, plan: ExportPlan, multiple: int) -> dict[str, T
     return smooth_sources(model.parts, proof_size(multiple), seed=2)
 
 
-def expected_result(part: Part, tensors: Tensors, plan: ExportPlan) -> tuple[Tensor, float]:
+def expected_result(part: Part, quant: PartQuant, tensors: Tensors, plan: ExportPlan) -> tuple[Tensor, float]:
     """The float part's output on `tensors`, and how far from it the graph's may be (relative error).
 
     A float32 graph must agree to 1e-4. A QDQ graph rounds where the float noise of two executors differs,
@@ -92,8 +95,8 @@ def expected_result(part: Part, tensors: Tensors, plan: ExportPlan) -> tuple[Ten
     """
     reference = part.run(tensors)
     half = 1e-2 if plan.precision == "fp16" else 0.0
-    if all(named.site.weight_scale is None for named in part.sites()):
+    if not quant.sites:
         return reference, half or 1e-4
-    with part.mode(Mode.FAKE):
+    with attached(fake_quantizers(part, quant)):
         fake = relative_error(reference, part.run(tensors))
     return reference, QDQ_TOLERANCE * fake + 1e-3 + half

@@ -26,9 +26,9 @@ from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.graph.rewriting import save
 from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale
+from passionsr_trt.export.model.part import proof_size
+from passionsr_trt.export.model.proof import FoldError
 from passionsr_trt.export.onnx.around_chain import after, before, numbers, of_chain
-from passionsr_trt.export.quantize.part import proof_size
-from passionsr_trt.export.quantize.proof import FoldError
 from PIL import Image
 
 LARGEST = 2**31 - 2**20  # bytes of a protobuf; above, weights lie beside the file

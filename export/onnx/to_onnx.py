@@ -7,7 +7,6 @@ profile and polygraphy all show these names.
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,10 +21,11 @@ import torch
 from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.names import DEQUANTIZE, QUANTIZE, port_node, weight_names, weight_node
+from passionsr_trt.export.model.part import Part
+from passionsr_trt.export.model.sites import NamedSite, named_sites
 from passionsr_trt.export.onnx.stages import Stages
-from passionsr_trt.export.quantize.modes import Mode, Moded, in_mode
-from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import NamedSite, Site, named_sites
+from passionsr_trt.export.quantize.quantizers import export_twin
+from passionsr_trt.export.quantize.values import PartQuant
 from torch import nn
 
 OPSET = 20
@@ -47,22 +47,28 @@ class ExportPlan:
 
 @torch.no_grad()
 def export_part(
-    part: Part, multiple: int, plan: ExportPlan, path: Path, consume: bool = False, stages: Stages | None = None
+    part: Part,
+    quant: PartQuant,
+    multiple: int,
+    plan: ExportPlan,
+    path: Path,
+    consume: bool = False,
+    stages: Stages | None = None,
 ) -> None:
-    """Write `path`. Sites with scales become QDQ, the others stay float in `plan.precision`.
+    """Write `path`. Sites with a row in `quant`, whose LET is folded, become QDQ; the others stay float in
+    `plan.precision`.
 
     multiple: of picture sides that the chain takes. consume: the part's own weights are let go on the way.
     stages: told which stage begins.
     """
-    twin = _export_twin(part, plan.precision, consume)
+    twin = export_twin(part, quant, plan.precision == "fp16", consume)
     _write_program(part, twin, multiple, plan, path, stages)
     model = onnx.load(str(path), load_external_data=False)
     sites = list(named_sites(twin, part.name))
     rename_nodes(model, sites, part.name)
     if consume:  # by force: the exporter's rewriter keeps its last graph
         for named in sites:
-            assert named.site.stored is not None
-            storage = named.site.stored.untyped_storage()
+            storage = named.site.get_buffer("stored").untyped_storage()
             if storage.resizable():
                 storage.resize_(0)
     if plan.dynamic:
@@ -79,7 +85,7 @@ def _write_program(
     # two of two multiples: torch takes a batch or a side of 1 for a constant
     size, batch = ((2 * multiple, 2 * multiple), 2) if plan.dynamic else (plan.size, 1)
     heard = nullcontext() if stages is None else stages.of_exporter()
-    with quiet_exporter(), heard, in_mode(twin, Mode.QDQ):
+    with quiet_exporter(), heard:
         program = torch.onnx.export(
             twin,
             tuple(torch.zeros(tensor.at(size, batch)) for tensor in part.inputs),
@@ -121,49 +127,6 @@ def quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def _export_twin(part: Part, precision: str, consume: bool) -> nn.Module:
-    """A shallow twin for export: weights are shared, buffers and types are its own."""
-    memo: dict[int, Any] = {}
-    for parameter in part.module.parameters():
-        memo[id(parameter)] = parameter
-    twin = copy.deepcopy(part.module, memo)
-    memo.clear()
-    own, sites = part.sites(), list(named_sites(twin, part.name))
-    first, last = part.first_and_last
-    if precision == "fp16":
-        # the first and the last site stay float32, and with them the formulas and images beyond them
-        next(named.site for named in sites if named.name == first).out_dtype = torch.float16
-        for module in twin.modules():
-            if not isinstance(module, Site):
-                _halve(module)
-    for original, named in zip(own, sites, strict=True):
-        site = named.site
-        site.prepare_export()  # first, so that codes are the same in either precision
-        if precision == "fp16" and named.name not in (first, last):
-            _halve(site)
-        if site.weight_scale is not None or site.kind == "linear":
-            # the stored initializer replaces the weight; keep the type that decides casts
-            site.weight = _without_values(site.weight)
-        if consume:
-            original.site.weight = _without_values(original.site.weight)
-    return twin
-
-
-def _halve(module: nn.Module) -> None:
-    """A module's own parameters and the buffers that it calls weights, to half precision; codes stay."""
-    for key, parameter in list(module.named_parameters(recurse=False)):
-        if parameter.dtype == torch.float32:
-            setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
-    for key in module.weight_buffers if isinstance(module, Moded) else ():
-        buffer = module._buffers[key]
-        if buffer is not None and buffer.dtype == torch.float32:
-            module._buffers[key] = buffer.half()
-
-
-def _without_values(weight: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device="meta"), requires_grad=False)
 
 
 def rename_nodes(model: onnx.ModelProto, sites: Iterable[NamedSite], part_name: str) -> None:

@@ -1,1 +1,1 @@
-"""Sites, ports, scales, LET's algebra and the proof: what every family and every calibration is made of."""
+"""Quantization as a value: grids, observers, quantizers that are attached to a part, and the calibration."""

@@ -1,16 +1,25 @@
 """Calibration: the artefact between calibrate and export. safetensors + JSON, content-addressed.
 
-Tensors: `<port>.activation_scale` scalar, `<site>.weight_scale` [rows]; both float32 and positive. With LET also
-`<port>.let_scale` [C] > 0 and `<port>.let_shift` [C]; the two above are then those of the transformed tensors.
-`<site>.output_gain` [rows] > 0 and `<site>.output_bias` [rows]: what rounding wants made up for.
-`<site>.weight_turns`: which codes are not the nearest (export/calibrate/rounding.py), packed four to a byte.
-The key is SHA-256 over the model's digest, the spec and the calibration images.
+| tensor                     | shape       | of a PortQuant or a SiteQuant (values.py)                        |
+| -------------------------- | ----------- | ---------------------------------------------------------------- |
+| `<port>.activation_scale`  | scalar      | scale                                                            |
+| `<port>.zero_point`        | scalar int32 | zero_point, where it is not 0                                   |
+| `<port>.let_scale`         | [C]         | let.scale                                                        |
+| `<port>.let_shift`         | [C]         | let.shift                                                        |
+| `<site>.weight_scale`      | [O]         | scale                                                            |
+| `<site>.rounding_offsets`  | [⌈n/4⌉] uint8 | offsets                                                        |
+| `<site>.gain`              | [O]         | gain                                                             |
+| `<site>.bias`              | [O]         | bias                                                             |
+
+The key is SHA-256 over the model's digest, the spec and the calibration images; it names the folder in a cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,30 +33,28 @@ from passionsr_trt.engines.bundle.manifest import (
 )
 from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.export.quantize.formats import INT8, Codes
-from passionsr_trt.export.quantize.modes import Mode, in_mode
-from passionsr_trt.export.quantize.part import Part, Tensors
-from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.quantizer import unpack_turns
-from passionsr_trt.export.quantize.sites import NamedSite, group_ports
-from passionsr_trt.export.quantize.transform import fold_port
+from passionsr_trt.engines.common.errors import UserError, printable, reason_of
+from passionsr_trt.engines.common.json_files import read_object
+from passionsr_trt.export.model.part import Part
+from passionsr_trt.export.quantize.grids import Grid
+from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 KIND, TENSORS = "calibration", "calibration.safetensors"
+OF_PORTS = ("activation_scale", "zero_point", "let_scale", "let_shift")
+OF_SITES = {"weight_scale": "scale", "rounding_offsets": "offsets", "gain": "gain", "bias": "bias"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Calibration:
-    """Ranges of one model under one spec. codes: the format its scales are for; on disk it is INT8."""
+    """A model's quantization under one spec. On disk it is INT8's; see to_fp8.py."""
 
     model_digest: str
     spec: QuantSpec
     data_digest: str
-    tensors: dict[str, Tensor]
-    codes: Codes = INT8
+    quant: PartQuant
 
     @property
     def key(self) -> str:
@@ -56,15 +63,15 @@ class Calibration:
     @property
     def digest(self) -> str:
         """Of the key and of every tensor: one that was made again is another."""
-        found = hashlib.sha256(self.key.encode())
-        for name, tensor in sorted(self.tensors.items()):
-            found.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return found.hexdigest()[:16]
+        digest = hashlib.sha256(self.key.encode())
+        for name, tensor in sorted(tensors_of(self.quant).items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
         """Write atomically; UserError where the disk refuses."""
         with atomic_folder(folder, KIND) as temporary:
-            write_tensors(self.tensors, temporary / TENSORS)
+            write_tensors(tensors_of(self.quant), temporary / TENSORS)
             write_manifest(
                 temporary,
                 {
@@ -81,89 +88,73 @@ class Calibration:
         manifest = read_manifest(folder, KIND)
         stated = {name: manifest[name] for name in ("model_digest", "data_digest", "spec") if name in manifest}
         path = checked_file(folder, manifest, TENSORS)
-        return decode(cls, stated, str(folder / MANIFEST), ready={"tensors": read_tensors(path)})
+        loaded = decode(cls, stated, str(folder / MANIFEST), ready={"quant": quant_of(read_tensors(path))})
+        return replace(loaded, quant=replace(loaded.quant, grid=Grid.of(loaded.spec)))
 
-    def of_part(self, part: Part) -> Calibration:
-        """A part's own tensors, on the device that the part is on."""
-        own = {name: tensor for name, tensor in self.tensors.items() if name.startswith(f"{part.name}.")}
-        return replace(self, tensors={name: tensor.to(part.device) for name, tensor in own.items()})
+    def of_part(self, part: Part) -> PartQuant:
+        """A part's own rows."""
+        return self.quant.rows(lambda name: name.startswith(f"{part.name}."))
 
-    def apply(self, part: Part, probe: Tensors | None = None) -> int:
-        """Give every calibrated site and port of a part its scales; returns how many sites that were.
+    def without(self, sites: list[str]) -> Calibration:
+        """The calibration with `sites` left float: its spec excludes them, their rows are gone."""
+        spec = replace(self.spec, exclude=(*self.spec.exclude, *sites))
+        return replace(self, spec=spec, quant=self.quant.without(sites))
 
-        With `probe`, tensors for the part in FLOAT mode, LET is folded under proof: FoldError names the port
-        after whose fold the float output is no longer the same.
-        """
-        low, high = self.codes.of_activations(self.spec)
-        limit = self.codes.of_weights(self.spec)
-        applied: list[NamedSite] = []
-        for named in part.sites():
-            weight_scale = self.tensors.get(f"{named.name}.weight_scale")
-            if weight_scale is None:
-                continue
-            scale = self.tensors.get(f"{named.port_name}.activation_scale")
-            if scale is None or weight_scale.shape != named.site.weight.shape[:1]:
-                raise UserError(f"calibration: {named.name} does not fit this model", "expected its own model's")
-            if not (torch.all(weight_scale > 0) and scale > 0):
-                raise UserError(f"calibration: {named.name} has a scale that is not positive")
-            packed = self.tensors.get(f"{named.name}.weight_turns")
-            turns = None if packed is None else unpack_turns(packed, named.site.weight.shape)
-            if packed is not None and turns is None:
-                raise UserError(f"calibration: {named.name}.weight_turns does not fit", "expected its own")
-            named.site.set_weight_scale(weight_scale, limit, turns, self.codes)
-            named.site.output_gain = self._of_rows(named, "output_gain")
-            if named.site.output_gain is not None and not torch.all(named.site.output_gain > 0):
-                raise UserError(f"calibration: {named.name} has a gain that is not positive")
-            named.site.output_bias = self._of_rows(named, "output_bias")
-            named.site.port.set_scale(scale, low, high, self.codes)
-            applied.append(named)
-        for name, operand in part.operands().items():
-            scale = self.tensors.get(f"{name}.activation_scale")
-            if scale is not None:
-                operand.set_scale(scale, low, high, self.codes)
-        self._fold(part, group_ports(applied), probe)
-        return len(applied)
 
-    def _of_rows(self, named: NamedSite, what: str) -> Tensor | None:
-        """`<site>.what`, a number for each row of a weight; None where there is none."""
-        found = self.tensors.get(f"{named.name}.{what}")
-        if found is not None and (found.shape != named.site.weight.shape[:1] or not torch.all(found.isfinite())):
-            raise UserError(f"calibration: {named.name}.{what} does not fit", "expected one number per row")
-        return found
+def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:
+    """Content address of a calibration: 16 hex digits name its folder in calib_cache/."""
+    text = json.dumps([model_digest, spec.to_json(), data_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @torch.no_grad()
-    def _fold(self, part: Part, groups: dict[str, list[NamedSite]], probe: Tensors | None) -> None:
-        """LET into the weights. An absorber's rows carry their own quantizer along, so scales come first."""
-        found = part.absorbers()
-        learned = any(f"{port_name}.let_scale" in self.tensors for port_name in groups)
-        reference = part.run(probe) if probe is not None and learned else None
-        for port_name, sites in groups.items():
-            scale = self.tensors.get(f"{port_name}.let_scale")
-            shift = self.tensors.get(f"{port_name}.let_shift")
-            if scale is None or shift is None:
-                continue
-            if scale.shape != (sites[0].site.in_channels,) or not torch.all(scale > 0):
-                raise UserError(
-                    f"calibration: {port_name}.let_scale does not fit", "expected one positive per channel"
-                )
-            fold_port(sites, found.get(sites[0].site.port), scale.double(), shift.double())
-            if probe is not None and reference is not None:
-                prove(port_name, reference, part.run(probe))
-        for port_name, sites in groups.items():
-            anchor = self.tensors.get(f"{port_name}.let_anchor")
-            if anchor is not None:
-                self._unbias(sites, anchor)
 
-    def _unbias(self, sites: list[NamedSite], anchor: Tensor) -> None:
-        """What rounded weights make of an anchored port's shift a·Δ goes into its sites' output biases."""
-        for named in sites:
-            site = named.site
-            assert site.weight_scale is not None and site.port.scale is not None
-            with in_mode(site, Mode.FAKE):
-                rounded = site.effective_weight()
-            moved = (rounded - site.weight).double().flatten(1).sum(dim=1) * anchor * site.port.scale
-            own = 0.0 if site.output_bias is None else site.output_bias
-            site.output_bias = (own + moved).float()
+def tensors_of(quant: PartQuant) -> dict[str, Tensor]:
+    """Rows as the file's tensors, on the host."""
+    return {name: tensor.detach().cpu() for name, tensor in _named(quant)}
+
+
+def _named(quant: PartQuant) -> Iterator[tuple[str, Tensor]]:
+    for name, port in quant.ports.items():
+        yield f"{name}.activation_scale", port.scale
+        if port.zero_point:
+            yield f"{name}.zero_point", torch.tensor(port.zero_point, dtype=torch.int32, device="cpu")
+        if port.let is not None:
+            yield f"{name}.let_scale", port.let.scale
+            yield f"{name}.let_shift", port.let.shift
+    for name, site in quant.sites.items():
+        for what, attribute in OF_SITES.items():
+            if (value := getattr(site, attribute)) is not None:
+                yield f"{name}.{what}", value
+
+
+def quant_of(tensors: Mapping[str, Tensor]) -> PartQuant:
+    """The file's tensors as rows; UserError where a row is incomplete or a name unknown."""
+    ports: dict[str, dict[str, Tensor]] = {}
+    sites: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _dot, what = key.rpartition(".")
+        if what not in OF_PORTS and what not in OF_SITES:
+            raise UserError(
+                f"calibration: unknown tensor {key!r}", f"expected {', '.join((*OF_PORTS, *OF_SITES))}"
+            )
+        (ports if what in OF_PORTS else sites).setdefault(name, {})[what] = tensor
+    return PartQuant(
+        {name: _port(name, row) for name, row in ports.items()},
+        {name: _site(name, row) for name, row in sites.items()},
+    )
+
+
+def _port(name: str, row: Mapping[str, Tensor]) -> PortQuant:
+    if "activation_scale" not in row or ("let_scale" in row) != ("let_shift" in row):
+        raise UserError(f"calibration: the row of port {name} is incomplete", "expected its scale and all of LET")
+    let = Let(row["let_scale"], row["let_shift"]) if "let_scale" in row else None
+    zero_point = int(row["zero_point"]) if "zero_point" in row else 0
+    return PortQuant(row["activation_scale"].reshape(()), zero_point, let)
+
+
+def _site(name: str, row: Mapping[str, Tensor]) -> SiteQuant:
+    if "weight_scale" not in row:
+        raise UserError(f"calibration: the row of site {name} is incomplete", "expected its scale")
+    return SiteQuant(**{attribute: row[what] for what, attribute in OF_SITES.items() if what in row})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -186,7 +177,34 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({error})", "expected room on the disk") from None
 
 
-def calibration_key(model_digest: str, spec: QuantSpec, data_digest: str) -> str:
-    """Content address of a calibration: 16 hex digits name its folder in calib_cache/."""
-    text = json.dumps([model_digest, spec.to_json(), data_digest], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def find_calibration(cache: Path, model_digest: str) -> Calibration:
+    """The one calibration of a model in the cache; where there are several, the caller must choose.
+
+    A folder that cannot be read is passed over, and told where it may have been the one.
+    """
+    own = {}
+    for path in sorted(cache.glob(f"*/{MANIFEST}")):
+        try:
+            if may_be_of(path, model_digest):
+                own[path.parent] = Calibration.load(path.parent)
+        except UserError as error:
+            print(printable(f"passed over: {error}"), file=sys.stderr)
+    if not own:
+        raise UserError(f"{cache}: no calibration of this model", "", "run `passionsr-trt calibrate` first")
+    if len(own) > 1:
+        names = ", ".join(map(str, own))
+        raise UserError(f"{cache}: {len(own)} calibrations of this model", f"choose: --calibration ({names})")
+    return next(iter(own.values()))
+
+
+def may_be_of(manifest: Path, model_digest: str) -> bool:
+    """Can a manifest be that of a calibration of this model? True too where it does not say.
+
+    UserError where it is no JSON.
+    """
+    try:
+        stated = read_object(manifest, "the manifest of a calibration")
+    except FileNotFoundError:
+        return False
+    model = stated.get("model_digest")
+    return stated.get("kind", KIND) == KIND and (model == model_digest or not isinstance(model, str))

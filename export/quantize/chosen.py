@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.quantize.part import Part
-from passionsr_trt.export.quantize.sites import NamedSite, Operand
+from passionsr_trt.export.model.part import Part
+from passionsr_trt.export.model.sites import NamedSite, Operand
 
 
 def quantized_operands(part: Part, spec: QuantSpec) -> dict[str, Operand]:
@@ -29,10 +29,10 @@ def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:
     """
     sites = part.sites()
     ends = part.first_and_last if spec.keep_first_last else ()
-    kept = {
+    float_sites = {
         named.name
         for named in sites
         if spec.excludes(named.name) or named.name in ends or named.site.in_channels < spec.min_channels
     }
-    float_ports = {named.port_name for named in sites if named.name in kept}
+    float_ports = {named.port_name for named in sites if named.name in float_sites}
     return [named for named in sites if named.port_name not in float_ports]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.quantize.quantizer import fake_quantize, per_channel
+from passionsr_trt.export.quantize.grids import fake_quantize, per_channel
 from torch import Tensor
 
 BINS = 8192

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from passionsr_trt.export.calibrate import search
+from passionsr_trt.export.calibrate.steps import search
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,17 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.export.calibrate.data import calibration_files
-from passionsr_trt.export.calibrate.ranges import calibrate, observing
+from passionsr_trt.export.calibrate.pipeline import calibrate
+from passionsr_trt.export.calibrate.steps.observe import observing
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.weights import folder_digest
+from passionsr_trt.export.model.part import Model
 from passionsr_trt.export.quantize.calibration import Calibration, write_tensors
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.modes import Mode
-from passionsr_trt.export.quantize.part import Model
+from passionsr_trt.export.quantize.values import SiteQuant
 from passionsr_trt.runtime.main import main
 
-from tests.helpers import switch
+from tests.helpers import applied, quantized_chain
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "demo" / "calib" / "lr"
@@ -73,12 +75,9 @@ def test_more_bits_are_closer_to_float(model: Model) -> None:
     for bits in (8, 6, 4):
         spec = QuantSpec(bits_weights=bits, bits_activations=bits)
         calibration = calibrate(model, spec, files)
-        for part in model.parts:
-            assert calibration.apply(part) > 0
-            switch(part.module, Mode.FAKE)
-        errors.append(float((model.run(sources)["image_out"] - reference).square().mean()))
-        for part in model.parts:
-            switch(part.module, Mode.FLOAT)
+        assert all(calibration.of_part(part).sites for part in model.parts)
+        found = quantized_chain(model.parts, calibration, sources)["image_out"]
+        errors.append(float((found - reference).square().mean()))
     assert 0 < errors[0] < errors[1] < errors[2]
 
 
@@ -88,11 +87,9 @@ def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp
     calibration.save(folder)
     loaded = Calibration.load(folder)
     assert loaded.key == calibration.key and loaded.spec == calibration.spec
-    assert all(torch.equal(loaded.tensors[key], tensor) for key, tensor in calibration.tensors.items())
-    assert loaded.digest == calibration.digest
-    name = next(iter(loaded.tensors))
-    loaded.tensors[name] = loaded.tensors[name] * 1.5
-    assert loaded.key == calibration.key and loaded.digest != calibration.digest, "export tells them apart"
+    assert loaded == calibration and loaded.digest == calibration.digest
+    other = replace(loaded, quant=loaded.quant.map(lambda tensor: tensor * 1.5))
+    assert other.key == calibration.key and other.digest != calibration.digest, "export tells them apart"
     data = folder / "calibration.safetensors"
     data.write_bytes(data.read_bytes()[:-1] + b"\x00")
     with pytest.raises(UserError, match="SHA-256 differs"):
@@ -103,11 +100,11 @@ def test_scales_of_another_number_of_rows_are_refused(small_model: Path) -> None
     """One for every row of a phase too: a convolution in sub-pixel form has four times as many."""
     model = load_model(small_model)
     name = "vae_decoder.up_blocks.0.upsamplers.0.conv"
-    own = calibrate(model, QuantSpec(), calibration_files(IMAGES, 1)).tensors
-    rows = own[f"{name}.weight_scale"]
-    other = Calibration(model.digest, QuantSpec(), "", own | {f"{name}.weight_scale": rows[: len(rows) // 4]})
+    own = calibrate(model, QuantSpec(), calibration_files(IMAGES, 1))
+    scale = own.quant.sites[name].scale
+    rows = {**own.quant.sites, name: SiteQuant(scale[: len(scale) // 4])}
     with pytest.raises(UserError, match=f"{name} does not fit this model"):
-        other.apply(model.part("vae_decoder"))
+        applied(replace(own, quant=replace(own.quant, sites=rows)), model.part("vae_decoder"))
 
 
 @pytest.mark.parametrize(("cache", "limit"), [("calib_cache", 127), ("calib_cache/no_vnni", 63)])

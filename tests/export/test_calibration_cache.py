@@ -11,12 +11,14 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.quantize.calibration import TENSORS, Calibration
-from passionsr_trt.export.quantize.calibration_cache import find_calibration
+from passionsr_trt.export.quantize.calibration import TENSORS, Calibration, find_calibration
+from passionsr_trt.export.quantize.values import PartQuant, SiteQuant
 
 
 def kept(folder: Path, model: str = "own", seed: int = 0) -> Path:
-    Calibration(model, QuantSpec(seed=seed), "data", {"part.site.weight_scale": torch.ones(2)}).save(folder)
+    Calibration(
+        model, QuantSpec(seed=seed), "data", PartQuant(sites={"part.site": SiteQuant(torch.ones(2))})
+    ).save(folder)
     return folder
 
 

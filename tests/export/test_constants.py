@@ -9,8 +9,8 @@ import torch
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.chain import build_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
-from passionsr_trt.export.quantize.proof import TOLERANCE, FoldError, prove
-from passionsr_trt.export.quantize.sites import Site
+from passionsr_trt.export.model.proof import TOLERANCE, FoldError, prove
+from passionsr_trt.export.model.sites import Site
 
 from tests.helpers import write_model
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROOMS = ("calibrate", "families", "onnx", "quantize")
+ROOMS = ("calibrate", "families", "model", "onnx", "quantize")
 CONSTRUCTORS = {
     "arange", "as_tensor", "empty", "eye", "from_numpy", "full", "linspace", "logspace", "ones", "rand", "randint",
     "randn", "randperm", "scalar_tensor", "tensor", "zeros",
@@ -22,7 +22,6 @@ LOADING = "a model is loaded, folded and proved on the host; its parts move afte
 # function: why what it makes is on the host
 ALLOWED = {
     "calibrate/data.py:load_sources": "a picture comes from a file; `on_device` moves it",
-    "calibrate/ranges.py:activation_scales": "what the calibration keeps, a number",
     **{
         f"families/image_network/ncnn_graphs.py:{name}": LOADING
         for name in ("compact", "in_branches", "plain", "weights")
@@ -38,7 +37,7 @@ ALLOWED = {
     "quantize/observers.py:__init__": "counts are summed up on the host",
     "quantize/observers.py:centres": "of the counts, which are on the host",
     "quantize/observers.py:dobi_boundary": "of the counts, which are on the host",
-    "quantize/sub_pixel.py:": "a small constant; it goes where the weight is",
+    "model/sub_pixel.py:": "a small constant; it goes where the weight is",
 }
 
 

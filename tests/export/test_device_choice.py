@@ -8,8 +8,8 @@ import pytest
 import torch
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.export.calibrate.placement import Placement, Spill, Where
-from passionsr_trt.export.quantize import devices
-from passionsr_trt.export.quantize.devices import chosen_device, working_on
+from passionsr_trt.export.model import devices
+from passionsr_trt.export.model.devices import chosen_device, working_on
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO
@@ -56,8 +56,8 @@ def test_the_command_says_that_a_device_is_not_there(tmp_path: Path, capsys: pyt
 
 
 def test_a_device_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    settled: list[torch.device] = []
-    monkeypatch.setattr(devices, "_settled", lambda device: settled.append(device))
+    repeatable: list[torch.device] = []
+    monkeypatch.setattr(devices, "_repeatable", lambda device: repeatable.append(device))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen_device("auto") == chosen_device("cpu") == HOST
     with pytest.raises(UsageError, match="--device cuda:0: PyTorch finds no CUDA device"):
@@ -66,7 +66,7 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, process in (("auto", None), ("cuda", None), ("cuda:1", None), ("cuda", 1)):
         chosen_device(name, process)
-    assert [device.index for device in settled] == [0, 0, 1, 1]
+    assert [device.index for device in repeatable] == [0, 0, 1, 1]
     with pytest.raises(UsageError, match="--device cuda:2: the last one is cuda:1"):
         chosen_device("cuda:2")
     with pytest.raises(UsageError, match="cuda:1 with several processes"):

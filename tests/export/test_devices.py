@@ -9,28 +9,29 @@ import numpy as np
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
-from passionsr_trt.export.calibrate import dqc, learn, placement
-from passionsr_trt.export.calibrate.blockwise import outermost_blocks
+from passionsr_trt.export.calibrate import learners, pipeline, placement, trainer
+from passionsr_trt.export.calibrate.blocks import outermost_blocks
+from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
-from passionsr_trt.export.calibrate.dqc import learn_calibration
-from passionsr_trt.export.calibrate.ranges import calibrate
+from passionsr_trt.export.calibrate.pipeline import calibrate
 from passionsr_trt.export.calibrate.sensitivity import Probe
 from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.model.devices import on_device, working_on
+from passionsr_trt.export.model.part import Model, Part
 from passionsr_trt.export.onnx import bundle
 from passionsr_trt.export.onnx.to_onnx import ExportPlan
-from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.devices import on_device, working_on
-from passionsr_trt.export.quantize.modes import Mode
-from passionsr_trt.export.quantize.part import Model, Part
+from passionsr_trt.export.quantize.calibration import Calibration, tensors_of
+from passionsr_trt.export.quantize.values import PartQuant
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from tests.conftest import TINY, made_once
 from tests.export import networks, resshift
+from tests.helpers import applied, faked
 from tests.pretended_device import DEVICE, HOST, PretendedDevice, There
 
 FILES = calibration_files(TINY, 1)
-LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "settle_steps": 1}
+LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "correction_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +50,17 @@ def write(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def small_crops(few_candidates: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dqc, "CROP", 64)
-    monkeypatch.setattr(dqc, "SEARCH_CROP", 64)
+    monkeypatch.setattr(pipeline, "CROP", 64)
+    monkeypatch.setattr(trainer, "SEARCH_CROP", 64)
 
 
 def calibrated(model: Model, spec: QuantSpec, device: torch.device) -> Calibration:
-    make: Any = calibrate if spec.method == "range" else learn_calibration
     with sdpa_kernel(SDPBackend.MATH):  # what PyTorch chooses by the device is another sum
-        result: Calibration = make(model, spec, FILES, device=device)
-    return result
+        return calibrate(model, spec, FILES, Compute(device))
 
 
 NEAREST = {"rounding": "nearest"}  # the columns of second-order rounding take long in Python
-SEARCHED = {**LEARNED, **NEAREST, "let_steps": 0, "lbq_steps": 0, "settle_steps": 0}
+SEARCHED = {**LEARNED, **NEAREST, "let_steps": 0, "lbq_steps": 0, "correction_steps": 0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("stable-diffusion", {}),
     ("stable-diffusion", {"activation_observer": "percentile", "weight_observer": "dobi", "dobi_candidates": 4}),
@@ -89,9 +88,9 @@ def test_a_calibration_stays_on_its_device_and_finds_the_same(
         found = calibrated(model, spec, DEVICE)
         assert device.made > 100
     assert not any(on_the_device(part.module) for part in model.parts)
-    assert found.tensors.keys() == expected.tensors.keys()
+    assert tensors_of(found.quant).keys() == tensors_of(expected.quant).keys()
     if spec.method != "learned" or not spec.let_steps:  # gradients are added up in another order
-        assert all(torch.equal(tensor, expected.tensors[key]) for key, tensor in found.tensors.items())
+        assert found.quant == expected.quant
 
 
 def on_the_device(module: torch.nn.Module) -> list[str]:
@@ -131,19 +130,18 @@ def without_tracing(monkeypatch: pytest.MonkeyPatch, really: bool) -> None:
     itself answers for its graph."""
     export_part, run_reference, handed = bundle.export_part, bundle.run_reference, []
 
-    def traced(part: Part, *rest: Any) -> None:
+    def traced(part: Part, quant: PartQuant, *rest: Any) -> None:
         assert not on_the_device(part.module)
-        handed.append(part)
+        handed.append((part, quant))
         with _disable_current_modes():
-            export_part(part, *rest) if really else rest[2].write_bytes(b"")
+            export_part(part, quant, *rest) if really else rest[2].write_bytes(b"")
 
     def answered(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
-        with _disable_current_modes(), handed[-1].mode(Mode.FAKE):
+        part, quant = handed[-1]
+        with _disable_current_modes(), faked(part, quant):
             if really:
                 return run_reference(path, feed)
-            found: np.ndarray = (
-                handed[-1].run({name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
-            )
+            found: np.ndarray = part.run({name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
             return found
 
     monkeypatch.setattr(bundle, "export_part", traced)
@@ -166,7 +164,7 @@ def test_an_export_and_a_sensitivity_run_stay_on_their_device(
         assert device.made > 100
         with working_on(DEVICE, probed.parts):
             probe = Probe(probed, calibration, [on_device(image, DEVICE) for image in images])
-            assert probe.psnr(probe.fakes) > 10
+            assert probe.psnr(probe.quantized_run) > 10
     assert any(site.quantized for part in written.parts for site in part.sites)
 
 
@@ -178,7 +176,7 @@ def test_folds_of_every_kind_stay_on_their_device(models: dict[str, Path]) -> No
         model = load_model(models["stable-diffusion"])
         with PretendedDevice(), working_on(device, model.parts):
             for part in model.parts:
-                assert calibration.of_part(part).apply(part) > 0
+                assert applied(calibration, part).sites
                 assert part.device == device and {weight.device for weight in part.module.parameters()} == {device}
         folded.append({name: weight for part in model.parts for name, weight in part.module.state_dict().items()})
     assert all(torch.equal(weight, folded[1][name]) for name, weight in folded[0].items())
@@ -189,10 +187,10 @@ def test_a_constructor_that_forgets_the_device_is_caught(
 ) -> None:
     """What the tests above would say of a mistake."""
 
-    def forgetful(self: learn.LearnedPort, x: torch.Tensor) -> torch.Tensor:
+    def forgetful(self: learners.LearnedPort, x: torch.Tensor) -> torch.Tensor:
         return x * torch.ones(x.shape[1]).reshape(self.shape)
 
     model = load_model(models["Compact"])
-    monkeypatch.setattr(learn.LearnedPort, "transform", forgetful)
+    monkeypatch.setattr(learners.LearnedPort, "transform", forgetful)
     with PretendedDevice(), pytest.raises(RuntimeError, match="tensors on lazy:0 and cpu"):
         calibrated(model, QuantSpec(**LEARNED), DEVICE)  # type: ignore[arg-type]

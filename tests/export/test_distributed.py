@@ -13,14 +13,14 @@ import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.calibrate import distributed
+from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import TINY
 from tests.export import networks
 
-LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "settle_steps": 2, "accumulate": 2}
+LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "correction_steps": 2, "accumulate": 2}
 
 
 def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> list[str]:
@@ -107,12 +107,12 @@ def test_where_one_fails_all_end_with_one_line(tmp_path: Path) -> None:
     assert len(said) == 1 and said[0].startswith("error: ") and second.name in said[0], errors
 
 
-def test_crops_of_a_step_are_shared_out_evenly_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: 3)
-    distributed.check_share(QuantSpec(method="learned", accumulate=6))
-    distributed.check_share(QuantSpec(method="range"))
+def test_crops_of_a_step_are_shared_out_evenly_or_refused() -> None:
+    compute = Compute(size=3)
+    compute.check_share(QuantSpec(method="learned", accumulate=6))
+    compute.check_share(QuantSpec(method="range"))
     with pytest.raises(UserError, match="accumulate is 4, for 3 processes; expected a multiple of 3"):
-        distributed.check_share(QuantSpec(method="learned", accumulate=4))
+        compute.check_share(QuantSpec(method="learned", accumulate=4))
 
 
 @pytest.mark.parametrize("command", ["export", "sensitivity"])

@@ -14,9 +14,9 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families import registry
 from passionsr_trt.export.families.weights import folder_digest, read_json, read_weights
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
-from passionsr_trt.export.quantize.sites import SiteConv
-from passionsr_trt.export.quantize.transform import Absorb, Into
+from passionsr_trt.export.model.absorb import Absorb, Into
+from passionsr_trt.export.model.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.model.sites import SiteConv
 from passionsr_trt.runtime.main import main
 from PIL import Image
 from safetensors.torch import save_file
@@ -102,7 +102,7 @@ def test_a_toy_family_goes_through_every_command(toy: Path, photo: Path, tmp_pat
         "method": method,
         "let_steps": 2,
         "lbq_steps": 2,
-        "settle_steps": 2,
+        "correction_steps": 2,
         "keep_first_last": False,
         "min_channels": 0,
     }

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.export.quantize.formats import FORMATS, FP8, INT8
-from passionsr_trt.export.quantize.quantizer import fake_quantize, quantize
-from passionsr_trt.export.quantize.recast import row_scales
+from passionsr_trt.export.quantize.grids import CODES as CODES_OF
+from passionsr_trt.export.quantize.grids import FP8, INT8, fake_quantize, quantize
+from passionsr_trt.export.quantize.to_fp8 import row_scales
 
 CODES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # two of them are no numbers
 FINITE = CODES[CODES.isfinite()].unique()  # sorted; ±0 is one
@@ -130,8 +130,8 @@ def test_rounding_keeps_order_and_signs_and_does_nothing_twice(
 
 
 def test_formats_are_the_same_in_both_rooms() -> None:
-    assert {name: codes.info for name, codes in FORMATS.items()} == CODE_FORMATS
-    for codes in FORMATS.values():
+    assert {name: codes.info for name, codes in CODES_OF.items()} == CODE_FORMATS
+    for codes in CODES_OF.values():
         zero = torch.zeros(1).to(codes.dtype).view(torch.uint8).numpy()
         tensor = helper.make_tensor("z", codes.info.onnx_type, [1], zero.tobytes(), raw=True)
         assert numpy_helper.to_array(tensor).astype(np.float32) == 0

@@ -18,10 +18,10 @@ from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.families.image_network.seams import seam_overlap
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.windows import shift_mask
-from passionsr_trt.export.quantize.part import smooth_sources
-from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
-from passionsr_trt.export.quantize.sites import SiteConv
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
+from passionsr_trt.export.model.part import smooth_sources
+from passionsr_trt.export.model.proof import TOLERANCE, relative_error
+from passionsr_trt.export.model.sites import SiteConv
+from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.metrics import psnr
@@ -33,6 +33,7 @@ from torch import nn
 
 from tests.conftest import DEMO, TINY
 from tests.export.networks import EXTRA_FORMS, FORMS, SMALL, write_small
+from tests.helpers import applied, faked
 
 # sites that TensorRT-RTX runs in float though they are quantized: docs/models.md
 RTX_FLOAT = {
@@ -173,9 +174,7 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
 ) -> None:
     from passionsr_trt.engines.bundle.spec import QuantSpec
     from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
-    from passionsr_trt.export.calibrate.dqc import learn_calibration
-    from passionsr_trt.export.calibrate.ranges import calibrate as ranges
-    from passionsr_trt.export.quantize.modes import Mode
+    from passionsr_trt.export.calibrate.pipeline import calibrate as calibrate_model
 
     network = write_small(name, tmp_path / "network.safetensors")
     files = calibration_files(TINY, 2)
@@ -189,16 +188,15 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
             min_channels=0,
             let_steps=4,
             lbq_steps=8,
-            settle_steps=8,
+            correction_steps=8,
             **how,
         )
-        calibration = ranges(model, spec, files) if method == "range" else learn_calibration(model, spec, files)
+        calibration = calibrate_model(model, spec, files)
         part = model.parts[0]
         (sample,) = crops([load_sources(files[0], model)], model, 1, 128)
         with torch.no_grad():
             expected = part.run(sample)
-            calibration.apply(part, smooth_sources(model.parts, (64, 128)))
-            with part.mode(Mode.FAKE):
+            with faked(part, applied(calibration, part, smooth_sources(model.parts, (64, 128)))):
                 errors[method] = relative_error(expected, part.run(sample))
     assert errors["learned"] < errors["range"]
 

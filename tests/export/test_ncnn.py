@@ -10,7 +10,7 @@ import torch
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.image_network.checkpoints import recognise
 from passionsr_trt.export.families.image_network.ncnn_graphs import read_ncnn
-from passionsr_trt.export.quantize.proof import relative_error
+from passionsr_trt.export.model.proof import relative_error
 from passionsr_trt.runtime.main import main
 
 from benchmarks.trained_networks import REFUSED, Unavailable, ncnn_files

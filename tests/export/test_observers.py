@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.quantize.grids import fake_quantize
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
-from passionsr_trt.export.quantize.quantizer import fake_quantize
 
 
 def observed(*batches: torch.Tensor) -> Histogram:

@@ -11,15 +11,14 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
-from passionsr_trt.export.calibrate.dqc import CROP, learn_calibration
-from passionsr_trt.export.calibrate.ranges import calibrate
+from passionsr_trt.export.calibrate.pipeline import CROP, calibrate
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer, TransformerBlock
-from passionsr_trt.export.quantize.modes import Mode
-from passionsr_trt.export.quantize.part import Model
-from passionsr_trt.export.quantize.proof import relative_error
+from passionsr_trt.export.model.part import Model
+from passionsr_trt.export.model.proof import relative_error
 
 from tests.conftest import DEMO
+from tests.helpers import applied, faked
 
 FACTOR = 30.0
 
@@ -62,18 +61,16 @@ def snr(folder: Path, spec: QuantSpec, files: list[Path], planted: bool) -> floa
         if planted:
             assert plant_outliers(model) >= 4
             assert relative_error(expected, unet.run(tensors)) < 1e-4, "the float model is the same"
-    make = calibrate if spec.method == "range" else learn_calibration
-    calibration = make(model, spec, files)
+    calibration = calibrate(model, spec, files)
     with torch.no_grad():
-        calibration.apply(unet, tensors)
-        with unet.mode(Mode.FAKE):
+        with faked(unet, applied(calibration, unet, tensors)):
             found = unet.run(tensors)
     return float(-20 * torch.log10(torch.linalg.norm(found - expected) / torch.linalg.norm(expected)))
 
 
 def test_let_absorbs_outlier_channels_and_minmax_does_not(small_model: Path) -> None:
     files = calibration_files(DEMO / "calib" / "lr", 2)
-    let = QuantSpec(method="learned", shift="free", let_steps=8, lbq_steps=8, settle_steps=4)
+    let = QuantSpec(method="learned", unabsorbed=(), let_steps=8, lbq_steps=8, correction_steps=4)
     minmax = QuantSpec(activation_observer="minmax")
     assert snr(small_model, let, files, True) > snr(small_model, let, files, False) - 0.5
     assert snr(small_model, minmax, files, True) < snr(small_model, minmax, files, False) - 3.0

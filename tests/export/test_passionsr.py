@@ -10,16 +10,16 @@ import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
-from passionsr_trt.export.families.stable_diffusion.passionsr import Report, port_tensors, read_layer
+from passionsr_trt.export.families.stable_diffusion.passionsr import Report, port_quant, read_layer
+from passionsr_trt.export.model.proof import relative_error
+from passionsr_trt.export.model.sites import NamedSite, SiteConv
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.modes import Mode
-from passionsr_trt.export.quantize.proof import relative_error
-from passionsr_trt.export.quantize.sites import NamedSite, SiteConv
+from passionsr_trt.export.quantize.fold import fold
 from passionsr_trt.runtime.main import main
 from torch import Tensor, nn
 
 from tests.export.ldm import unet_names, vae_names
-from tests.helpers import lone_part, switch
+from tests.helpers import applied, faked, lone_part
 
 
 def entries(name: str, weight: Tensor, x: Tensor, split: bool = False) -> dict[str, Tensor]:
@@ -59,12 +59,11 @@ def test_the_grid_of_a_convolution_is_theirs(split: bool, bits: int) -> None:
     site = SiteConv(weight, None, pads=1)
     spec, report = QuantSpec(bits_weights=bits, bits_activations=bits, method="learned"), Report()
     layer = read_layer(theirs, "l", weight, Path("file"), report)
-    tensors = port_tensors([NamedSite("l", "l", site)], {"l": layer}, spec, report)
-    ours = Calibration("", spec, "", tensors)
     part = lone_part("p", nn.Sequential(site), 16)
-    renamed = {key.replace("l.", "p.0.", 1): value for key, value in tensors.items()}
-    ours.tensors = renamed
-    assert ours.apply(part, {"image": x}) == 1 and report.sites == 1
+    found_quant = port_quant([NamedSite("p.0", "p.0", site)], {"p.0": layer}, spec, report)
+    let = found_quant.ports["p.0"].let
+    assert let is not None and report.sites == 1
+    quant = fold(part, found_quant, {"image": x})
 
     scale, shift = (theirs[f"l.{name}"] for name in ("scale_factor", "offset"))
     halves = range(2) if split else range(1)
@@ -75,10 +74,10 @@ def test_the_grid_of_a_convolution_is_theirs(split: bool, bits: int) -> None:
     low, high = low[:, None, None], high[:, None, None]
     step = (high - low) / (2**bits - 1)
     expected = (torch.round(((x - shift) / scale - low) / step) * step + low) * scale + shift
-    switch(part.module, Mode.FAKE)
-    delta, gain = renamed["p.0.let_shift"][:, None, None], renamed["p.0.let_scale"][:, None, None]
+    delta, gain = let.shift[:, None, None], let.scale[:, None, None]
     top, left, bottom, right = site.port.pads
-    found = site.port(x)[:, :, top : -bottom or None, left : -right or None] * gain + delta
+    with faked(part, quant):
+        found = site.port(x)[:, :, top : -bottom or None, left : -right or None] * gain + delta
     wrong = (found - expected).abs() > 1e-4 * (high - low) * scale
     assert wrong.float().mean() < 2e-3, "but for ties, value by value"
 
@@ -150,8 +149,9 @@ def test_a_calibrated_checkpoint_becomes_a_calibration(
     with torch.no_grad():
         for part in load_model(small_model).parts:
             before = part.run(tensors)
-            assert calibration.apply(part, tensors) > 0, "and every fold is proved"
-            with part.mode(Mode.FAKE):
+            quant = applied(calibration, part, tensors)
+            assert quant.sites, "and every fold is proved"
+            with faked(part, quant):
                 assert 0 < relative_error(before, part.run(tensors)) < 0.25, part.name
 
 

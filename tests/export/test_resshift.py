@@ -18,8 +18,8 @@ from passionsr_trt.export.families.resshift.chain import NAME
 from passionsr_trt.export.families.resshift.family import read_model
 from passionsr_trt.export.families.resshift.reference import SwinBlock
 from passionsr_trt.export.families.resshift.unet import seam_mask
-from passionsr_trt.export.quantize.part import smooth_sources
-from passionsr_trt.export.quantize.proof import TOLERANCE, relative_error
+from passionsr_trt.export.model.part import smooth_sources
+from passionsr_trt.export.model.proof import TOLERANCE, relative_error
 from passionsr_trt.runtime.main import main
 from PIL import Image
 from torch import Tensor
@@ -181,7 +181,13 @@ def built(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(out: Path) -> None:
         spec, cache = out / "spec.json", str(out / "cache")
-        steps = {"method": "learned", "granularity": "block", "let_steps": 1, "lbq_steps": 2, "settle_steps": 2}
+        steps = {
+            "method": "learned",
+            "granularity": "block",
+            "let_steps": 1,
+            "lbq_steps": 2,
+            "correction_steps": 2,
+        }
         spec.write_text(json.dumps(steps))
         words = ["calibrate", str(model), "--images", str(TINY), "--limit", "1", "--spec", str(spec)]
         assert main([*words, "--cache", cache]) == 0

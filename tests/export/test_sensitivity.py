@@ -10,15 +10,16 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export import sensitivity_cli
 from passionsr_trt.export.calibrate.data import calibration_files, crops, load_sources
-from passionsr_trt.export.calibrate.dqc import learn_calibration
-from passionsr_trt.export.calibrate.ranges import calibrate
-from passionsr_trt.export.calibrate.sensitivity import Probe, without
+from passionsr_trt.export.calibrate.pipeline import calibrate
+from passionsr_trt.export.calibrate.sensitivity import Probe
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.modes import Mode
+from passionsr_trt.export.quantize.quantizers import fake_quantizers
+from passionsr_trt.export.quantize.values import PartQuant
 from passionsr_trt.runtime.main import main
 
 from tests.conftest import DEMO
+from tests.helpers import applied
 
 FILES = calibration_files(DEMO / "calib" / "lr", 2)
 
@@ -27,28 +28,28 @@ FILES = calibration_files(DEMO / "calib" / "lr", 2)
 def probe(small_model: Path) -> Probe:
     model = load_model(small_model)
     spec = QuantSpec(
-        method="learned", let_steps=0, lbq_steps=0, settle_steps=0, bits_weights=6, bits_activations=6
+        method="learned", let_steps=0, lbq_steps=0, correction_steps=0, bits_weights=6, bits_activations=6
     )
-    calibration = learn_calibration(model, spec, FILES)
+    calibration = calibrate(model, spec, FILES)
     return Probe(model, calibration, crops([load_sources(FILES[0], model)], model, 0, 64))
 
 
 def test_the_extremes_are_the_float_and_the_quantized_chain(probe: Probe) -> None:
     everything = list(probe.ports)
-    assert probe.run(Mode.FAKE, Mode.FLOAT, everything) > 100
-    quantized = probe.psnr(probe.fakes)
-    assert probe.run(Mode.FLOAT, Mode.FAKE, everything) == pytest.approx(quantized, abs=1e-3)
-    assert probe.run(Mode.FAKE, Mode.FLOAT, []) == pytest.approx(quantized, abs=1e-3)
+    assert probe.without(everything) > 100
+    quantized = probe.psnr(probe.quantized_run)
+    assert probe.quantized(everything) == pytest.approx(quantized, abs=1e-3)
+    assert probe.without([]) == pytest.approx(quantized, abs=1e-3)
     assert quantized < 60
 
 
 def test_a_budget_is_met_with_as_few_float_ports_as_the_ranking_allows(probe: Probe) -> None:
     decoder = [port for port in probe.ports if port.startswith("vae_decoder")]
     ranking = decoder + [port for port in probe.ports if port not in decoder]
-    quantized = probe.psnr(probe.fakes)
+    quantized = probe.psnr(probe.quantized_run)
     kept, psnr = probe.within_budget(ranking, quantized + 1.0)
     assert 0 < len(kept) < len(ranking) and psnr >= quantized + 1.0
-    assert probe.run(Mode.FAKE, Mode.FLOAT, kept[:-1]) < quantized + 1.0
+    assert probe.without(kept[:-1]) < quantized + 1.0
     assert probe.within_budget(ranking, quantized - 1.0)[0] == []
     with pytest.raises(UserError, match="not a quantized port"):
         probe.within_budget(["unet.nothing"], 40.0)
@@ -59,13 +60,11 @@ def test_a_calibration_without_sites_exports_them_float(small_model: Path) -> No
     decoder = model.part("vae_decoder")
     whole = calibrate(model, QuantSpec(), FILES[:1])
     site = "vae_decoder.mid_block.resnets.0.conv1"
-    reduced = without(whole, [site])
+    reduced = whole.without([site])
     assert reduced.key != whole.key and reduced.spec.exclude == (site,)
-    assert (
-        reduced.apply(decoder)
-        == sum(key.startswith("vae_decoder.") and key.endswith(".weight_scale") for key in whole.tensors) - 1
-    )
-    assert decoder.module.get_submodule(site.removeprefix("vae_decoder.")).weight_scale is None
+    quant = applied(reduced, decoder)
+    assert whole.of_part(decoder).sites.keys() - quant.sites.keys() == {site} and site not in quant.ports
+    assert decoder.module.get_submodule(site.removeprefix("vae_decoder.")) not in fake_quantizers(decoder, quant)
 
 
 def test_the_command_writes_report_plot_and_calibration(
@@ -81,5 +80,5 @@ def test_the_command_writes_report_plot_and_calibration(
     assert gains == sorted(gains, reverse=True) and max(gains) > 0
     assert sum(entry["macs_share"] for entry in report["ports"]) <= 1
     assert (output / "sensitivity.png").stat().st_size > 10_000
-    assert len(Calibration.load(output / "calibration").tensors) == 0, "200 dB leaves nothing quantized"
+    assert Calibration.load(output / "calibration").quant == PartQuant(), "200 dB leaves nothing quantized"
     assert "ports float" in capsys.readouterr().out

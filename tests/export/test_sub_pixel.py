@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from passionsr_trt.export.families.registry import load_model
-from passionsr_trt.export.quantize import sub_pixel
-from passionsr_trt.export.quantize.part import smooth_sources
-from passionsr_trt.export.quantize.proof import FoldError, relative_error
-from passionsr_trt.export.quantize.sites import NamedSite, SiteConv
-from passionsr_trt.export.quantize.sub_pixel import Nearest2x, SubPixelConv, in_sub_pixel_form
-from passionsr_trt.export.quantize.transform import fold_port, into_rows
+from passionsr_trt.export.model import sub_pixel
+from passionsr_trt.export.model.absorb import fold_port, into_rows
+from passionsr_trt.export.model.part import smooth_sources
+from passionsr_trt.export.model.proof import FoldError, relative_error
+from passionsr_trt.export.model.sites import NamedSite, SiteConv
+from passionsr_trt.export.model.sub_pixel import Nearest2x, SubPixelConv, in_sub_pixel_form
 from torch import nn
 
 

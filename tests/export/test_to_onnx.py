@@ -14,15 +14,15 @@ from onnx import numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.graph.reference import reference_session
-from passionsr_trt.export.onnx.to_onnx import _export_twin, _halve
+from passionsr_trt.export.model.sites import Port, SiteConv, SiteLinear, named_sites
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.modes import Mode, Moded
-from passionsr_trt.export.quantize.quantizer import quantize
-from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear, named_sites
+from passionsr_trt.export.quantize.grids import Grid, quantize
+from passionsr_trt.export.quantize.quantizers import export_twin
+from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from torch import nn
 
 from tests.conftest import Built
-from tests.helpers import lone_part, switch
+from tests.helpers import faked, lone_part
 
 
 @pytest.fixture(scope="module", params=["vae_encoder", "unet", "vae_decoder"])
@@ -117,13 +117,13 @@ def test_codes_and_results_agree_with_pytorch_code_for_code(kind: str, bits: int
     else:
         site, x = SiteLinear(torch.randn(8, 16), torch.randn(8), None), torch.randn(1, 5, 16) * 2
     high = 2 ** (bits - 1) - 1
-    site.set_weight_scale(site.weight.flatten(1).abs().amax(1) / high, high)
-    site.port.set_scale(torch.tensor(2.0 / high), -high - 1, high)
-    switch(site, Mode.FAKE)
-    expected, codes = site(x), quantize(x, torch.tensor(2.0 / high), -high - 1, high)
-    site.prepare_export()
-    switch(site, Mode.QDQ)
-    program = torch.onnx.export(OneSite(site).eval(), (x,), dynamo=True, opset_version=20, verbose=False)
+    part = lone_part("part", OneSite(site).eval(), 16)
+    row = SiteQuant(site.weight.data.flatten(1).abs().amax(1) / high)
+    grid = Grid.of(QuantSpec(bits_weights=bits, bits_activations=bits))
+    quant = PartQuant({"part.site": PortQuant(torch.tensor(2.0 / high))}, {"part.site": row}, grid)
+    with faked(part, quant):
+        expected, codes = site(x), quantize(x, torch.tensor(2.0 / high), -high - 1, high)
+    program = torch.onnx.export(export_twin(part, quant), (x,), dynamo=True, opset_version=20, verbose=False)
     assert program is not None
     model = program.model_proto
     quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
@@ -134,14 +134,12 @@ def test_codes_and_results_agree_with_pytorch_code_for_code(kind: str, bits: int
     np.testing.assert_allclose(result, expected.detach().numpy(), rtol=1e-5, atol=1e-4)
 
 
-def test_a_port_without_a_scale_changes_nothing() -> None:
+def test_a_port_without_a_quantizer_changes_nothing() -> None:
     port, x = Port(), torch.randn(3)
-    for mode in Mode:
-        port.mode = mode
-        assert port(x) is x
+    assert port(x) is x
 
 
-class Table(Moded):
+class Table(nn.Module):
     """Two buffers: one that it calls a weight, and one that is not, whatever its name."""
 
     weight_buffers = ("table",)
@@ -153,16 +151,14 @@ class Table(Moded):
 
 
 def test_half_precision_takes_the_buffers_that_a_module_calls_weights() -> None:
-    module = nn.Sequential(
-        Table(), SiteConv(torch.ones(1, 1, 1, 1), torch.ones(1)), SiteLinear(torch.ones(1, 1), None)
-    )
-    for site in module[1:]:
-        site.prepare_export()
-        site.port.set_scale(torch.tensor(1.0), -128, 127)
-    for found in module.modules():
-        _halve(found)
-    halved = {name for name, tensor in module.state_dict().items() if tensor.dtype == torch.float16}
-    assert halved == {"0.table", "1.weight", "1.bias", "1.stored", "2.weight", "2.stored"}
+    conv, linear = SiteConv(torch.ones(1, 1, 1, 1), torch.ones(1)), SiteLinear(torch.ones(1, 1), None)
+    last = SiteConv(torch.ones(1, 1, 1, 1), None)
+    module = nn.Sequential(SiteConv(torch.ones(1, 1, 1, 1), None), Table(), conv, linear, last)
+    ports = {f"part.{index}": PortQuant(torch.tensor(1.0)) for index in (2, 3)}
+    quant = PartQuant(ports, {"part.3": SiteQuant(torch.ones(1))})
+    twin = export_twin(lone_part("part", module, 1), quant, half_precision=True)
+    halved = {name for name, tensor in twin.state_dict().items() if tensor.dtype == torch.float16}
+    assert halved == {"1.table", "2.weight", "2.bias", "2.stored", "3.weight"}, "codes and scales stay"
 
 
 @pytest.mark.parametrize(("ends", "expected"), [((), ("a", "c")), (("part.b", "part.a"), ("b", "a"))])
@@ -175,7 +171,7 @@ def test_the_first_and_the_last_site_are_the_same_to_a_spec_and_to_half_precisio
     assert part.first_and_last == (first, last)
     sites = {named.name: named.site for named in part.sites()}
     assert set(sites) - {named.name for named in quantized_sites(part, QuantSpec(min_channels=0))} == {first, last}
-    twin = named_sites(_export_twin(part, "fp16", consume=False), "part")
+    twin = named_sites(export_twin(part, PartQuant(), half_precision=True), "part")
     stored = {named.name: (named.site.stored.dtype, named.site.out_dtype) for named in twin}
     assert {name for name, (kind, _out) in stored.items() if kind == torch.float32} == {first, last}
     assert [name for name, (_kind, out) in stored.items() if out is not None] == [first]

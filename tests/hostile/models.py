@@ -13,8 +13,8 @@ from tests.hostile.trial import Outcome, Trial
 
 # where each run of `calibrate` is stopped: before it loads the model, before it calibrates, at its first boundary
 LOADING = "passionsr_trt.export.families.registry.load_model"
-CALIBRATING = "passionsr_trt.export.calibrate.ranges.calibrate"
-BOUNDARIES = "passionsr_trt.export.calibrate.ranges.activation_boundary"
+CALIBRATING = "passionsr_trt.export.calibrate.pipeline.calibrate"
+BOUNDARIES = "passionsr_trt.export.calibrate.steps.observe.activation_boundary"
 
 
 def calibrate(

@@ -20,7 +20,7 @@ from tests.hostile.trial import NOTES, Outcome, Trial, run
 LONGEST = {"infer": 4.0, "build": 9.0, "export": 12.0, "calibrate": 9.0}
 COUNTS = {signal.SIGTERM: 5, signal.SIGKILL: 13, signal.SIGINT: 3}
 GRACEFUL = (signal.SIGTERM, signal.SIGINT)
-STEPS = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "settle_steps": 2}
+STEPS = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "correction_steps": 2}
 CHANCE = random.Random(1)
 MOMENTS = [
     pytest.param(command, number, CHANCE.uniform(0.3, longest), id=f"{command} {number.name} {index}")

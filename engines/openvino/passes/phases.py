@@ -1,4 +1,4 @@
-"""A convolution in sub-pixel form (export/quantize/sub_pixel.py) as one convolution per phase.
+"""A convolution in sub-pixel form (export/model/sub_pixel.py) as one convolution per phase.
 
     before: x → Conv [4O, C, 2, 2], pads 1 → DepthToSpace(2, DCR) → one pixel off every side
     after:  x → four Conv [O, C, 2, 2], each padded on the two sides that its phase reads → Concat → DepthToSpace

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from passionsr_trt.export.quantize.sites import Site
-from passionsr_trt.export.quantize.transform import Absorb, Into
+from passionsr_trt.export.model.absorb import Absorb, Into
+from passionsr_trt.export.model.sites import Site
 from torch import nn
 
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity)  # s > 0 passes through them

@@ -13,7 +13,7 @@ from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.engines.common.writing import check_writable
 
 if TYPE_CHECKING:
-    from passionsr_trt.export.quantize.part import Model
+    from passionsr_trt.export.model.part import Model
     from torch import Tensor
 
 DESCRIPTION, WEIGHTS = "network.json", "network.safetensors"

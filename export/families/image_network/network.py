@@ -14,9 +14,9 @@ from passionsr_trt.export.families.image_network.architectures import KNOWN, Arc
 from passionsr_trt.export.families.image_network.rewriting import as_sites
 from passionsr_trt.export.families.image_network.seams import seam_overlap
 from passionsr_trt.export.families.weights import must_run
-from passionsr_trt.export.quantize.hooks import watching_outputs
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, proof_size, smooth_sources
-from passionsr_trt.export.quantize.sites import Site
+from passionsr_trt.export.model.hooks import watching_outputs
+from passionsr_trt.export.model.part import Model, Part, Tensors, proof_size, smooth_sources
+from passionsr_trt.export.model.sites import Site
 from torch import Tensor, nn
 
 NAME = "image-network"
@@ -74,7 +74,7 @@ def wire(body: nn.Module, original: Any, known: Architecture, scale: int) -> Par
     module = Network(body).eval()
     for site in module.modules():
         if isinstance(site, Site):
-            site.port.joined = True
+            site.port.fused = True
     return Part(
         "network",
         module,

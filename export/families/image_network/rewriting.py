@@ -4,7 +4,7 @@ By rules, in this order; each is exact, and the whole is proved against the orig
 
 1. modules that a table names by their class (REPLACED) give way to one that exports for any picture;
 2. a batch norm behind a convolution goes into it;
-3. nearest ×2 in front of a 3×3 convolution takes the sub-pixel form (export/quantize/sub_pixel.py);
+3. nearest ×2 in front of a 3×3 convolution takes the sub-pixel form (export/model/sub_pixel.py);
 4. every dense convolution and every linear becomes a site. Grouped and dilated convolutions stay float.
 """
 
@@ -26,8 +26,8 @@ from passionsr_trt.export.families.image_network.windows import (
     WindowAttention,
 )
 from passionsr_trt.export.families.windows import shift_mask
-from passionsr_trt.export.quantize.sites import SiteConv, SiteLinear
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
+from passionsr_trt.export.model.sites import SiteConv, SiteLinear
+from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from passionsr_trt.export.families.blocks import split_heads
 from passionsr_trt.export.families.windows import Pair, from_windows, in_windows, shift_mask, to_windows
-from passionsr_trt.export.quantize.sites import Operand
+from passionsr_trt.export.model.sites import Operand
 from torch import Tensor, nn
 
 

@@ -20,8 +20,8 @@ from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
 from passionsr_trt.export.families.resshift import reference
 from passionsr_trt.export.families.resshift.autoencoder import POSITIONS, VQDecoder, VQEncoder
 from passionsr_trt.export.families.resshift.unet import UNET_ABSORB, OneStepUNet, Resample, ResBlock, SwinLayer
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
-from passionsr_trt.export.quantize.proof import prove
+from passionsr_trt.export.model.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.model.proof import prove
 from torch import Tensor, nn
 
 NAME = "resshift"

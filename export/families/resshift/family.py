@@ -15,7 +15,7 @@ from passionsr_trt.engines.common.errors import UsageError
 
 if TYPE_CHECKING:
     from passionsr_trt.export.families.resshift.chain import ResShiftModel
-    from passionsr_trt.export.quantize.part import Model
+    from passionsr_trt.export.model.part import Model
 
 DESCRIPTION = "resshift.json"
 WEIGHTS = {"unet": "unet.safetensors", "autoencoder": "autoencoder.safetensors"}

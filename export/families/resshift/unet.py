@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from passionsr_trt.export.families.resshift import reference
 from passionsr_trt.export.families.windows import HIDDEN, in_windows
-from passionsr_trt.export.quantize.sites import Port, SiteConv, SiteLinear
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
-from passionsr_trt.export.quantize.transform import Absorb, Into
+from passionsr_trt.export.model.absorb import Absorb, Into
+from passionsr_trt.export.model.sites import Port, SiteConv, SiteLinear, data_of
+from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
 UNET_ABSORB = (
@@ -35,7 +35,7 @@ class ResBlock(nn.Module):
     def __init__(self, block: reference.ScaledResBlock, embedding: Tensor) -> None:
         super().__init__()
         inner, outer = site(block.in_layers[2]), site(block.out_layers[3])
-        inner.port.joined = outer.port.joined = True
+        inner.port.fused = outer.port.fused = True
         self.in_layers = nn.Sequential(block.in_layers[0], nn.SiLU(), inner)
         scale, shift = block.emb_layers(embedding)[0].double().chunk(2)
         before = block.out_layers[0]
@@ -165,7 +165,7 @@ class OneStepUNet(nn.Module):
             self.output_blocks = nn.ModuleList(_layers(entry, embedding) for entry in unet.output_blocks)
             self.out = nn.Sequential(unet.out[0], nn.SiLU(), site(unet.out[2]))
             first = next(module for module in self.modules() if isinstance(module, SiteConv))
-            first.assign(with_noise(first.weight.data, unet.outputs, noise_gain), first.effective_bias())
+            first.assign(with_noise(first.weight.data, unet.outputs, noise_gain), data_of(first.bias))
 
     def forward(self, z_y: Tensor, noise: Tensor, lr: Tensor) -> Tensor:
         x, skips = torch.cat([z_y, noise, lr], dim=1), []
@@ -202,7 +202,7 @@ def _layers(layers: nn.Module, embedding: Tensor) -> nn.Sequential:
                 made.append(Resample("op", site(layer.op)))
             case reference.Up():
                 written = site(layer.conv)
-                made.append(Resample("conv", SubPixelConv.of(written.weight.data, written.effective_bias())))
+                made.append(Resample("conv", SubPixelConv.of(written.weight.data, data_of(written.bias))))
             case _:
                 made.append(site(layer))
     return nn.Sequential(*made)

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch.nn.functional as F
 from passionsr_trt.export.families.blocks import SelfAttention, attend, from_tokens, split_heads, to_tokens
-from passionsr_trt.export.quantize.modes import Moded
-from passionsr_trt.export.quantize.sites import SiteLinear
+from passionsr_trt.export.model.sites import SiteLinear
 from torch import Tensor, nn
 
 
-class ConstantCrossAttention(Moded):
+class ConstantCrossAttention(nn.Module):
     """Cross-attention to a constant text embedding: Kᵀ [h, d, tokens] and V [h, tokens, d] are constants."""
 
     key_t: Tensor
@@ -35,7 +34,7 @@ class ConstantCrossAttention(Moded):
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, channels = x.shape
         query = split_heads(self.to_q(x), self.heads).transpose(1, 2)
-        out = attend(query, self.key_t, self.value, self.mode).transpose(1, 2)
+        out = attend(query, self.key_t, self.value).transpose(1, 2)
         return self.to_out[0](out.reshape(batch, tokens, channels))
 
 

@@ -24,9 +24,9 @@ from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.tiny_vae import TinyBlock, TinyDecoder, TinyEncoder
 from passionsr_trt.export.families.stable_diffusion.unet import OneStepUNet
 from passionsr_trt.export.families.stable_diffusion.vae import KLDecoder, KLEncoder
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
-from passionsr_trt.export.quantize.proof import prove
-from passionsr_trt.export.quantize.transform import Absorb, Into
+from passionsr_trt.export.model.absorb import Absorb, Into
+from passionsr_trt.export.model.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.model.proof import prove
 from torch import Tensor, nn
 
 NAME = "stable-diffusion"

@@ -12,7 +12,7 @@ from passionsr_trt.engines.common.arguments import whole
 from passionsr_trt.engines.common.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from passionsr_trt.export.quantize.part import Model
+    from passionsr_trt.export.model.part import Model
 
 
 class StableDiffusion:

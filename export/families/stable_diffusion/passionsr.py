@@ -33,10 +33,12 @@ from passionsr_trt.export.families.ldm_names import vae_path
 from passionsr_trt.export.families.stable_diffusion.checkpoints import read_checkpoint
 from passionsr_trt.export.families.stable_diffusion.folder import OneStepModel
 from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path
+from passionsr_trt.export.model.part import Model
+from passionsr_trt.export.model.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import quantized_sites
-from passionsr_trt.export.quantize.part import Model
-from passionsr_trt.export.quantize.sites import NamedSite, group_ports
+from passionsr_trt.export.quantize.grids import Grid
+from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import Tensor
 
 PREFIX = "model.model."
@@ -93,14 +95,14 @@ def import_calibration(
             layers[site_name(name, module is model.unet)] = read_layer(tensors, old, weight, path, report)
         count_lost(tensors, weights, rename, module.config, report)
     spec = QuantSpec(bits_weights=bits, bits_activations=bits, method="learned", rounding="nearest")
-    found = {}
+    quant = PartQuant(grid=Grid.of(spec))
     for part in built.parts:
         for sites in group_ports(quantized_sites(part, spec)).values():
-            found.update(port_tensors(sites, layers, spec, report))
-    if not found:
+            quant |= port_quant(sites, layers, spec, report)
+    if not quant.sites:
         raise UserError(f"{unet}: none of its layers is a site of the model", "expected the model it was made for")
     source = hashlib.sha256(f"{sha256(unet)} {sha256(vae)}".encode()).hexdigest()
-    return Calibration(model.digest, spec, source, found), report
+    return Calibration(model.digest, spec, source, quant), report
 
 
 def strip(state: Any, path: Path) -> dict[str, Tensor]:
@@ -166,13 +168,12 @@ def _bounds(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return (low[0], high[0]) if low.numel() == 1 else (low, high)
 
 
-def port_tensors(
-    sites: list[NamedSite], layers: dict[str, Layer], spec: QuantSpec, report: Report
-) -> dict[str, Tensor]:
-    """One port's part of the calibration; nothing where a site of it is not in the files."""
+def port_quant(sites: list[NamedSite], layers: dict[str, Layer], spec: QuantSpec, report: Report) -> PartQuant:
+    """The rows of one port and its sites; none where a site of it is not in the files."""
+    grid = Grid.of(spec)
     if missing := [named.name for named in sites if named.name not in layers]:
         report.missing += missing
-        return {}
+        return PartQuant(grid=grid)
     own = [layers[named.name] for named in sites]
     if len(own) > 1:
         report.lost["port read by several layers: one range for all"] += 1
@@ -181,21 +182,18 @@ def port_tensors(
     half = (highs - lows) / 2
     half = half.clamp(min=LEAST * float(half.max()))
     typical = half.log().mean().exp()
-    port, (low_code, high_code) = sites[0].port_name, spec.activation_codes
+    low_code, high_code = spec.activation_codes
     scale = half / typical
-    result = {
-        f"{port}.let_scale": scale,
-        f"{port}.let_shift": (lows + highs) / 2 + half / (high_code - low_code),  # codes reach one further down
-        f"{port}.activation_scale": 2 * typical / (high_code - low_code),
-    }
+    shift = (lows + highs) / 2 + half / (high_code - low_code)  # codes reach one further down
+    port = PortQuant(2 * typical / (high_code - low_code), let=Let(scale, shift))
+    rows = {}
     for named, layer in zip(sites, own, strict=True):
         weight = named.site.weight.double()
-        most = (weight * scale.reshape(1, -1, *[1] * (weight.dim() - 2))).abs().flatten(1).amax(1)
-        result[f"{named.name}.weight_scale"] = (most * named.site.per_row(layer.clip)).clamp(
-            min=1e-12
-        ) / spec.weight_code_max
+        most = (weight * named.site.along_inputs(scale)).abs().flatten(1).amax(1)
+        boundary = (most * named.site.per_row(layer.clip)).clamp(min=1e-12)
+        rows[named.name] = SiteQuant(boundary / spec.weight_code_max)
         report.sites += 1
-    return {key: value.float().contiguous() for key, value in result.items()}
+    return PartQuant({sites[0].port_name: port}, rows, grid).map(lambda tensor: tensor.float().contiguous())
 
 
 def count_lost(

@@ -5,7 +5,7 @@
     Block:   relu(conv-relu-conv-relu-conv(x) + skip(x)); with mid-block norm, first x += pool(x),
              pool = conv1×1 → GroupNorm(4) → ReLU → conv1×1
 
-A nearest ×2 and the convolution behind it are one layer here, in sub-pixel form (export/quantize/sub_pixel.py).
+A nearest ×2 and the convolution behind it are one layer here, in sub-pixel form (export/model/sub_pixel.py).
 A layer's kind is read from its keys, so AutoencoderTiny and taef2 are one code. In the decoder an index
 without weights is the clamp (first), the ReLU after the first conv, or an upsampling.
 """
@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.quantize.sites import SiteConv
-from passionsr_trt.export.quantize.sub_pixel import Nearest2x, in_sub_pixel_form
+from passionsr_trt.export.model.sites import SiteConv
+from passionsr_trt.export.model.sub_pixel import Nearest2x, in_sub_pixel_form
 from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]

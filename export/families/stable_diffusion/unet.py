@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.blocks import Mid, ResBlock, resamplers
 from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransformer
-from passionsr_trt.export.quantize.sites import SiteConv
+from passionsr_trt.export.model.sites import SiteConv
 from torch import Tensor, nn
 
 

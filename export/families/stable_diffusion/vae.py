@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from passionsr_trt.export.families.autoencoder import Decoder, Encoder
-from passionsr_trt.export.quantize.sites import SiteConv
+from passionsr_trt.export.model.sites import SiteConv
 from torch import Tensor
 
 

@@ -1,0 +1,1 @@
+"""The steps of a calibration, one each: what it requires, the mathematics, what it ensures."""
