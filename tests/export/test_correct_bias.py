@@ -64,6 +64,7 @@ def test_it_brings_the_chain_closer_and_touches_only_rows_of_the_last_part(
     assert chain_error(small_model, corrected) < 0.97 * chain_error(small_model, uncorrected)
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_block_by_block_nothing_is_corrected(small_model: Path) -> None:
     spec = replace(CORRECTED, granularity="block", let_steps=1)
     quant = calibrate(load_model(small_model), spec, FILES[:1]).quant

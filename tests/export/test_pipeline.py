@@ -48,9 +48,8 @@ def quantization_error(folder: Path, calibration: Calibration) -> float:
 def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     model: Model, granularity: str, rounding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = QuantSpec(
-        method="learned", let_steps=2, lbq_steps=2, correction_steps=2, granularity=granularity, rounding=rounding
-    )
+    steps = {"let_steps": 2, "lbq_steps": 2, "correction_steps": 2}
+    spec = QuantSpec(method="learned", granularity=granularity, rounding=rounding, **steps)
     whole = calibrate(model, spec, TINY_FILES)
     ran: list[str] = []
     run_stage = trainer.run_stage

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.wiring import TensorInfo
 from passionsr_trt.export.families.blocks import ResBlock, SpatialSelfAttention
-from passionsr_trt.export.quantize.part import Model, Part, Tensors, smooth_sources
-from passionsr_trt.export.quantize.sites import SiteConv
-from passionsr_trt.export.quantize.sub_pixel import SubPixelConv
-from passionsr_trt.export.quantize.transform import Absorb, Into
+from passionsr_trt.export.model.absorb import Absorb, Into
+from passionsr_trt.export.model.part import Model, Part, Tensors, smooth_sources
+from passionsr_trt.export.model.sites import SiteConv
+from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
 from tests.export.toy_family import reference

@@ -11,7 +11,7 @@ from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
 from passionsr_trt.engines.common.errors import UsageError
 
 if TYPE_CHECKING:
-    from passionsr_trt.export.quantize.part import Model
+    from passionsr_trt.export.model.part import Model
 
 SETTINGS, WEIGHTS = "toy.json", "toy.safetensors"
 
