@@ -20,11 +20,10 @@ from passionsr_trt.export.quantize.modes import Mode
 from passionsr_trt.export.quantize.part import Model
 from passionsr_trt.export.quantize.proof import relative_error
 
-from tests.conftest import DEMO, TINY
+from tests.conftest import TINY
 from tests.helpers import switch
 
-FILES = calibration_files(DEMO / "calib" / "lr", 2)
-TINY_FILES = calibration_files(TINY, 2)
+FILES = calibration_files(TINY, 2)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 ) -> None:
     steps = {"let_steps": 2, "lbq_steps": 2, "settle_steps": 2}
     spec = QuantSpec(method="learned", granularity=granularity, rounding=rounding, staged=True, **steps)
-    whole = learn_calibration(model, spec, TINY_FILES)
+    whole = learn_calibration(model, spec, FILES)
     ran: list[str] = []
     run_stage = teaching.run_stage
 
@@ -69,11 +68,11 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     ran += [""] * 5 if granularity == "module" else []
     partial = tmp_path / "partial"
     with pytest.raises(KeyboardInterrupt):
-        learn_calibration(model, spec, TINY_FILES, partial)
+        learn_calibration(model, spec, FILES, partial)
     assert sorted(path.stem for path in partial.iterdir()) == ["unet", "vae_decoder", "vae_encoder"]
     monkeypatch.setattr(teaching, "run_stage", lambda *args: (ran.append("again"), run_stage(*args)))
     before = len(ran)
-    assert equal(whole, learn_calibration(model, spec, TINY_FILES, partial))
+    assert equal(whole, learn_calibration(model, spec, FILES, partial))
     assert 0 < len(ran) - before < before
     assert not partial.exists()
 
@@ -82,7 +81,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) -> None:
     spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1, settle_steps=2, rounding="nearest")
     (tmp_path / "vae_encoder.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    assert equal(learn_calibration(model, spec, TINY_FILES), learn_calibration(model, spec, TINY_FILES, tmp_path))
+    assert equal(learn_calibration(model, spec, FILES), learn_calibration(model, spec, FILES, tmp_path))
 
 
 @pytest.mark.usefixtures("few_candidates")
@@ -92,7 +91,7 @@ def test_recomputing_activations_changes_nothing(model: Model, granularity: str)
         method="learned", let_steps=2, lbq_steps=2, settle_steps=2, accumulate=2, granularity=granularity
     )
     spec = replace(learned, rounding="nearest")  # a rounding of what differs in its last digit may fall either way
-    plain, low = (learn_calibration(model, spec, TINY_FILES, low_memory=on) for on in (False, True))
+    plain, low = (learn_calibration(model, spec, FILES, low_memory=on) for on in (False, True))
     for key, value in plain.tensors.items():
         torch.testing.assert_close(low.tensors[key], value, rtol=1e-4, atol=1e-6)
 
@@ -156,6 +155,7 @@ def test_blocks_come_in_the_order_they_run(model: Model) -> None:
     assert second == first + 1
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_the_search_is_where_learning_starts(model: Model) -> None:
     found = learn_calibration(model, QuantSpec(method="search"), FILES)
     start = learn_calibration(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0, settle_steps=0), FILES)
