@@ -23,11 +23,10 @@ from passionsr_trt.export.model.proof import relative_error
 from passionsr_trt.export.quantize.calibration import Calibration, tensors_of
 from passionsr_trt.export.quantize.values import PartQuant
 
-from tests.conftest import DEMO, TINY
+from tests.conftest import TINY
 from tests.helpers import quantized_chain
 
-FILES = calibration_files(DEMO / "calib" / "lr", 2)
-TINY_FILES = calibration_files(TINY, 2)
+FILES = calibration_files(TINY, 2)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +49,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 ) -> None:
     steps = {"let_steps": 2, "lbq_steps": 2, "correction_steps": 2}
     spec = QuantSpec(method="learned", granularity=granularity, rounding=rounding, **steps)
-    whole = calibrate(model, spec, TINY_FILES)
+    whole = calibrate(model, spec, FILES)
     ran: list[str] = []
     run_stage = trainer.run_stage
 
@@ -64,11 +63,11 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     ran += [""] * 5 if granularity == "module" else []
     partial = tmp_path / "partial"
     with pytest.raises(KeyboardInterrupt):
-        calibrate(model, spec, TINY_FILES, partial=partial)
+        calibrate(model, spec, FILES, partial=partial)
     assert sorted(path.stem for path in partial.iterdir()) == ["unet", "vae_decoder", "vae_encoder"]
     monkeypatch.setattr(trainer, "run_stage", lambda *args: (ran.append("again"), run_stage(*args)))
     before = len(ran)
-    assert whole.quant == calibrate(model, spec, TINY_FILES, partial=partial).quant
+    assert whole.quant == calibrate(model, spec, FILES, partial=partial).quant
     assert 0 < len(ran) - before < before
     assert not partial.exists()
 
@@ -77,7 +76,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) -> None:
     spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1, correction_steps=2, rounding="nearest")
     (tmp_path / "vae_encoder.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    assert calibrate(model, spec, TINY_FILES).quant == calibrate(model, spec, TINY_FILES, partial=tmp_path).quant
+    assert calibrate(model, spec, FILES).quant == calibrate(model, spec, FILES, partial=tmp_path).quant
 
 
 @pytest.mark.usefixtures("few_candidates")
@@ -87,7 +86,7 @@ def test_recomputing_activations_changes_nothing(model: Model, granularity: str)
         method="learned", let_steps=2, lbq_steps=2, correction_steps=2, accumulate=2, granularity=granularity
     )
     spec = replace(learned, rounding="nearest")  # a rounding of what differs in its last digit may fall either way
-    plain, low = (calibrate(model, spec, TINY_FILES, low_memory=on) for on in (False, True))
+    plain, low = (calibrate(model, spec, FILES, low_memory=on) for on in (False, True))
     tensors = tensors_of(low.quant)
     for key, value in tensors_of(plain.quant).items():
         torch.testing.assert_close(tensors[key], value, rtol=1e-4, atol=1e-6)
@@ -156,6 +155,7 @@ def test_blocks_come_in_the_order_they_run(model: Model) -> None:
     assert second == first + 1
 
 
+@pytest.mark.usefixtures("few_candidates")
 def test_the_search_is_where_learning_starts(model: Model) -> None:
     found = calibrate(model, QuantSpec(method="search"), FILES)
     start = calibrate(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0, correction_steps=0), FILES)

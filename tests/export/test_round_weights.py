@@ -109,18 +109,27 @@ def test_four_offsets_fit_into_a_byte(values: list[int]) -> None:
     assert unpack_offsets(torch.full_like(packed, 255), turned.shape) is None
 
 
+@pytest.fixture(scope="module")
+def calibrations(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of weights of 4 bits, by their rounding."""
+    folders = {how: tmp_path_factory.mktemp("rounded") / how for how in ("nearest", "second_order")}
+    for how, folder in folders.items():
+        spec = QuantSpec(method="smoothquant", bits_weights=4, rounding=how)
+        calibrate(load_model(small_model), spec, FILES).save(folder)
+    return folders
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_graph_has_the_codes_that_were_chosen(small_model: Path, tmp_path: Path, precision: str) -> None:
+def test_the_graph_has_the_codes_that_were_chosen(
+    small_model: Path, calibrations: dict[str, Path], tmp_path: Path, precision: str
+) -> None:
     model = load_model(small_model)
     (sources,) = crops([load_sources(FILES[1], model)], model, 0, CROP)
     expected = model.run(sources)["image_out"]
     errors = {}
-    for how in ("nearest", "second_order"):
-        spec = QuantSpec(method="smoothquant", bits_weights=4, rounding=how)
-        calibration = calibrate(load_model(small_model), spec, FILES)
-        calibration.save(tmp_path / how)
+    for how, folder in calibrations.items():
         twin = load_model(small_model)
-        loaded = Calibration.load(tmp_path / how)
+        loaded = Calibration.load(folder)
         quants = {part.name: applied(loaded, part) for part in twin.parts}
         part = twin.part("vae_decoder")
         quant = quants[part.name]

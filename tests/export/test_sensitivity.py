@@ -18,10 +18,10 @@ from passionsr_trt.export.quantize.quantizers import fake_quantizers
 from passionsr_trt.export.quantize.values import PartQuant
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import DEMO
+from tests.conftest import TINY
 from tests.helpers import applied
 
-FILES = calibration_files(DEMO / "calib" / "lr", 2)
+FILES = calibration_files(TINY, 2)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_command_writes_report_plot_and_calibration(
     small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensitivity_cli, "SENSITIVITY_CROP", 64)
-    images, cache, output = str(DEMO / "calib" / "lr"), str(tmp_path / "cache"), tmp_path / "out"
+    images, cache, output = str(TINY), str(tmp_path / "cache"), tmp_path / "out"
     assert main(["calibrate", str(small_model), "--images", images, "--limit", "1", "--cache", cache]) == 0
     words = ["sensitivity", str(small_model), "--images", images, "--limit", "1", "--cache", cache]
     assert main([*words, "-o", str(output), "--budget", "200"]) == 0

@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from tests.hostile.bench import pattern
-from tests.hostile.encoded import Shown, picture, png, written
+from tests.hostile.encoded import Shown, picture, png, saved, written
+from tests.hostile.pixels import alpha, soft
 
 DEEP = np.asarray(pattern()).astype(np.uint16) * 257
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,20 +29,22 @@ def cases() -> Iterator[Any]:
     yield from tags()
     for word in ("white", "#123456", "#fff", "rgb(1,2,3)"):
         options = ("--format", "jpg", "--background", word)
-        yield picture(f"background {word}", "a.png", partial(_soft, True), True, options)
-        yield picture(f"background {word}, nothing seen", "a.png", partial(_soft, False), True, options)
+        yield picture(f"background {word}", "a.png", partial(alpha, "RGBA"), True, options)
+        yield picture(
+            f"background {word}, nothing seen", "a.png", partial(alpha, "RGBA", seen=False), True, options
+        )
 
 
 def files() -> dict[str, bytes]:
     """Whole files by their names' ends."""
-    found = {"deep.png": png(DEEP), "deep.tif": _tiff(b""), "soft.png": _saved(_soft_image(True), "PNG")}
+    found = {"deep.png": png(DEEP), "deep.tif": _tiff(b""), "soft.png": saved(soft(), "PNG")}
     for suffix, (kind, options) in FORMATS.items():
         if kind in Image.SAVE:
-            found[suffix] = _saved(pattern(), kind, **options)
+            found[suffix] = saved(pattern(), kind, **options)
     for suffix, kind in FRAMES.items():
         if kind in Image.SAVE:
             others = [pattern().rotate(180), pattern().convert("L").convert("RGB")]
-            found[f"frames.{suffix}"] = _saved(pattern(), kind, save_all=True, append_images=others)
+            found[f"frames.{suffix}"] = saved(pattern(), kind, save_all=True, append_images=others)
     return found
 
 
@@ -116,25 +118,6 @@ def _tiff(more: bytes, following: int = 0, pixels: np.ndarray = DEEP) -> bytes:
     head = b"II*\0" + struct.pack("<I", 8) + count + directory + struct.pack("<I", following)
     head = head.ljust(400, b"\0") + struct.pack("<3H", bits, bits, bits)
     return head.ljust(512, b"\0") + pixels.tobytes()
-
-
-def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _soft_image(seen: bool) -> Image.Image:
-    image = pattern().convert("RGBA")
-    ramp = np.linspace(0, 255 if seen else 0, image.width).round().astype(np.uint8)
-    image.putalpha(Image.fromarray(np.repeat(ramp[None], image.height, axis=0)))
-    return image
-
-
-def _soft(seen: bool, path: Path) -> Shown:
-    image = _soft_image(seen)
-    image.save(path)
-    return image
 
 
 def _known(pixels: np.ndarray, beside: list[tuple[bytes, bytes]], path: Path) -> Shown:

@@ -31,12 +31,16 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
 def whole(kind: str, **more: Any) -> bytes:
     """The pattern in one of FORMATS."""
     name, options = FORMATS[kind]
-    buffer = BytesIO()
-    pattern().save(buffer, name, **{**options, **more})
-    return buffer.getvalue()
+    return saved(pattern(), name, **{**options, **more})
 
 
 DAMAGES: dict[str, Callable[[bytes, int, bytes], bytes]] = {

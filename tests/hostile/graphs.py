@@ -57,10 +57,6 @@ def _values(model: onnx.ModelProto, value: float) -> None:
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _as_output(model: onnx.ModelProto, name: str) -> None:
-    model.graph.output[0].name = name
-
-
 def _constant(model: onnx.ModelProto) -> None:
     """A graph that gives its input back: of the right names and shapes, of no site."""
     node = helper.make_node("Identity", [model.graph.input[0].name], [model.graph.output[0].name])
@@ -73,14 +69,6 @@ def _channels(model: onnx.ModelProto, which: str, channels: int) -> None:
     value.type.tensor_type.shape.dim[1].dim_value = channels
 
 
-def _type(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
-
-
-def _cycle(model: onnx.ModelProto) -> None:
-    model.graph.node[0].input[0] = model.graph.output[0].name
-
-
 EDITS: dict[str, tuple[Edit, bool | None]] = {
     "without nodes": (lambda model: model.graph.ClearField("node"), False),
     "without inputs": (lambda model: model.graph.ClearField("input"), False),
@@ -88,15 +76,18 @@ EDITS: dict[str, tuple[Edit, bool | None]] = {
     "without weights": (lambda model: model.graph.ClearField("initializer"), False),
     "without a graph": (lambda model: model.ClearField("graph"), False),
     "of another input": (lambda model: setattr(model.graph.input[0], "name", "x"), False),
-    "of another output": (lambda model: _as_output(model, "x"), False),
+    "of another output": (lambda model: setattr(model.graph.output[0], "name", "x"), False),
     "of 8 channels in": (lambda model: _channels(model, "input", 8), False),
     "of 8 channels out": (lambda model: _channels(model, "output", 8), None),
-    "of integers": (_type, False),
+    "of integers": (
+        lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64),
+        False,
+    ),
     "of an unknown operation": (lambda model: setattr(model.graph.node[5], "op_type", "Invented"), False),
     "of an unknown domain": (lambda model: setattr(model.graph.node[5], "domain", "invented"), False),
     "of opset 999": (lambda model: setattr(model.opset_import[0], "version", 999), None),
     "of IR 999": (lambda model: setattr(model, "ir_version", 999), None),
-    "in a circle": (_cycle, False),
+    "in a circle": (lambda model: model.graph.node[0].input.__setitem__(0, model.graph.output[0].name), False),
     "that does nothing": (_constant, None),
     "with a node twice": (lambda model: model.graph.node.extend([model.graph.node[5]]), None),
     "with a node less": (lambda model: model.graph.node.pop(5) and None, False),

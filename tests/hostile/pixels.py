@@ -63,10 +63,16 @@ def transparent(mode: str, path: Path) -> Shown:
     return result
 
 
-def alpha(mode: str, path: Path) -> Shown:
+def soft(mode: str = "RGBA", seen: bool = True) -> Image.Image:
+    """Clear on the left, or everywhere."""
     image = pattern().convert("L" if mode == "LA" else "RGB")
-    ramp = np.linspace(0, 255, image.width).round().astype(np.uint8)
+    ramp = np.linspace(0, 255 * seen, image.width).round().astype(np.uint8)
     image.putalpha(Image.fromarray(np.repeat(ramp[None], image.height, axis=0)))
+    return image
+
+
+def alpha(mode: str, path: Path, seen: bool = True) -> Shown:
+    image = soft(mode, seen)
     image.save(path)
     return image
 

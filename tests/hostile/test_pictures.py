@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,19 @@ from PIL import Image
 
 from tests.hostile import containers, metadata
 from tests.hostile.bench import SIZE, difference, levels, pattern
-from tests.hostile.encoded import FORMATS, Shown, Write, chunks, damaged, decoded, drawn, picture, whole, written
+from tests.hostile.encoded import (
+    FORMATS,
+    Shown,
+    Write,
+    chunks,
+    damaged,
+    decoded,
+    drawn,
+    picture,
+    saved,
+    whole,
+    written,
+)
 from tests.hostile.pixels import MODES
 from tests.hostile.trial import Trial
 
@@ -124,9 +135,8 @@ def disguised() -> Iterator[Any]:
         for suffix in ("png", "jpg", "webp", "tif", "bmp"):
             yield picture(f"{kind} named {suffix}", f"other.{suffix}", partial(decoded, whole(kind)), True)
     for kind, suffix in (("WEBP", "webp"), ("PNG", "png"), ("TIFF", "tif"), ("MPO", "jpg")):
-        buffer = BytesIO()
-        pattern().save(buffer, kind, save_all=True, append_images=[Image.new("RGB", SIZE)])
-        yield picture(f"two frames {kind}", f"frames.{suffix}", partial(decoded, buffer.getvalue()), True)
+        data = saved(pattern(), kind, save_all=True, append_images=[Image.new("RGB", SIZE)])
+        yield picture(f"two frames {kind}", f"frames.{suffix}", partial(decoded, data), True)
 
 
 def _unread(kind: str, path: Path) -> Shown:

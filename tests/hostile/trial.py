@@ -139,7 +139,9 @@ class Trial:
                 status, escaped = 1, traceback.format_exc()
         seconds = time.perf_counter() - start
         out, err = (text.decode("utf-8", errors="replace") for text in self.capture.readouterr())
-        lines = "\n".join(f"{told.filename}:{told.lineno}: {told.message}" for told in warned)
+        lines = "\n".join(
+            f"{told.filename}:{told.lineno}: {told.category.__name__}: {told.message}" for told in warned
+        )
         return Outcome(status, out, err, seconds, escaped, lines)
 
 

@@ -69,6 +69,7 @@ def test_originals_are_those_of_the_same_sub_folder(tmp_path: Path) -> None:
         find_truths(find_pictures([low / "b.png"])[0], high)
 
 
+@pytest.mark.slow
 def test_sub_folders_and_twins_have_sheets_of_their_own(small: Built, tmp_path: Path) -> None:
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for name in ("a.png", "sub/a.png"):
@@ -97,6 +98,7 @@ def test_float_engines_equal_onnx_runtime_at_any_size(demo: Built, size: tuple[i
     assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_its_report_and_chart(
     small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
