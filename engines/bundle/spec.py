@@ -110,6 +110,10 @@ class QuantSpec:
             object.__setattr__(self, "lbq_steps", ByWidth(0 if eight else 48))
         self._check_choices()
         self._check_numbers()
+        if self.block_share < 1 and self.granularity != "block":
+            raise UserError(
+                f"spec: block_share {self.block_share} of a whole module", "expected granularity `block` with it"
+            )
 
     def _check_choices(self) -> None:
         """UserError for a value that is none of its key's."""
@@ -117,10 +121,6 @@ class QuantSpec:
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(f"spec: {name} is {value!r}", f"expected one of {', '.join(map(str, allowed))}")
-        if self.block_share < 1 and self.granularity != "block":
-            raise UserError(
-                f"spec: block_share {self.block_share} of a whole module", "expected granularity `block` with it"
-            )
 
     def _check_numbers(self) -> None:
         """UserError for a number out of its key's range."""

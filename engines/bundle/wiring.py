@@ -68,7 +68,7 @@ class SiteInfo:
 class PartInfo:
     """One graph or engine. multiple: its pictures' and tiles' sides are multiples of it, in output pixels.
 
-    rest: `bfloat16` where what is not INT8 bears it on a CPU that has it, else `float32`. format: of the codes of
+    float_precision: `bfloat16` where what is not INT8 bears it on a CPU that has it, else `float32`. format: of the codes of
     its quantized sites (formats.py); where it has none, the bundle's precision.
     """
 
@@ -77,7 +77,7 @@ class PartInfo:
     inputs: tuple[TensorInfo, ...]
     output: TensorInfo
     multiple: int
-    rest: str = "float32"
+    float_precision: str = "float32"
     sites: tuple[SiteInfo, ...] = ()
     format: str = ""
 

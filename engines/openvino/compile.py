@@ -61,7 +61,7 @@ def code_limit(spec: QuantSpec | None, built: int | None = None) -> int | None:
 
 def runs_in_bfloat16(part: PartInfo, target: OpenVINOTarget) -> bool:
     """May what is not INT8 of a part run in bfloat16, where the CPU has it?"""
-    return target.bfloat16 and part.rest == "bfloat16"
+    return target.bfloat16 and part.float_precision == "bfloat16"
 
 
 def compile_static(

@@ -56,7 +56,7 @@ COST_INPUTS = 2  # crops on which the cost of each block is measured
 STATE = "state"
 
 
-class Stage(Protocol):
+class TrainingStage(Protocol):
     """What learns together: how many steps, what is done before them, which parameters."""
 
     @property
@@ -68,7 +68,7 @@ class Stage(Protocol):
 
 
 def run_stage(
-    module: nn.Module, stage: Stage, title: str, pairs: Pairs, spec: QuantSpec, compute: Compute
+    module: nn.Module, stage: TrainingStage, title: str, pairs: Pairs, spec: QuantSpec, compute: Compute
 ) -> None:
     """Learn one stage; title: of the module, which the order of its samples depends on."""
     stage.begin(module)
@@ -254,7 +254,7 @@ class PartTrainer:
                 sites[named.name] = SiteQuant(scale, bias=bias if bool(bias.any()) else None)
         return PartQuant(ports, sites, Grid.of(self.spec)).on(HOST)
 
-    def learn(self, stages: Sequence[Stage]) -> None:
+    def learn(self, stages: Sequence[TrainingStage]) -> None:
         """Everything that is not done yet, on the whole part or block by block."""
         if self.spec.granularity == "block":
             self._blocks(stages)
@@ -265,7 +265,7 @@ class PartTrainer:
                     self.run(self.part.module, stage, self.part.name, self.pairs)
                     self._done(stage.name)
 
-    def run(self, module: nn.Module, stage: Stage, title: str, pairs: Pairs) -> None:
+    def run(self, module: nn.Module, stage: TrainingStage, title: str, pairs: Pairs) -> None:
         run_stage(module, stage, title, pairs, self.spec, self.compute)
 
     def recomputing_blocks(self) -> Any:
@@ -273,7 +273,7 @@ class PartTrainer:
         named = blocks_in_order(self.part, self.teacher[0]) if self.low_memory else []
         return recomputing([block for _path, block in named])
 
-    def _blocks(self, stages: Sequence[Stage]) -> None:
+    def _blocks(self, stages: Sequence[TrainingStage]) -> None:
         named = blocks_in_order(self.part, self.teacher[0])
         blocks = {path: block for path, block in named if learned_ports(block)}
         if blocks and not self.state.order:
@@ -292,7 +292,7 @@ class PartTrainer:
             self._done(path)
             schedule.end(path)
 
-    def _block(self, path: str, block: nn.Module, stages: Sequence[Stage], schedule: Schedule) -> None:
+    def _block(self, path: str, block: nn.Module, stages: Sequence[TrainingStage], schedule: Schedule) -> None:
         """All stages of one block."""
         title, inputs = f"{self.part.name}.{path}", (self.pairs.inputs, self.teacher)
         sites = [inner for inner in block.modules() if isinstance(inner, Site)] if self.low_memory else []
@@ -319,7 +319,7 @@ class Learn:
     Requires the search's learners. Ensures that each stage is done, on the part or on all its blocks that learn.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
 
     def __call__(self, trainer: PartTrainer, _quant: PartQuant) -> PartQuant:
         trainer.learn(self.stages)

@@ -28,9 +28,9 @@ def fold(part: Part, quant: PartQuant, probe: Tensors | None = None) -> PartQuan
     the same. UserError for the quantization of another part.
     """
     check_fits(part, quant)
-    quant = quant.on(part.device)
-    sites, absorbers = dict(quant.sites), part.absorbers()
+    quant, absorbers = quant.on(part.device), part.absorbers()
     names = {named.site: named.name for named in part.sites()}
+    sites = {name: quant.sites[name] for name in names.values() if name in quant.sites}
     groups = group_ports(named for named in part.sites() if named.name in sites)
     learned = any(quant.ports[port_name].let is not None for port_name in groups)
     reference = part.run(probe) if probe is not None and learned else None

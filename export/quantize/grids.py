@@ -42,9 +42,9 @@ class Codes:
         return x.to(self.dtype).to(x.dtype) if self.are_floats else torch.round(x)
 
 
-INT8 = Codes(formats.INT8, torch.int8, -128, 127)
-FP8 = Codes(formats.FP8, torch.float8_e4m3fn, -448, 448)
-CODES = {entry.info.name: entry for entry in (INT8, FP8)}
+INT8_CODES = Codes(formats.INT8, torch.int8, -128, 127)
+FP8_CODES = Codes(formats.FP8, torch.float8_e4m3fn, -448, 448)
+CODES = {entry.info.name: entry for entry in (INT8_CODES, FP8_CODES)}
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Grid:
     limit: float
 
     @classmethod
-    def of(cls, spec: QuantSpec, codes: Codes = INT8) -> Grid:
+    def of(cls, spec: QuantSpec, codes: Codes = INT8_CODES) -> Grid:
         """All of the format's, or the whole numbers of a spec; fewer bits are fewer of them."""
         if codes.are_floats:
             return cls(codes, codes.low, codes.high, codes.high)
         return cls(codes, *spec.activation_codes, spec.weight_code_max)
 
 
-def quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8) -> Tensor:
+def quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8_CODES) -> Tensor:
     """Codes of `x` in x's own dtype, whole numbers or FP8's; `scale` broadcasts against `x`."""
     return codes.nearest(torch.clamp(x / scale, low, high))
 
@@ -74,7 +74,7 @@ def quantize_(x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
     return x.div_(scale).clamp_(low, high).round_()
 
 
-def fake_quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, low: float, high: float, codes: Codes = INT8_CODES) -> Tensor:
     """Q(x) = Δ · nearest(clamp(x/Δ, low, high)), same shape and dtype as `x`."""
     return quantize(x, scale, low, high, codes) * scale
 
@@ -85,7 +85,7 @@ def per_channel(values: Tensor, dims: int) -> Tensor:
 
 
 def weight_codes(
-    weight: Tensor, scale: Tensor, limit: float, offsets: Tensor | None = None, codes: Codes = INT8
+    weight: Tensor, scale: Tensor, limit: float, offsets: Tensor | None = None, codes: Codes = INT8_CODES
 ) -> Tensor:
     """Codes of a weight [O, ...] with one scale per output channel [O], |code| ≤ limit, in the format's own dtype.
 

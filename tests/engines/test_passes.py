@@ -79,7 +79,7 @@ def test_weights_lie_beside_a_large_graph_and_in_a_small_one(tmp_path: Path, lar
 
 def names(target: OpenVINOTarget, multiple: int = 16, float_precision: str = "float32") -> list[str]:
     part = OnnxBundle.load(COMMITTED / "onnx_int8").parts[-1]
-    changed = replace(part, multiple=multiple, rest=float_precision)
+    changed = replace(part, multiple=multiple, float_precision=float_precision)
     return [type(rewriting).__name__ for rewriting in sequence(changed, target)]
 
 

@@ -30,7 +30,7 @@ from passionsr_trt.export.calibrate.compute import ALONE
 from passionsr_trt.export.calibrate.learners import LearnedSite, learned_ports
 from passionsr_trt.export.calibrate.pipeline import calibrate as calibrate_model
 from passionsr_trt.export.calibrate.steps.search import search
-from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved, Stage
+from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved, TrainingStage
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.model.sites import Site
 from passionsr_trt.export.quantize.calibration import Calibration, tensors_of
@@ -56,7 +56,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     titles: list[str] = []
     run_stage = trainer.run_stage
 
-    def noted(module: torch.nn.Module, stage: Stage, title: str, *rest: Any) -> None:
+    def noted(module: torch.nn.Module, stage: TrainingStage, title: str, *rest: Any) -> None:
         if stage.name == "LET":
             titles.append(title)
         run_stage(module, stage, title, *rest)

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.export.quantize.grids import CODES as CODES_OF
-from passionsr_trt.export.quantize.grids import FP8, INT8, fake_quantize, quantize
+from passionsr_trt.export.quantize.grids import FP8_CODES, INT8_CODES, fake_quantize, quantize
 from passionsr_trt.export.quantize.to_fp8 import row_scales
 
 CODES = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()  # two of them are no numbers
@@ -54,7 +54,7 @@ def in_onnx(x: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
 
 
 def in_torch(x: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
-    return fake_quantize(x, scale, FP8.low, FP8.high, FP8).numpy()
+    return fake_quantize(x, scale, FP8_CODES.low, FP8_CODES.high, FP8_CODES).numpy()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, 0.0371])
@@ -63,7 +63,7 @@ def test_all_256_codes_stand_for_themselves(scale: float) -> None:
     expected = (CODES * step).numpy()
     for found in (in_torch(x, step), in_runtime(x, step), in_onnx(x, step)):
         np.testing.assert_array_equal(found, expected)  # not a number is equal to itself here
-    assert len(FINITE) == 253 and FINITE.abs().max() == FP8.high == -FP8.low
+    assert len(FINITE) == 253 and FINITE.abs().max() == FP8_CODES.high == -FP8_CODES.low
 
 
 def test_between_two_codes_the_nearest_is_taken_and_of_two_the_even_one() -> None:
@@ -112,13 +112,13 @@ def test_with_a_half_precision_scale_it_is_within_two_thousandths(x: torch.Tenso
 @given(VALUES, SCALES)
 def test_fp8_is_relative(x: torch.Tensor, scale: torch.Tensor) -> None:
     """Half a step of 3 bits of mantissa: 2⁻⁴ of the value, or half of the smallest step, 2⁻¹⁰."""
-    inside = x.clamp(FP8.low * scale, FP8.high * scale)
-    error = (fake_quantize(inside, scale, FP8.low, FP8.high, FP8) - inside).abs()
+    inside = x.clamp(FP8_CODES.low * scale, FP8_CODES.high * scale)
+    error = (fake_quantize(inside, scale, FP8_CODES.low, FP8_CODES.high, FP8_CODES) - inside).abs()
     assert torch.all(error <= torch.maximum(inside.abs() / 16, scale / 1024) * (1 + 1e-5))
 
 
 @settings(deadline=None)
-@given(VALUES, SCALES, st.sampled_from([INT8, FP8]))
+@given(VALUES, SCALES, st.sampled_from([INT8_CODES, FP8_CODES]))
 def test_rounding_keeps_order_and_signs_and_does_nothing_twice(
     x: torch.Tensor, scale: torch.Tensor, codes: Any
 ) -> None:
@@ -137,7 +137,7 @@ def test_formats_are_the_same_in_both_rooms() -> None:
         assert numpy_helper.to_array(tensor).astype(np.float32) == 0
 
 
-@pytest.mark.parametrize("codes", [INT8, FP8])
+@pytest.mark.parametrize("codes", [INT8_CODES, FP8_CODES])
 def test_scales_of_rows_hit_them_no_worse_than_their_largest_value_would(codes: Any) -> None:
     weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[3] = 0
@@ -151,4 +151,4 @@ def test_scales_of_rows_hit_them_no_worse_than_their_largest_value_would(codes: 
 
     assert torch.all(errors(scales) <= errors(plain))
     assert torch.all(rows.abs().amax(1) <= scales * codes.high * (1 + 1e-5)), "nothing is clipped"
-    assert errors(scales).sum() < (0.97 if codes is FP8 else 1.001) * errors(plain).sum()
+    assert errors(scales).sum() < (0.97 if codes is FP8_CODES else 1.001) * errors(plain).sum()

@@ -16,7 +16,7 @@ from passionsr_trt.export.calibrate.learners import learned_ports
 from passionsr_trt.export.calibrate.pipeline import CROP, calibrate
 from passionsr_trt.export.calibrate.steps.learn_boundaries import LearnBoundaries
 from passionsr_trt.export.calibrate.steps.search import search
-from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved, Stage, only, recomputing
+from passionsr_trt.export.calibrate.trainer import PartTrainer, Saved, TrainingStage, only, recomputing
 from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.model.part import Model
 from passionsr_trt.export.model.proof import relative_error
@@ -53,7 +53,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     ran: list[str] = []
     run_stage = trainer.run_stage
 
-    def interrupted(module: torch.nn.Module, stage: Stage, title: str, *rest: object) -> None:
+    def interrupted(module: torch.nn.Module, stage: TrainingStage, title: str, *rest: object) -> None:
         if title.startswith("vae_decoder") and stage.name == "LBQ" and len(ran) > 5:
             raise KeyboardInterrupt
         ran.append(f"{title} {stage.name}")

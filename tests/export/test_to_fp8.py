@@ -14,7 +14,7 @@ from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.proof import relative_error
 from passionsr_trt.export.model.sites import SiteConv
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.grids import FP8, INT8
+from passionsr_trt.export.quantize.grids import FP8_CODES, INT8_CODES
 from passionsr_trt.export.quantize.to_fp8 import HEADROOM, to_format
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import nn
@@ -72,18 +72,18 @@ def calibration(shift: float = 1.0) -> Calibration:
 
 def test_int8_is_left_as_it_is() -> None:
     given = calibration()
-    assert to_format(given, [part()], INT8) is given
+    assert to_format(given, [part()], INT8_CODES) is given
 
 
 def test_no_shift_no_offsets_and_the_same_sites_and_channel_scales() -> None:
-    given, found = calibration(), to_format(calibration(), [part()], FP8)
+    given, found = calibration(), to_format(calibration(), [part()], FP8_CODES)
     assert all(row == SiteQuant(row.scale) for row in found.quant.sites.values()), "nothing but scales"
     before, after = given.quant.ports["body.0"].let, found.quant.ports["body.0"].let
     assert before is not None and after is not None
     assert not after.shift.any() and before.shift.any() and torch.equal(after.scale, before.scale)
     assert found.quant.sites.keys() == given.quant.sites.keys()
     assert found.quant.ports.keys() == given.quant.ports.keys()
-    assert found.spec == given.spec and found.quant.grid.codes == FP8
+    assert found.spec == given.spec and found.quant.grid.codes == FP8_CODES
 
 
 @pytest.mark.parametrize("zero_point", [0, 115])
@@ -92,10 +92,10 @@ def test_the_boundary_covers_what_the_port_sees_without_its_shift(shift: float, 
     given = calibration(shift)
     first = replace(given.quant.ports["body.0"], zero_point=zero_point)
     given = replace(given, quant=replace(given.quant, ports={**given.quant.ports, "body.0": first}))
-    found = to_format(given, [part()], FP8).quant.ports["body.0"]
+    found = to_format(given, [part()], FP8_CODES).quant.ports["body.0"]
     let, total = first.let, first.shift()
     assert let is not None and total is not None and not found.zero_point
-    boundary = found.scale * FP8.high
+    boundary = found.scale * FP8_CODES.high
     assert (picture() / let.scale.reshape(1, -1, 1, 1)).abs().max() <= boundary
     moved = (total / let.scale).abs().max()
     assert boundary == pytest.approx(float(first.scale * 127 * HEADROOM + moved))
@@ -105,7 +105,7 @@ def test_the_part_then_computes_in_fp8_with_its_float_result_unchanged() -> None
     tensors = {"image": picture()}
     original = part().run(tensors)
     quantized = part()
-    quant = applied(to_format(calibration(), [quantized], FP8), quantized, tensors)
+    quant = applied(to_format(calibration(), [quantized], FP8_CODES), quantized, tensors)
     assert len(quant.sites) == 2 and relative_error(original, quantized.run(tensors)) < 1e-5
     first = quantized.sites()[0].site
     assert first.port.offset is None and not first.port.pads, "no shift: no Add, no Pad"
@@ -121,18 +121,18 @@ def test_the_part_then_computes_in_fp8_with_its_float_result_unchanged() -> None
 def test_a_calibration_of_fewer_bits_is_refused(bits: dict[str, int]) -> None:
     given = calibration()
     with pytest.raises(UserError, match=r"--format fp8 with a calibration of W\dA\d; expected one of 8 bits"):
-        to_format(replace(given, spec=replace(given.spec, **bits)), [part()], FP8)
+        to_format(replace(given, spec=replace(given.spec, **bits)), [part()], FP8_CODES)
 
 
 def test_half_range_boundaries_come_from_their_own_codes() -> None:
     """±63 limits weights alone, which FP8 scales by the weights: nothing of it is left."""
     given = calibration()
     limited = replace(given, spec=replace(given.spec, weight_code_limit=63))
-    one, other = (to_format(each, [part()], FP8).quant for each in (given, limited))
+    one, other = (to_format(each, [part()], FP8_CODES).quant for each in (given, limited))
     assert one == other
 
 
 def test_what_is_kept_on_disk_is_int8(tmp_path: Path) -> None:
     given = calibration()
     given.save(tmp_path / "kept")
-    assert Calibration.load(tmp_path / "kept").quant.grid.codes == INT8
+    assert Calibration.load(tmp_path / "kept").quant.grid.codes == INT8_CODES

@@ -63,7 +63,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Layer:
+class SourceLayer:
     """One layer of theirs as ranges: lows, highs [C] of x; scale [C]; clip [O]: weight boundary / max|W·s|."""
 
     lows: Tensor
@@ -77,7 +77,7 @@ def import_calibration(
 ) -> tuple[Calibration, Report]:
     """Both files of one calibrated model, whose parts are `built`; UserError for any others."""
     report = Report()
-    layers: dict[str, Layer] = {}
+    layers: dict[str, SourceLayer] = {}
     for path, module, rename in ((unet, model.unet, unet_path), (vae, model.vae, vae_path)):
         if not hasattr(module, "state_dict"):
             raise UserError(
@@ -123,7 +123,7 @@ def site_name(path: str, of_unet: bool) -> str:
     return f"vae_{path}".replace("mid_block.attentions.0.to_", "mid_block.attentions.0.attention.to_")
 
 
-def read_layer(tensors: dict[str, Tensor], name: str, weight: Tensor, path: Path, report: Report) -> Layer:
+def read_layer(tensors: dict[str, Tensor], name: str, weight: Tensor, path: Path, report: Report) -> SourceLayer:
     """weight: the float one, [O, C, ...]."""
     try:
         scale = tensors[f"{name}.scale_factor"].double()
@@ -155,7 +155,7 @@ def read_layer(tensors: dict[str, Tensor], name: str, weight: Tensor, path: Path
         for side, mask in zip(sides, masks, strict=True)
     ]
     clip = torch.stack(clips).amax(0).clamp(max=1.0)
-    return Layer(shift + scale * low, shift + scale * high, scale, clip)
+    return SourceLayer(shift + scale * low, shift + scale * high, scale, clip)
 
 
 def _halves(tensors: dict[str, Tensor], name: str) -> list[int]:
@@ -168,7 +168,9 @@ def _bounds(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return (low[0], high[0]) if low.numel() == 1 else (low, high)
 
 
-def port_quant(sites: list[NamedSite], layers: dict[str, Layer], spec: QuantSpec, report: Report) -> PartQuant:
+def port_quant(
+    sites: list[NamedSite], layers: dict[str, SourceLayer], spec: QuantSpec, report: Report
+) -> PartQuant:
     """The rows of one port and its sites; none where a site of it is not in the files."""
     grid = Grid.of(spec)
     if missing := [named.name for named in sites if named.name not in layers]:
