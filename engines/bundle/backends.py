@@ -26,7 +26,7 @@ Check = tuple[str, Any, str, bool]  # name, value, what is expected, is it that
 
 @dataclass(frozen=True)
 class OpenVINOTarget:
-    """bfloat16: what is not INT8 may run in it, where a part's `float_precision` bears it; the building CPU has it.
+    """bfloat16: float operations of parts whose `float_precision` it is run in it; the building CPU has it.
 
     graph_revision: of the rewriting. weight_code_limit: the range that weight codes were brought into, None: as
     they are in the bundle. convolutions: INT8 linears are written as 1×1 convolutions; phases: convolutions in
