@@ -68,8 +68,8 @@ class SiteInfo:
 class PartInfo:
     """One graph or engine. multiple: its pictures' and tiles' sides are multiples of it, in output pixels.
 
-    float_precision: of what is not INT8, on a CPU that has both: `bfloat16` or `float32`. format: of the codes of its
-    quantized sites (formats.py); where it has none, the bundle's precision.
+    float_precision: of what is not INT8, on a CPU that has both: `bfloat16` or `float32`. format: of the codes of
+    its quantized sites (formats.py); where it has none, the bundle's precision.
     """
 
     name: str
