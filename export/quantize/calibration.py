@@ -34,7 +34,7 @@ from passionsr_trt.engines.bundle.manifest import (
 from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError, printable, reason_of
-from passionsr_trt.engines.common.json_files import read_object
+from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
