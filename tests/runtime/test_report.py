@@ -120,6 +120,7 @@ def test_a_report_works_from_a_file_without_a_network(report: Path, chromium: An
     context.close()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_benchmark_report_has_every_contestant(small: Built, tmp_path: Path, chromium: Any) -> None:
     command = ["benchmark", "--engines", str(small.engines_int8), "--baseline", str(small.engines_fp32)]

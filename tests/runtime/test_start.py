@@ -47,6 +47,7 @@ def infer(engines: Path, output: Path, *words: str | Path) -> int:
     return main(["infer", *map(str, words), "-o", str(output), "--engines", str(engines)])
 
 
+@pytest.mark.slow
 def test_the_second_run_compiles_nothing_and_gives_the_same_bits(
     small: Built, photo: Path, tmp_path: Path, cache: Path, compiled: list[tuple[Any, ...]]
 ) -> None:
@@ -92,6 +93,7 @@ def test_without_a_cache_nothing_is_kept(small: Built, photo: Path, tmp_path: Pa
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_pictures_of_one_size_go_together(
     small: Built, tmp_path: Path, compiled: list[tuple[Any, ...]], cache: Path
 ) -> None:

@@ -149,6 +149,7 @@ def infer(engines: Path, output: Path, *words: str | Path) -> int:
     return main(["infer", *map(str, words), "-o", str(output), "--engines", str(engines), "--threads", "2"])
 
 
+@pytest.mark.slow
 def test_two_streams_give_the_bits_of_one(
     small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
