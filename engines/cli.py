@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from passionsr_trt.engines.build import build_engines, why_build
+from passionsr_trt.engines.build import build_engines, engine_key, why_build
 from passionsr_trt.engines.bundle.backends import BACKENDS, Backend, Builder, TargetOptions
 from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
@@ -183,17 +183,20 @@ def run_build_engines(request: BuildRequest) -> int:
     check_several(request)
     check_digest(request.bundles[0], request.expect_digest)
     bundles = [OnnxBundle.load(folder) for folder in request.bundles]
-    check_together(bundles)
+    if len(bundles) > 1:
+        check_together(bundles)
     check_target(request.output, "engine-bundle")
     rate, rated_for = rating(request)
     builder = request.backend.builder_for(bundles, request.options)
-    key = key_of_all(bundles, request.backend, builder.target, rated_for)
+    key = engine_key(bundles[0], request.backend, builder.target)
+    if rate is not None:
+        key = key_of_all(bundles, request.backend, builder.target, rated_for)
     if request.dry_run:
         print_dry_run(bundles, request.output, key)
         return 0
     engines = built_or_reused(request, bundles, builder, rate, key)
-    for line in explain_choice(engines):
-        print(line)
+    if engines.choice is not None:
+        explain_choice(engines.parts, engines.choice)
     for name, error in engines.proof.items():
         print(f"{name:<12} relative error to ONNX Runtime {error:.1e}")
     report_coverage(engines, request.require_int8)

@@ -13,6 +13,7 @@ from passionsr_trt.engines.build import build_engines, engine_key, versions
 from passionsr_trt.engines.bundle.backends import Backend, Builder, Target
 from passionsr_trt.engines.bundle.bundles import Bundle, Choice, EngineBundle, OnnxBundle, check_same_model
 from passionsr_trt.engines.bundle.manifest import atomic_folder
+from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import temporary_folder
 
@@ -50,8 +51,6 @@ def _wiring(bundle: Bundle) -> list[object]:
 def key_of_all(bundles: Sequence[OnnxBundle], backend: Backend, target: Target, rated_for: str) -> dict[str, str]:
     """engine_key of a chain of several bundles. rated_for: the GPU that parts were chosen for."""
     keys = [engine_key(bundle, backend, target) for bundle in bundles]
-    if len(keys) == 1:
-        return keys[0]
     return {**keys[0], "ONNX bundle": " ".join(key["ONNX bundle"] for key in keys), "chosen for": rated_for}
 
 
@@ -100,12 +99,8 @@ def fastest(
     }
 
 
-def explain_choice(engines: EngineBundle) -> list[str]:
-    """One line per part: its format, and what every format takes."""
-    if engines.choice is None:
-        return []
-    choice, lines = engines.choice, []
-    for part in engines.parts:
+def explain_choice(parts: Sequence[PartInfo], choice: Choice) -> None:
+    """Print one line per part: its format, and what every format takes."""
+    for part in parts:
         times = ", ".join(f"{label} {took * 1e3:.2f}" for label, took in choice.seconds[part.name].items())
-        lines.append(f"{part.name:<12} {part.format.upper()}: {choice.by} on {choice.gpu}, ms: {times}")
-    return lines
+        print(f"{part.name:<12} {part.format.upper()}: {choice.by} on {choice.gpu}, ms: {times}")

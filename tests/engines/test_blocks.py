@@ -114,5 +114,5 @@ def test_only_sides_that_are_even_for_sure_and_only_where_it_is_faster(
     bundle = OnnxBundle.load(small.onnx_fp32)
     builder, part = OPENVINO.builder_for([bundle]), bundle.parts[-1]
     shutil.copy(bundle.open(part), tmp_path)
-    builder(bundle, replace(part, multiple=multiple), tmp_path)
+    builder.build(bundle, replace(part, multiple=multiple), tmp_path)
     assert onnx.load(str(tmp_path / part.file)).graph.node[-1].op_type == "Conv"

@@ -172,7 +172,7 @@ def test_shifts_are_taken_back_by_the_weights_that_are_used(demo: Built, tmp_pat
     builder = OPENVINO.builder_for([bundle])
     builder.target = replace(builder.target, weight_code_limit=63)
     part = bundle.part("vae_decoder")
-    builder(bundle, part, tmp_path)
+    builder.build(bundle, part, tmp_path)
     random = np.random.default_rng(0)
     feed = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in part.shapes((128, 128)).items()}
     with within_limit(bundle.open(part), 63) as judge:
