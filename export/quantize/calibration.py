@@ -31,10 +31,9 @@ from passionsr_trt.engines.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
-from passionsr_trt.engines.bundle.records import decode
+from passionsr_trt.engines.bundle.records import decode, read_object
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError, printable, reason_of
-from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
