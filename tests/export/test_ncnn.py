@@ -55,7 +55,7 @@ def test_a_trained_network_makes_what_ncnn_makes(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, reason", zip(REFUSED, ("Interp Resize_40", "Interp Resize_40", "0.485"), strict=True)
+    "name, reason", list(zip(REFUSED, ("Interp Resize_40", "Interp Resize_40", "0.485"), strict=True))
 )
 def test_a_trained_graph_with_more_to_it_is_refused(name: str, reason: str) -> None:
     assert reason in refusal(*fetched(name))
