@@ -37,7 +37,7 @@ from passionsr_trt.export.calibrate.steps.observe import observed, observing
 from passionsr_trt.export.calibrate.steps.round_weights import round_weights
 from passionsr_trt.export.calibrate.steps.search import search
 from passionsr_trt.export.calibrate.trainer import Learn, PartTrainer, Saved
-from passionsr_trt.export.model.devices import on_device, working_on
+from passionsr_trt.export.model.devices import HOST, on_device, working_on
 from passionsr_trt.export.model.hooks import attached
 from passionsr_trt.export.model.part import Model, Part
 from passionsr_trt.export.model.sites import Port
@@ -109,7 +109,7 @@ def observe_model(model: Model, spec: QuantSpec, files: list[Path], compute: Com
             for path in tqdm(compute.shared(files), desc="calibrating", unit="image"):
                 model.run(sources(path, model, compute))
             compute.merge(histograms)
-        return observed(histograms, spec, chosen)
+        return observed(histograms, spec, chosen).on(HOST)
 
 
 def sources(path: Path, model: Model, compute: Compute) -> dict[str, Tensor]:

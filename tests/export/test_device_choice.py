@@ -28,7 +28,7 @@ def test_what_is_kept_goes_where_it_fits(tmp_path: Path) -> None:
         spill = Spill(tmp_path / "kept", Placement(DEVICE, device_room=20, host_room=20))
         for tensor in tensors:
             spill.append(tensor)
-        assert [isinstance(kept, There) for kept in spill.kept] == [True, False, False] and spill.kept[2] is None
+        assert [isinstance(x, There) for x in spill.tensors] == [True, False, False] and spill.tensors[2] is None
         assert all(spill[index].device == DEVICE and float(spill[index][0]) == index for index in range(3))
     assert len(spill) == 3 and len(list((tmp_path / "kept").iterdir())) == 1
 
