@@ -5,8 +5,8 @@
 
 PSNR over RGB to the float network's 8-bit output, mean and worst, of the ONNX bundle under the exact reference
 executor and of OpenVINO's engines, `--float32` and as they are by themselves; on photos and on drawn pictures
-(drawn.py). Ends with 1 where the mean of the float32 engine is more than 0.5 dB below its bundle's, or that of the
-other one more than 1 dB, or where one could not be built. Calibrations, graphs and engines that are there are used
+(engines/pictures/drawn_set.py). Ends with 1 where the mean of the float32 engine is more than 0.5 dB below its
+bundle's, or that of the other one more than 1 dB, or where one could not be built. What is there already is used
 again.
 """
 
@@ -19,11 +19,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from drawn import drawn_pictures
 from own_commands import command
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
 from passionsr_trt.engines.openvino.compile import openvino_int8_exact
+from passionsr_trt.engines.pictures.drawn_set import drawn_set
 from passionsr_trt.engines.pictures.files import list_images
 from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.backends.loading import load_engines, open_onnx
@@ -41,7 +41,7 @@ CROP = 96  # pixels of a calibration picture's sides
 def pictures_of(folder: Path, count: int, side: int) -> dict[str, dict[str, Image.Image]]:
     """The middles of so many photos, and as large drawn pictures."""
     photos = {path.stem: middle(read_picture(path).rgb, side) for path in list_images([folder])[:count]}
-    return {"photos": photos, "drawn": drawn_pictures(side)}
+    return {"photos": photos, "drawn": drawn_set(side)}
 
 
 def middle(image: Image.Image, side: int) -> Image.Image:

@@ -214,6 +214,11 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         help="ONNX Runtime's, for the reference and an ONNX bundle under test",
     )
     parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
+    parser.add_argument(
+        "--drawn",
+        action="store_true",
+        help="compare pictures unlike photos too, which are drawn for it: text, art, screens, stars, noise",
+    )
     parser.add_argument("--min-psnr", type=decibels, help="dB: fail when the mean to the float model is lower")
     parser.add_argument(
         "--html",

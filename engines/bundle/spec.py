@@ -77,6 +77,9 @@ class QuantSpec:
     correction_steps: Adam steps of bias correction: once weights are rounded, gains and biases of the last part's
     rows make up for the errors of the chain; not block by block;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
+
+    synthetic: the share of the calibration pictures that calibration draws itself (engines/pictures/synthetic.py),
+    beside the user's own.
     """
 
     bits_weights: int = 8
@@ -103,6 +106,7 @@ class QuantSpec:
     accumulate: int = 1
     learning_rate: float = 0.01
     seed: int = 0
+    synthetic: float = 0.0
 
     def __post_init__(self) -> None:
         if self.lbq_steps == BY_WIDTH or isinstance(self.lbq_steps, ByWidth):
@@ -136,6 +140,7 @@ class QuantSpec:
             ("seed", 0 <= self.seed < 2**63, "0 to 2^63 − 1"),
             ("smooth_alpha", 0 <= self.smooth_alpha <= 1, "0 to 1"),
             ("learning_rate", 0 < self.learning_rate < 1, "more than 0, less than 1"),
+            ("synthetic", 0 <= self.synthetic <= 0.9, "0 to 0.9"),
         ):
             if not fits:
                 raise UserError(f"spec: {name} is {getattr(self, name)}", f"expected {expected}")

@@ -7,16 +7,22 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.manifest import sha256
+from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import Wired, chain_grid, chain_multiple, picture_size, sources_of
 from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
+from passionsr_trt.engines.pictures.synthetic import synthetic_pictures
 from passionsr_trt.export.model.part import Model, Tensors
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
+
+T = TypeVar("T")
 
 
 def calibration_files(folder: Path, limit: int, quiet: bool = False) -> list[Path]:
@@ -59,15 +65,34 @@ def data_digest(files: list[Path]) -> str:
 
 
 def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
-    """One image → the chain's sources [1, C, H, W] float32, as the runtime prepares them.
+    """One image → the chain's sources; noise is seeded by the file's bytes."""
+    return sources_of_picture(read_picture(path).rgb, model, zlib.crc32(path.read_bytes()))
 
-    Noise is seeded by the image's bytes for models that draw it, else 0, its mean.
+
+def sources_of_picture(rgb: Image.Image, model: Model, noise_seed: int) -> dict[str, Tensor]:
+    """The chain's sources [1, C, H, W] float32, as the runtime prepares them.
+
+    Noise is seeded for models that draw it, else 0, its mean.
     """
-    rgb = read_picture(path).rgb
     enlarged = to_array(upscale(rgb, model.upscale))
-    seed = zlib.crc32(path.read_bytes()) if model.draws_noise else None
-    made = chain_sources(rgb, enlarged, model.parts, seed)
+    made = chain_sources(rgb, enlarged, model.parts, noise_seed if model.draws_noise else None)
     return {name: torch.from_numpy(array[0])[None] for name, array in made.items()}
+
+
+def drawn_sources(files: Sequence[Path], model: Model, spec: QuantSpec, side: int) -> list[dict[str, Tensor]]:
+    """Sources of what `spec.synthetic` asks for beside the files, of about side × side output pixels each."""
+    count = round(len(files) * spec.synthetic / (1 - spec.synthetic))
+    if not count:
+        return []
+    own = [read_picture(path).rgb for path in files]
+    drawn = synthetic_pictures(count, -(-crop_side(model.parts, side) // model.upscale), spec.seed, own)
+    return [sources_of_picture(picture, model, index) for index, picture in enumerate(drawn)]
+
+
+def spread(own: Sequence[T], drawn: Sequence[T]) -> list[T]:
+    """Both, each in its order, the drawn ones evenly among the others: the first few hold some of both."""
+    places = [((index + 0.5) / len(kind), entry) for kind in (own, drawn) for index, entry in enumerate(kind)]
+    return [entry for _place, entry in sorted(places, key=lambda placed: placed[0])]
 
 
 def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:

@@ -23,7 +23,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate.blocks import Pairs, outermost_blocks
 from passionsr_trt.export.calibrate.compute import ALONE, Compute
-from passionsr_trt.export.calibrate.data import crops, data_digest, load_sources
+from passionsr_trt.export.calibrate.data import crops, data_digest, drawn_sources, load_sources, spread
 from passionsr_trt.export.calibrate.placement import (
     resident,
     return_freed_memory,
@@ -50,6 +50,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 CROP = 256
+DRAWN = 512  # output pixels a side of pictures that are drawn for the method `range`
 Step = Callable[[PartTrainer, PartQuant], PartQuant]
 METHODS: dict[str, tuple[Step, ...]] = {
     "smoothquant": (search, round_weights),
@@ -108,6 +109,8 @@ def observe_model(model: Model, spec: QuantSpec, files: list[Path], compute: Com
             compute.begin_alike(histograms, lambda: model.run(sources(files[0], model, compute)))
             for path in tqdm(compute.shared(files), desc="calibrating", unit="image"):
                 model.run(sources(path, model, compute))
+            for drawn in compute.shared(drawn_sources(files, model, spec, DRAWN)):
+                model.run(on_device(drawn, compute.device))
             compute.merge(histograms)
         return observed(histograms, spec, chosen).on(HOST)
 
@@ -121,7 +124,8 @@ def calibrate_parts(
 ) -> PartQuant:
     """The method's steps on one part after the other."""
     compute, quant = saved.compute, PartQuant(grid=Grid.of(spec))
-    cut = crops([load_sources(path, model) for path in files], model, spec.seed, CROP)
+    own = crops([load_sources(path, model) for path in files], model, spec.seed, CROP)
+    cut = spread(own, crops(drawn_sources(files, model, spec, CROP), model, spec.seed, CROP))
     floats = [on_device(sample, compute.device) for sample in cut]
     quantized = [dict(sample) for sample in floats]
     for part in model.parts:
@@ -133,13 +137,13 @@ def calibrate_parts(
             inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
             pairs = Pairs(inputs, [sample[part.output.name] for sample in floats])
             with PartTrainer(part, spec, teacher, pairs, saved, bring, low_memory, is_last) as trainer:
-                own = operands
+                rows = operands
                 for step in METHODS[spec.method]:
-                    own = step(trainer, own)
+                    rows = step(trainer, rows)
                 if not is_last:
-                    with attached(fake_quantizers(part, own)):
+                    with attached(fake_quantizers(part, rows)):
                         run_all(part, quantized, "quantized outputs", compute)
-            quant |= operands | own
+            quant |= operands | rows
         return_what_is_free()
     return quant
 

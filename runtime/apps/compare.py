@@ -18,6 +18,7 @@ from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundl
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.engines.pictures.drawn_set import drawn_set
 from passionsr_trt.engines.pictures.files import Found, find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import cpu_name
@@ -42,7 +43,8 @@ from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrC
 from polygraphy.logger import G_LOGGER
 from tqdm import tqdm
 
-OVERVIEW = "overview.png"  # beside the pictures' sheets
+OVERVIEW, DRAWN = "overview.png", "drawn.png"  # beside the pictures' sheets
+DRAWN_SIDE = 128  # pixels of a drawn picture, before it is enlarged
 PART_METRICS = {
     "cosine_similarity": CosineSimilarityCompareFunc,
     "psnr": PsnrCompareFunc,
@@ -54,8 +56,9 @@ PART_METRICS = {
 class CompareRequest:
     """reference: a float ONNX bundle; engines: under test, or an ONNX bundle under ONNX Runtime's `provider`.
 
-    parts_on: images whose parts are compared one by one. min_psnr: dB, less is a failure. html: a page that is
-    written too, with what the file `sensitivity` says; command: as typed, shown there.
+    parts_on: images whose parts are compared one by one. drawn: compare pictures unlike photos too, which the
+    package draws, apart from the images. min_psnr: dB, a mean over the images of less is a failure. html: a page
+    that is written too, with what the file `sensitivity` says; command: as typed, shown there.
     """
 
     images: list[Path]
@@ -66,6 +69,7 @@ class CompareRequest:
     align: str = "none"
     provider: str = "cpu"
     parts_on: int = 2
+    drawn: bool = False
     min_psnr: float | None = None
     html: Path | None = None
     sensitivity: Path | None = None
@@ -76,7 +80,7 @@ def compare(request: CompareRequest) -> int:
     """Report and pictures into `output`; 0 where every image was compared. UserError below `min_psnr`."""
     open_reference, open_tested = load_bundles(request)
     found, left = find_pictures(request.images, request.output)
-    planned = in_folder(found, request.output, "png", OVERVIEW)
+    planned = in_folder(found, request.output, "png", OVERVIEW, DRAWN)
     for line in filter(None, (left.line(), *left.folders, *planned.refused)):
         print(printable(line), file=sys.stderr)
     if not planned.pairs:
@@ -92,6 +96,10 @@ def compare(request: CompareRequest) -> int:
         raise UsageError(f"--sensitivity {request.sensitivity}", "expected --html as well")
     with closing(open_reference()) as reference, closing(open_tested()) as tested:
         report, sheets, views = compare_all(reference, tested, images, truths, planned.pairs, request)
+        if request.drawn:
+            report["drawn"], strips, drawn_views = compare_drawn(reference, tested, Options(align=request.align))
+            save_image(overview(strips, limit=len(strips)), request.output / DRAWN)
+            views = kept([*views, *drawn_views])
     save_image(overview(sheets), request.output / OVERVIEW)
     text = json.dumps(report, indent=1) + "\n"
     request.output.mkdir(parents=True, exist_ok=True)
@@ -147,7 +155,7 @@ def compare_all(
     for image in tqdm(images, desc="comparing", unit="image"):
         path = image.path
         try:
-            row, pictures = compare_image(reference, tested, path, truths.get(path), options)
+            row, pictures = compare_image(reference, tested, read_picture(path).rgb, truths.get(path), options)
         except UserError as error:
             tqdm.write(printable(f"error: {error}"), file=sys.stderr)
             continue
@@ -163,6 +171,23 @@ def compare_all(
         raise UserError("no image could be compared", "expected at least one")
     report["mean"] = means(report["images"].values())
     return report, sheets, views
+
+
+def compare_drawn(
+    reference: Chain, tested: Chain, options: Options
+) -> tuple[dict[str, Any], list[Image.Image], list[View]]:
+    """Figures of each drawn picture and of all, a strip of each, and what --html shows."""
+    rows, strips, views = {}, [], []
+    for name, drawn in tqdm(drawn_set(DRAWN_SIDE).items(), desc="comparing drawn pictures", unit="image"):
+        row, pictures = compare_image(reference, tested, drawn, None, options)
+        panels = [(label, pictures[label]) for label in ("LR", "float", tested_name(tested))]
+        to_float = row["to_float"]
+        caption = f"{name}: {to_float['psnr']:.1f} dB, LPIPS {to_float['lpips']:.4f} to float"
+        strips.append(comparison_sheet(panels, caption, crop=192))
+        del pictures["LR"]
+        rows[name] = row
+        views.append(view(f"drawn: {name}", row, pictures))
+    return {"images": rows, "mean": means(rows.values())}, strips, views
 
 
 def means(rows: Collection[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -262,11 +287,10 @@ def compare_part(
 
 
 def compare_image(
-    reference: Chain, tested: Chain, path: Path, truth_path: Path | None, options: Options
+    reference: Chain, tested: Chain, rgb: Image.Image, truth_path: Path | None, options: Options
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """Figures of one image, and its versions by name, of one size."""
-    picture = read_picture(path)
-    expected, found = (super_resolve(chain, picture.rgb, options) for chain in (reference, tested))
+    expected, found = (super_resolve(chain, rgb, options) for chain in (reference, tested))
     row: dict[str, Any] = {"to_float": measure(expected.image, found.image)}
     pictures = {"float": expected.image, tested_name(tested): found.image}
     if truth_path is not None:
@@ -281,7 +305,7 @@ def compare_image(
         row["tested_to_truth"] = measure(truth, found.image)
         row["bicubic_to_truth"] = measure(truth, found.bicubic)
     pictures["bicubic"] = found.bicubic
-    pictures["LR"] = picture.rgb.resize(found.image.size, Image.Resampling.NEAREST)
+    pictures["LR"] = rgb.resize(found.image.size, Image.Resampling.NEAREST)
     return row, pictures
 
 
@@ -303,5 +327,12 @@ def print_report(report: dict[str, Any], output: Path) -> None:
         print(
             f"  {names[key]:<22} {row['psnr']:6.2f} ({row['psnr_worst']:5.2f})   {row['ssim']:.4f}   "
             f"{row['lpips']:.4f} ({row['lpips_worst']:.4f})"
+        )
+    if "drawn" in report:
+        rows, mean = report["drawn"]["images"], report["drawn"]["mean"]["to_float"]
+        worst = min(rows, key=lambda name: rows[name]["to_float"]["psnr"])
+        print(f"  mean over {len(rows)} drawn pictures: {mean['psnr']:.2f} dB to float; ", end="")
+        print(
+            f"worst {mean['psnr_worst']:.2f} dB ({worst}), LPIPS {mean['lpips']:.4f} ({mean['lpips_worst']:.4f})"
         )
     print(f"  pictures and comparison.json in {output}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -155,8 +155,8 @@ def name_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
     return in_folder(found, output, kind)
 
 
-def in_folder(found: list[Found], output: Path, kind: str, reserved: str = "") -> Outputs:
-    """The same where `output` is, or becomes, a folder. reserved: a name there that no picture gets."""
+def in_folder(found: list[Found], output: Path, kind: str, *reserved: str) -> Outputs:
+    """The same where `output` is, or becomes, a folder. reserved: names there that no picture gets."""
     outputs = Outputs()
     names = named(found, output, kind, outputs, reserved)
     return guarded({path: output / name for path, name in names.items()}, found, outputs)
@@ -167,7 +167,9 @@ def plain_name(name: str, kind: str) -> str:
     return path.with_name(f"{path.stem}.{kind}").as_posix()
 
 
-def named(found: list[Found], output: Path, kind: str, outputs: Outputs, reserved: str = "") -> dict[Path, str]:
+def named(
+    found: list[Found], output: Path, kind: str, outputs: Outputs, reserved: Collection[str] = ()
+) -> dict[Path, str]:
     """Input → name in the output, none twice; the rest goes to `outputs`."""
     unique = list({picture.path: picture for picture in found}.values())
     plain = {picture.path: plain_name(picture.name, kind) for picture in unique}
@@ -181,7 +183,7 @@ def named(found: list[Found], output: Path, kind: str, outputs: Outputs, reserve
     for picture in unique:
         name = plain[picture.path]
         twin = met[key(name)] > 1 and not key(picture.name).endswith(f".{kind}")
-        if twin or name.casefold() == reserved:
+        if twin or name.casefold() in reserved:
             name = f"{picture.name}.{kind}"
         names[picture.path] = name
     taken: dict[str, Found] = {}

@@ -10,23 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import PartInfo, TensorInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures import pictures as images
 from passionsr_trt.engines.pictures.files import SUFFIXES
 from passionsr_trt.engines.pictures.pictures import pad_to_multiple
-from passionsr_trt.export.calibrate.data import calibration_files, load_sources
+from passionsr_trt.export.calibrate.data import calibration_files, drawn_sources, load_sources, spread
 from PIL import Image
 
 from tests.conftest import DEMO
 
 
+def chain(factor: int) -> Any:
+    """A model of one source, `image`, whose sides are multiples of 64."""
+    part = PartInfo("part", "", (TensorInfo("image", 3, 1),), TensorInfo("out", 3, 1), 64)
+    return SimpleNamespace(upscale=factor, parts=(part,), draws_noise=False)
+
+
 def load_image(path: Path, factor: int) -> torch.Tensor:
-    """The source `image` of a chain whose sides are multiples of 64."""
-    image = TensorInfo("image", 3, 1)
-    part = PartInfo("part", "", (image,), TensorInfo("out", 3, 1), 64)
-    model: Any = SimpleNamespace(upscale=factor, parts=(part,), draws_noise=False)
-    return load_sources(path, model)["image"]
+    return load_sources(path, chain(factor))["image"]
 
 
 def noise(size: tuple[int, int]) -> np.ndarray:
@@ -167,3 +170,17 @@ def test_noise_that_a_model_draws_is_every_images_own(tmp_path: Path) -> None:
         drawn.append(load_sources(tmp_path / "image.png", model)["noise"][:, :, :16, :16])
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
     assert 0.9 < float(drawn[0].std()) < 1.1
+
+
+def test_drawn_pictures_stand_among_the_others_in_the_share_that_was_asked_for() -> None:
+    assert spread(range(6), "ab") == [0, 1, "a", 2, 3, 4, "b", 5]
+    assert spread("abc", "") == ["a", "b", "c"]
+    model, photos = chain(4), calibration_files(DEMO / "photos" / "lr", 7)
+    for share, count in ((0.0, 0), (0.3, 3), (0.5, 7)):
+        drawn = drawn_sources(photos, model, QuantSpec(synthetic=share), 128)
+        assert len(drawn) == count
+        again = drawn_sources(photos, model, QuantSpec(synthetic=share), 128)
+        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(drawn, again, strict=True))
+    assert {tuple(sources["image"].shape) for sources in drawn} == {(1, 3, 128, 128)}
+    with pytest.raises(UserError, match=r"synthetic is 1\.0; expected 0 to 0\.9"):
+        QuantSpec(synthetic=1.0)

@@ -72,6 +72,14 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     assert not partial.exists()
 
 
+def test_drawn_pictures_widen_ranges(model: Model) -> None:
+    photos = QuantSpec(activation_observer="minmax")
+    narrow, wide = (calibrate(model, replace(photos, synthetic=share), FILES).quant for share in (0.0, 0.6))
+    pairs = [(narrow.ports[name].scale, wide.ports[name].scale) for name in narrow.ports]
+    assert all(before <= after for before, after in pairs)
+    assert sum(bool(before < after) for before, after in pairs) > len(pairs) / 2
+
+
 @pytest.mark.usefixtures("few_candidates")
 def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) -> None:
     spec = QuantSpec(method="learned", let_steps=1, lbq_steps=1, correction_steps=2, rounding="nearest")

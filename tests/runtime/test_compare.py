@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.pictures.drawn_set import DRAWN
 from passionsr_trt.engines.pictures.files import find_pictures
+from passionsr_trt.runtime.apps import compare as compare_module
 from passionsr_trt.runtime.apps.benchmark import summarize
 from passionsr_trt.runtime.apps.compare import find_truths
 from passionsr_trt.runtime.backends.loading import load_engines
@@ -80,6 +82,25 @@ def test_sub_folders_and_twins_have_sheets_of_their_own(small: Built, tmp_path: 
         assert main([*words, "--engines", str(small.engines_int8), "-o", str(out)]) == 0
         assert set(json.loads((out / "comparison.json").read_text())["images"]) == {"a.png", "sub/a.png"}
         assert (out / "a.png").is_file() and (out / "sub" / "a.png").is_file()
+
+
+@pytest.mark.slow
+def test_drawn_pictures_are_judged_apart(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_module, "DRAWN_SIDE", 32)
+    words = ["--drawn", "--parts-on", "0", "--html", str(tmp_path / "report.html"), "--min-psnr", "1"]
+    assert compare(small, tmp_path, *words) == 0
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert set(report["images"]) == {"chelsea.png", "coffee.png"} and set(report["drawn"]["images"]) == set(DRAWN)
+    figures = [row["to_float"]["psnr"] for row in report["drawn"]["images"].values()]
+    assert report["drawn"]["mean"]["to_float"]["psnr"] == pytest.approx(np.mean(figures))
+    worst = min(report["drawn"]["images"], key=lambda name: report["drawn"]["images"][name]["to_float"]["psnr"])
+    assert f"worst {min(figures):.2f} dB ({worst})" in capsys.readouterr().out
+    with Image.open(tmp_path / "drawn.png") as sheet:
+        assert sheet.height > 11 * 64
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"drawn: {worst}" in text and "On 11 drawn pictures unlike photos" in text
 
 
 def test_a_quantized_reference_is_refused(
