@@ -73,6 +73,7 @@ def main() -> None:
         *reference,
         "--ground-truth",
         originals,
+        "--drawn",
         "-o",
         out / "compare",
         "--html",
@@ -94,11 +95,13 @@ def main() -> None:
 
 
 def summarize(out: Path, seconds: float) -> None:
-    comparison = json.loads((out / "compare" / "comparison.json").read_text(encoding="utf-8"))["mean"]
+    report = json.loads((out / "compare" / "comparison.json").read_text(encoding="utf-8"))
+    comparison, drawn = report["mean"], report["drawn"]["mean"]["to_float"]
     speed = json.loads((out / "benchmark" / "benchmark.json").read_text(encoding="utf-8"))
     to_float = comparison["to_float"]
     print(f"\nDone in {seconds / 60:.1f} minutes.\n")
     print(f"  INT8 against float output   PSNR {to_float['psnr']:.2f} dB, LPIPS {to_float['lpips']:.4f}")
+    print(f"  on drawn pictures           PSNR {drawn['psnr']:.2f} dB (worst {drawn['psnr_worst']:.2f})")
     if "tested_to_truth" in comparison:
         for key, name in (("float_to_truth", "float"), ("tested_to_truth", "INT8")):
             row = comparison[key]
