@@ -16,6 +16,8 @@ import pytest
 from filelock import FileLock
 from passionsr_trt.runtime.main import main
 
+from tests.scheduling import longest_first, scheduler
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
 COMMITTED = ROOT / "tests" / "data" / "small"  # `small`'s ONNX bundles, made by tests/make_data.py
@@ -36,6 +38,15 @@ def pytest_collection() -> Generator[None, object, object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("onnxruntime.InferenceSession", refused)
         return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest_first(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return scheduler(config, log) if config.option.dist == "loadscope" else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from passionsr_trt.engines.tensorrt.inspector import parse_layers
 from passionsr_trt.engines.tensorrt.roofline import part_layers
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import DEMO, ROOT, Built, needs_rtx
+from tests.conftest import DEMO, ROOT, TINY, Built, needs_rtx, needs_torch
 
 pytestmark = pytest.mark.kernels
 
@@ -89,12 +89,15 @@ def test_openvino_runs_every_site_of_the_demo_in_int8(demo: Built) -> None:
 
 
 @needs_rtx
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.accept)])
 def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo: Built, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    onnx, engines = str(tmp_path / "onnx"), str(tmp_path / "engines")
-    cache = str(ROOT / "calib_cache")
-    assert main(["export", str(DEMO / "model"), "--cache", cache, "-o", onnx, "--precision", "fp16"]) == 0
+    onnx, engines = str(demo.onnx_int8), str(tmp_path / "engines")
+    if precision == "fp16":
+        onnx = str(tmp_path / "onnx")
+        words = ["--cache", str(ROOT / "calib_cache"), "--precision", precision]
+        assert main(["export", str(DEMO / "model"), *words, "-o", onnx]) == 0
     capabilities = [word for sm in ("8.6", "8.9", "12.0") for word in ("--compute-capability", sm)]
     arguments = ["build-engines", onnx, "-o", engines, "--backend", "tensorrt-rtx", *capabilities]
     assert main([*arguments, "--require-int8", "1.0"]) == 0
@@ -120,6 +123,24 @@ def test_tensorrt_rtx_runs_every_site_of_the_demo_in_int8(
     assert "expected one of RTX 4070" in capsys.readouterr().err
     assert main(arguments) == 0
     assert "reused" in capsys.readouterr().out
+
+
+@needs_rtx
+def test_half_precision_around_them_leaves_sites_in_int8(tmp_path: Path) -> None:
+    """A small network; `make accept` does the same with the demo."""
+    needs_torch()
+    from tests.export.networks import write_small
+
+    network = str(write_small("Compact", tmp_path / "network.safetensors"))
+    cache, onnx, engines = (str(tmp_path / name) for name in ("cache", "onnx", "engines"))
+    (tmp_path / "spec.json").write_text('{"min_channels": 0}')
+    words = ["--images", str(TINY), "--limit", "1", "--spec", str(tmp_path / "spec.json"), "--cache", cache]
+    assert main(["calibrate", network, *words]) == 0
+    assert main(["export", network, "--cache", cache, "-o", onnx, "--precision", "fp16"]) == 0
+    words = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9", "--require-int8", "1.0"]
+    assert main(["build-engines", onnx, "-o", engines, *words]) == 0
+    bundle = EngineBundle.load(Path(engines))
+    assert bundle.precision == "fp16" and bundle.coverage["network"].sites_int8 == 3
 
 
 def test_the_gate_fails_below_the_required_share(

@@ -24,7 +24,7 @@ from passionsr_trt.engines.openvino.passes import REVISION
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
-from tests.conftest import DEMO, Built
+from tests.conftest import TINY, Built, needs_torch
 
 COMMAND = ("-m", "passionsr_trt.runtime.main")
 x86 = pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="x86 only")
@@ -98,15 +98,21 @@ def test_engines_of_another_machine_are_brought_into_range_when_they_are_loaded(
 
 
 @x86
-def test_half_range_bundles_are_built_as_they_are(small_model: Path, tmp_path: Path) -> None:
+def test_half_range_bundles_are_built_as_they_are(tmp_path: Path) -> None:
+    needs_torch()
+    from tests.export.networks import write_small
+
+    network = str(write_small("Compact", tmp_path / "network.safetensors"))
     spec, cache, onnx = tmp_path / "spec.json", tmp_path / "cache", tmp_path / "onnx"
-    spec.write_text(json.dumps({"weight_code_limit": 63}))
-    images = ["--images", str(DEMO / "calib" / "lr"), "--limit", "1"]
-    assert main(["calibrate", str(small_model), *images, "--spec", str(spec), "--cache", str(cache)]) == 0
-    assert main(["export", str(small_model), "--cache", str(cache), "-o", str(onnx)]) == 0
+    spec.write_text(json.dumps({"weight_code_limit": 63, "min_channels": 0}))
+    images = ["--images", str(TINY), "--limit", "1"]
+    assert main(["calibrate", network, *images, "--spec", str(spec), "--cache", str(cache)]) == 0
+    assert main(["export", network, "--cache", str(cache), "-o", str(onnx)]) == 0
     built = on_an_old_cpu(*COMMAND, "build-engines", str(onnx), "-o", str(tmp_path / "half"))
     assert built.returncode == 0, built.stderr
     assert "relative error" in built.stdout and "no VNNI" not in built.stdout
+    coverage = EngineBundle.load(tmp_path / "half").coverage["network"]
+    assert coverage.sites_int8 == coverage.sites_quantized == 3, "all but the first and the last"
 
 
 def test_a_cpu_that_is_exact_in_no_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

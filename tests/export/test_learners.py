@@ -55,7 +55,8 @@ def test_a_following_boundary_covers_the_transformed_range() -> None:
     assert float(port.transform(x).detach()[0, 0].abs().max()) == 2.0
 
 
-@pytest.mark.parametrize("bits", [8, 6])
+# six bits go through the same code; test_image_networks.py learns with six
+@pytest.mark.parametrize("bits", [8, pytest.param(6, marks=pytest.mark.accept)])
 def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits: int) -> None:
     files = calibration_files(TINY, 4)
     width = {"bits_weights": bits, "bits_activations": bits}
