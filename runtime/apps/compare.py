@@ -18,7 +18,7 @@ from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundl
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
-from passionsr_trt.engines.pictures.drawn_set import drawn_set
+from passionsr_trt.engines.pictures.drawn_set import EXTREME, drawn_set
 from passionsr_trt.engines.pictures.files import Found, find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import cpu_name
@@ -176,7 +176,7 @@ def compare_all(
 def compare_drawn(
     reference: Chain, tested: Chain, options: Options
 ) -> tuple[dict[str, Any], list[Image.Image], list[View]]:
-    """Figures of each drawn picture and of all, a strip of each, and what --html shows."""
+    """Figures of each drawn picture and of all, the extreme ones apart, a strip of each, and what --html shows."""
     rows, strips, views = {}, [], []
     for name, drawn in tqdm(drawn_set(DRAWN_SIDE).items(), desc="comparing drawn pictures", unit="image"):
         row, pictures = compare_image(reference, tested, drawn, None, options)
@@ -187,7 +187,9 @@ def compare_drawn(
         del pictures["LR"]
         rows[name] = row
         views.append(view(f"drawn: {name}", row, pictures))
-    return {"images": rows, "mean": means(rows.values())}, strips, views
+    extreme = [rows[name] for name in EXTREME]
+    usual = [row for row in rows.values() if row not in extreme]
+    return {"images": rows, "mean": means(usual), "mean_of_extreme": means(extreme)}, strips, views
 
 
 def means(rows: Collection[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -329,10 +331,9 @@ def print_report(report: dict[str, Any], output: Path) -> None:
             f"{row['lpips']:.4f} ({row['lpips_worst']:.4f})"
         )
     if "drawn" in report:
-        rows, mean = report["drawn"]["images"], report["drawn"]["mean"]["to_float"]
-        worst = min(rows, key=lambda name: rows[name]["to_float"]["psnr"])
-        print(f"  mean over {len(rows)} drawn pictures: {mean['psnr']:.2f} dB to float; ", end="")
-        print(
-            f"worst {mean['psnr_worst']:.2f} dB ({worst}), LPIPS {mean['lpips']:.4f} ({mean['lpips_worst']:.4f})"
-        )
+        drawn = report["drawn"]
+        for text, key in (("drawn pictures", "mean"), (f"of {' and '.join(EXTREME)}", "mean_of_extreme")):
+            row = drawn[key]["to_float"]
+            print(f"  {text:<22} {row['psnr']:6.2f} ({row['psnr_worst']:5.2f})   {row['ssim']:.4f}   ", end="")
+            print(f"{row['lpips']:.4f} ({row['lpips_worst']:.4f})  to float output")
     print(f"  pictures and comparison.json in {output}")
