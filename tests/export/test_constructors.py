@@ -21,7 +21,7 @@ CONSTRUCTORS = {
 LOADING = "a model is loaded, folded and proved on the host; its parts move afterwards"
 # function: why what it makes is on the host
 ALLOWED = {
-    "calibrate/data.py:load_sources": "a picture comes from a file; `on_device` moves it",
+    "calibrate/data.py:sources_of_picture": "a picture comes from a file; `on_device` moves it",
     **{
         f"families/image_network/ncnn_graphs.py:{name}": LOADING
         for name in ("compact", "in_branches", "plain", "weights")
