@@ -66,7 +66,8 @@ def data_digest(files: list[Path]) -> str:
 
 def load_sources(path: Path, model: Model) -> dict[str, Tensor]:
     """One image → the chain's sources; noise is seeded by the file's bytes."""
-    return sources_of_picture(read_picture(path).rgb, model, zlib.crc32(path.read_bytes()))
+    seed = zlib.crc32(path.read_bytes()) if model.draws_noise else 0
+    return sources_of_picture(read_picture(path).rgb, model, seed)
 
 
 def sources_of_picture(rgb: Image.Image, model: Model, noise_seed: int) -> dict[str, Tensor]:

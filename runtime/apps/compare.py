@@ -188,7 +188,7 @@ def compare_drawn(
         rows[name] = row
         views.append(view(f"drawn: {name}", row, pictures))
     extreme = [rows[name] for name in EXTREME]
-    usual = [row for row in rows.values() if row not in extreme]
+    usual = [row for name, row in rows.items() if name not in EXTREME]
     return {"images": rows, "mean": means(usual), "mean_of_extreme": means(extreme)}, strips, views
 
 
