@@ -17,6 +17,7 @@ OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
 PATTERNS = ("exclude", "unabsorbed")
+PICTURES = {"photos": 0.0, "mixed": 0.4, "any": 0.8}
 BY_WIDTH = -1
 # key: what it may be
 CHOICES: dict[str, tuple[object, ...]] = {
@@ -28,6 +29,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "method": METHODS,
     "rounding": ROUNDINGS,
     "granularity": ("module", "block"),
+    "pictures": tuple(PICTURES),
 }
 LEAST = {
     "dobi_candidates": 1,
@@ -78,8 +80,10 @@ class QuantSpec:
     rows make up for the errors of the chain; not block by block;
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
 
+    pictures: which pictures count: those like the user's (`photos`); these and drawn ones, text, art, screens and
+    noise (`mixed`); drawn ones above all (`any`). What is not clipped of the one makes the other's steps coarser.
     synthetic: the share of the calibration pictures that calibration draws itself (engines/pictures/synthetic.py),
-    beside the user's own.
+    beside the user's own; none for `photos`.
     """
 
     bits_weights: int = 8
@@ -106,7 +110,8 @@ class QuantSpec:
     accumulate: int = 1
     learning_rate: float = 0.01
     seed: int = 0
-    synthetic: float = 0.0
+    pictures: str = "photos"
+    synthetic: float = 0.3
 
     def __post_init__(self) -> None:
         if self.lbq_steps == BY_WIDTH or isinstance(self.lbq_steps, ByWidth):
@@ -162,6 +167,11 @@ class QuantSpec:
 
     def excludes(self, site: str) -> bool:
         return _matches(site, self.exclude)
+
+    @property
+    def drawn_weight(self) -> float:
+        """What drawn pictures count for, the user's for the rest to 1."""
+        return PICTURES[self.pictures] if self.synthetic else 0.0
 
     def allows_unabsorbed(self, port: str) -> bool:
         return _matches(port, self.unabsorbed)

@@ -51,10 +51,20 @@ class Samples(Protocol[S]):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Inputs of the quantized module, and what its float twin gives. One crop each."""
+    """Inputs of the quantized module, and what its float twin gives. One crop each.
+
+    drawn: of each whether calibration drew it; empty where all are the user's.
+    """
 
     inputs: Samples[Inputs]
     targets: Samples[Tensor]
+    drawn: Sequence[bool] = ()
+
+    @property
+    def kinds(self) -> tuple[list[int], list[int]]:
+        """The crops of the user's pictures, and the drawn ones."""
+        drawn = [index for index, is_drawn in enumerate(self.drawn) if is_drawn]
+        return [index for index in range(len(self.inputs)) if index not in set(drawn)], drawn
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.manifest import sha256
@@ -21,8 +20,6 @@ from passionsr_trt.export.model.part import Model, Tensors
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-
-T = TypeVar("T")
 
 
 def calibration_files(folder: Path, limit: int, quiet: bool = False) -> list[Path]:
@@ -83,17 +80,11 @@ def sources_of_picture(rgb: Image.Image, model: Model, noise_seed: int) -> dict[
 def drawn_sources(files: Sequence[Path], model: Model, spec: QuantSpec, side: int) -> list[dict[str, Tensor]]:
     """Sources of what `spec.synthetic` asks for beside the files, of about side × side output pixels each."""
     count = round(len(files) * spec.synthetic / (1 - spec.synthetic))
-    if not count:
+    if not count or not spec.drawn_weight:
         return []
     own = [read_picture(path).rgb for path in files]
     drawn = synthetic_pictures(count, -(-crop_side(model.parts, side) // model.upscale), spec.seed, own)
     return [sources_of_picture(picture, model, index) for index, picture in enumerate(drawn)]
-
-
-def spread(own: Sequence[T], drawn: Sequence[T]) -> list[T]:
-    """Both, each in its order, the drawn ones evenly among the others: the first few hold some of both."""
-    places = [((index + 0.5) / len(kind), entry) for kind in (own, drawn) for index, entry in enumerate(kind)]
-    return [entry for _place, entry in sorted(places, key=lambda placed: placed[0])]
 
 
 def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:

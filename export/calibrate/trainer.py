@@ -3,8 +3,10 @@
 Learners are the form in which a PartQuant can be learned: `quant` is its value at any time. They are attached from
 the search on until the part is done, and saved after each stage or block, beside the cache's entry: a calibration
 that was interrupted goes on from there.
-A stage learns on one module, the part or a block of it. The loss against the float twin: ‖O − O_q‖² / ‖O‖². Adam,
-cosine decay, seeded order.
+A stage learns on one module, the part or a block of it. The loss of a crop against the float twin is its relative
+error e = ‖O − O_q‖² / ‖O‖². With drawn pictures among the crops each step sees as many of them as of the user's,
+and minimises Σ w·√e, w the weight of each kind: a few that are far off do not outweigh the others. Adam, cosine
+decay, seeded order.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,7 +53,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
-SEARCH_INPUTS, SEARCH_CROP = 4, 128
+SEARCH_INPUTS, SEARCH_DRAWN, SEARCH_CROP = 4, 12, 128
 COST_INPUTS = 2  # crops on which the cost of each block is measured
 STATE = "state"
 
@@ -63,7 +65,7 @@ class TrainingStage(Protocol):
     def name(self) -> str: ...
 
     def steps(self, spec: QuantSpec) -> int: ...
-    def begin(self, module: nn.Module) -> None: ...
+    def begin(self, module: nn.Module, spec: QuantSpec) -> None: ...
     def parameters(self, module: nn.Module, spec: QuantSpec) -> list[nn.Parameter]: ...
 
 
@@ -71,22 +73,23 @@ def run_stage(
     module: nn.Module, stage: TrainingStage, title: str, pairs: Pairs, spec: QuantSpec, compute: Compute
 ) -> None:
     """Learn one stage; title: of the module, which the order of its samples depends on."""
-    stage.begin(module)
+    stage.begin(module, spec)
     parameters, steps = stage.parameters(module, spec), stage.steps(spec)
     if not steps or not parameters:
         return
     optimizer = torch.optim.Adam(parameters, lr=spec.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    samples = sample_order(len(pairs.inputs), f"{spec.seed} {title}")
+    samples = crops_of_steps(pairs, spec, f"{spec.seed} {title}")
     title = f"{title}: {stage.name}"
     with only(parameters, module), tqdm(range(steps), desc=title, unit="step") as progress:
         for _step in progress:
             optimizer.zero_grad()
             total = 0.0
-            for index in compute.shared([next(samples) for _crop in range(spec.accumulate)]):
+            for index, weight in compute.shared(next(samples)):
                 target = pairs.targets[index]
                 error = nn.functional.mse_loss(module(*pairs.inputs[index]), target)
-                loss = error / target.square().mean().clamp_min(1e-12) / spec.accumulate
+                loss = error / target.square().mean().clamp_min(1e-12)
+                loss = weight * (loss.clamp_min(1e-12).sqrt() if any(pairs.drawn) else loss)
                 loss.backward()
                 total += float(loss.detach()) * compute.size
             compute.sum_gradients(parameters)
@@ -115,6 +118,19 @@ def sample_order(count: int, name: str) -> Iterator[int]:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     while True:
         yield from torch.randperm(count, generator=generator).tolist()
+
+
+def crops_of_steps(pairs: Pairs, spec: QuantSpec, name: str) -> Iterator[list[tuple[int, float]]]:
+    """What each step learns from: crops and their weights, `accumulate` of each kind that there is."""
+    kinds = [kind for kind in zip(pairs.kinds, (1 - spec.drawn_weight, spec.drawn_weight), strict=True) if kind[0]]
+    orders = [sample_order(len(crops), name) for crops, _weight in kinds]
+    total = sum(weight for _crops, weight in kinds) * spec.accumulate
+    while True:
+        yield [
+            (crops[next(order)], weight / total)
+            for (crops, weight), order in zip(kinds, orders, strict=True)
+            for _crop in range(spec.accumulate)
+        ]
 
 
 @contextmanager
@@ -215,11 +231,12 @@ class PartTrainer:
 
     @property
     def small(self) -> list[Inputs]:
-        """Small crops of the float twin's inputs, on which candidates and blocks are compared."""
+        """Small crops of the float twin's inputs, to compare candidates and blocks on: the user's first."""
         side = crop_side([self.part], SEARCH_CROP)
+        own, drawn = self.pairs.kinds
         return [
             tuple(window(x, info.stride, (0, 0), side) for x, info in zip(inputs, self.part.inputs, strict=True))
-            for inputs in self.teacher[:SEARCH_INPUTS]
+            for inputs in (self.teacher[index] for index in own[:SEARCH_INPUTS] + drawn[:SEARCH_DRAWN])
         ]
 
     def attach(self, learners: Mapping[Any, nn.Module]) -> bool:
@@ -297,7 +314,8 @@ class PartTrainer:
         title, inputs = f"{self.part.name}.{path}", (self.pairs.inputs, self.teacher)
         sites = [inner for inner in block.modules() if isinstance(inner, Site)] if self.low_memory else []
         schedule.begin()
-        with block_pairs(self.part, block, title, inputs, self.compute) as own, recomputing(sites):
+        with block_pairs(self.part, block, title, inputs, self.compute) as pairs, recomputing(sites):
+            own = replace(pairs, drawn=self.pairs.drawn)
             self.bring(block)
             schedule.begin_steps()
             for stage in stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures import pictures as images
 from passionsr_trt.engines.pictures.files import SUFFIXES
 from passionsr_trt.engines.pictures.pictures import pad_to_multiple
-from passionsr_trt.export.calibrate.data import calibration_files, drawn_sources, load_sources, spread
+from passionsr_trt.export.calibrate.data import calibration_files, drawn_sources, load_sources
 from PIL import Image
 
 from tests.conftest import DEMO
@@ -172,14 +173,13 @@ def test_noise_that_a_model_draws_is_every_images_own(tmp_path: Path) -> None:
     assert 0.9 < float(drawn[0].std()) < 1.1
 
 
-def test_drawn_pictures_stand_among_the_others_in_the_share_that_was_asked_for() -> None:
-    assert spread(range(6), "ab") == [0, 1, "a", 2, 3, 4, "b", 5]
-    assert spread("abc", "") == ["a", "b", "c"]
+def test_drawn_pictures_have_the_share_that_was_asked_for_and_photos_none() -> None:
     model, photos = chain(4), calibration_files(DEMO / "photos" / "lr", 7)
     for share, count in ((0.0, 0), (0.3, 3), (0.5, 7)):
-        drawn = drawn_sources(photos, model, QuantSpec(synthetic=share), 128)
+        spec = QuantSpec(pictures="any", synthetic=share)
+        drawn, again = (drawn_sources(photos, model, spec, 128) for _time in range(2))
         assert len(drawn) == count
-        again = drawn_sources(photos, model, QuantSpec(synthetic=share), 128)
+        assert not drawn_sources(photos, model, replace(spec, pictures="photos"), 128)
         assert all(torch.equal(a["image"], b["image"]) for a, b in zip(drawn, again, strict=True))
     assert {tuple(sources["image"].shape) for sources in drawn} == {(1, 3, 128, 128)}
     with pytest.raises(UserError, match=r"synthetic is 1\.0; expected 0 to 0\.9"):

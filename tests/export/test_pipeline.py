@@ -74,7 +74,10 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 
 def test_drawn_pictures_widen_ranges(model: Model) -> None:
     photos = QuantSpec(activation_observer="minmax")
-    narrow, wide = (calibrate(model, replace(photos, synthetic=share), FILES).quant for share in (0.0, 0.6))
+    narrow, wide = (
+        calibrate(model, replace(photos, pictures=which, synthetic=0.6), FILES).quant
+        for which in ("photos", "any")
+    )
     pairs = [(narrow.ports[name].scale, wide.ports[name].scale) for name in narrow.ports]
     assert all(before <= after for before, after in pairs)
     assert sum(bool(before < after) for before, after in pairs) > len(pairs) / 2

@@ -27,7 +27,8 @@ from passionsr_trt.export.quantize.quantizers import Scratch, fake_quantizers
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor
 
-SPEC = QuantSpec(method="search", min_channels=0)
+SPEC = QuantSpec(method="search", min_channels=0, pictures="photos")
+BOTH = QuantSpec(method="search", min_channels=0, pictures="mixed")
 
 
 def search_of(*sites: Site) -> PortSearch:
@@ -35,11 +36,11 @@ def search_of(*sites: Site) -> PortSearch:
     return PortSearch("part.0", named, may_scale=True, may_shift=True, shift_is_free=False)
 
 
-def one_by_one(search: PortSearch, x: Tensor) -> dict[Candidate, float]:
+def one_by_one(search: PortSearch, x: Tensor, spec: QuantSpec) -> dict[Candidate, float]:
     """As it is defined: every candidate's W̃ quantized for itself, biases and all, in float64 at the end."""
     errors = {}
-    for candidate in search.candidates(SPEC):
-        learner, total = search.begin(search.learner(SPEC), candidate), 0.0
+    for candidate in search.candidates(spec):
+        learner, total = search.begin(search.learner(spec), candidate), 0.0
         for named in search.sites:
             site = named.site
             padded = zero_padded(x, site.pads) if isinstance(site, SiteConv) else x
@@ -74,9 +75,9 @@ def linears() -> list[Site]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("stacked", [1, 4 << 10, 1 << 30])
-@pytest.mark.parametrize("kind", ["convolutions", "linears"])
+@pytest.mark.parametrize(("kind", "spec"), [("convolutions", SPEC), ("linears", SPEC), ("convolutions", BOTH)])
 def test_stacked_inputs_give_every_candidate_its_own_error(
-    kind: str, stacked: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, spec: QuantSpec, stacked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(searching, "STACKED", stacked)
@@ -84,13 +85,14 @@ def test_stacked_inputs_give_every_candidate_its_own_error(
     sides = (9, 9, 7)  # a small picture among larger ones
     shapes = [(1, 4, side, side) if kind == "convolutions" else (2, side, 4) for side in sides]
     inputs = [torch.nn.functional.silu(torch.randn(shape) * 3) for shape in shapes]
-    for x in inputs:
-        search.observe(x)
-    expected = [one_by_one(search, x) for x in inputs]
-    found = errors_of(search, inputs, SPEC, Scratch())
-    assert list(found) == search.candidates(SPEC) and len(found) == 36
-    for candidate, error in found.items():
-        assert error == pytest.approx(sum(errors[candidate] for errors in expected), rel=0.02), candidate
+    for x, is_drawn in zip(inputs, (False, False, True), strict=True):
+        search.observe(x, is_drawn)
+    expected = [one_by_one(search, x, spec) for x in inputs]
+    found, powers = errors_of(search, inputs, spec, Scratch())
+    assert list(found) == search.candidates(spec) and len(found) == 36
+    for candidate, errors in found.items():
+        assert errors == pytest.approx([own[candidate] for own in expected], rel=0.02), candidate
+    assert len(powers) == 3 and min(powers) > max(min(errors) for errors in found.values())
 
 
 def test_ports_that_are_recorded_one_after_the_other_find_the_same(
@@ -107,6 +109,19 @@ def test_ports_that_are_recorded_one_after_the_other_find_the_same(
         add_errors(part, searches, SPEC, inputs, ALONE)
         errors.append({search.name: search.errors for search in searches})
     assert errors[0] == errors[1] and any(errors[0].values())
+
+
+def test_a_cover_lies_between_the_users_range_and_that_of_all_pictures() -> None:
+    search = search_of(SiteConv(torch.randn(5, 3, 3, 3), torch.randn(5), 1, 1, Port()))
+    search.observe(torch.tensor([[-1.0, 4.0], [0.0, 1.0], [0.0, 0.0]]).reshape(1, 3, 1, 2))
+    search.observe(torch.tensor([[-4.0, 1.0], [0.0, 16.0], [0.0, 9.0]]).reshape(1, 3, 1, 2), drawn=True)
+    for cover, lows, highs in (
+        (1.0, [-1, 0, 0], [4, 1, 0]),
+        (1.5, [-2, 0, 0], [4, 4, 0.9]),  # a channel that only drawn pictures drive gets room
+        (2.0, [-4, 0, 0], [4, 16, 9]),
+    ):
+        low, high = search.range(cover)
+        assert low.tolist() == pytest.approx(lows) and high.tolist() == pytest.approx(highs)
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class BiasCorrection:
     def steps(self, spec: QuantSpec) -> int:
         return spec.correction_steps
 
-    def begin(self, module: nn.Module) -> None:
+    def begin(self, module: nn.Module, _spec: QuantSpec) -> None:
         """Nothing: codes are what they are."""
 
     def parameters(self, module: nn.Module, spec: QuantSpec) -> list[nn.Parameter]:

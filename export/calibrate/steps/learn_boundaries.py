@@ -21,7 +21,7 @@ class LearnBoundaries:
         return spec.lbq_steps
 
     @torch.no_grad()
-    def begin(self, module: nn.Module) -> None:
+    def begin(self, module: nn.Module, _spec: QuantSpec) -> None:
         """Boundaries stop following and become parameters."""
         for site, learner in learned_sites(module):
             port: LearnedPort = site.port.quantizer

@@ -21,7 +21,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from passionsr_trt.export.calibrate.blocks import Inputs, Samples
+from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.export.calibrate.blocks import Inputs, Pairs, Samples
 from passionsr_trt.export.calibrate.placement import return_what_is_free, within
 from passionsr_trt.export.calibrate.trainer import PartTrainer
 from passionsr_trt.export.model.devices import HOST
@@ -48,13 +49,14 @@ def round_weights(trainer: PartTrainer, quant: PartQuant) -> PartQuant:
     """Every site with its rounding offsets; later ports see the weights of earlier ones rounded."""
     if trainer.spec.rounding == "nearest":
         return quant
-    part, compute, inputs = trainer.part, trainer.compute, trainer.pairs.inputs
+    part, compute, pairs = trainer.part, trainer.compute, trainer.pairs
+    weights = weights_of_crops(pairs, trainer.spec)
     fakes, offsets, packed = fake_quantizers(part, quant), {}, {}
     with attached(fakes):
         for entries in within(BUDGET, list(trainer.groups.items()), lambda entry: moments_size(entry[1][0].site)):
             own = dict(compute.shared(entries))
             return_what_is_free()
-            moments = second_moments(part, own, inputs)
+            moments = second_moments(part, own, pairs.inputs, weights)
             for name, sites in tqdm(own.items(), desc=f"{part.name}: rounding", unit="port"):
                 factors = [Factor.of(moment) for moment in moments.pop(name)]
                 for named in sites:
@@ -94,8 +96,19 @@ def column_groups(site: Site) -> list[tuple[int, int]]:
     return [(start, min(start + step, total)) for start in range(0, total, step)]
 
 
-def second_moments(part: Part, groups: Groups, inputs: Samples[Inputs]) -> dict[str, Moments]:
-    """Of every port's quantized tensor, as its sites' weights meet it."""
+def weights_of_crops(pairs: Pairs, spec: QuantSpec) -> list[float]:
+    """What each crop's H counts for, whatever its energy; empty where none is drawn: each by its energy."""
+    if not any(pairs.drawn):
+        return []
+    own, drawn = pairs.kinds
+    of_drawn = spec.drawn_weight / len(drawn)
+    return [of_drawn if is_drawn else (1 - spec.drawn_weight) / len(own) for is_drawn in pairs.drawn]
+
+
+def second_moments(
+    part: Part, groups: Groups, inputs: Samples[Inputs], weights: Sequence[float] = ()
+) -> dict[str, Moments]:
+    """Of every port's quantized tensor, as its sites' weights meet it; weights: of each of the inputs."""
     moments: dict[str, Moments] = {}
     generators: dict[str, torch.Generator] = {}
     for name, sites in groups.items():
@@ -103,8 +116,12 @@ def second_moments(part: Part, groups: Groups, inputs: Samples[Inputs]) -> dict[
         moments[name] = [torch.zeros(size, size, device=inputs[0][0].device) for size in sizes]
         generators[name] = torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
+    weight = 0.0
+
     def add(name: str, x: Tensor) -> None:
         columns = columns_of(groups[name][0].site, x, generators[name])
+        if weight:
+            columns = columns * (weight / columns.square().sum().clamp_min(1e-20)).sqrt()
         start = 0
         for total in moments[name]:
             own = columns[start : start + len(total)]
@@ -113,6 +130,7 @@ def second_moments(part: Part, groups: Groups, inputs: Samples[Inputs]) -> dict[
 
     with watching_outputs((sites[0].site.port, partial(add, name)) for name, sites in groups.items()):
         for index in tqdm(range(len(inputs)), desc=f"{part.name}: second moments", unit="crop"):
+            weight = weights[index] if weights else 0.0
             part.module(*inputs[index])
     return moments
 
