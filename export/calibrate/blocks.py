@@ -63,8 +63,9 @@ class Pairs:
     @property
     def kinds(self) -> tuple[list[int], list[int]]:
         """The crops of the user's pictures, and the drawn ones."""
-        drawn = [index for index, is_drawn in enumerate(self.drawn) if is_drawn]
-        return [index for index in range(len(self.inputs)) if index not in set(drawn)], drawn
+        marks = self.drawn or [False] * len(self.inputs)
+        own, drawn = ([index for index, mark in enumerate(marks) if mark is kind] for kind in (False, True))
+        return own, drawn
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.openvino.proof import psnr
 from passionsr_trt.engines.pictures.drawn_set import EXTREME, drawn_set
 from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.export.calibrate.blocks import Pairs
@@ -87,8 +87,8 @@ def test_with_drawn_pictures_scales_are_learned_and_boundaries_stay() -> None:
                 assert (float(port.boundary()) == pytest.approx(boundary, rel=1e-6)) is stays
 
 
-# dB to the float output, about half a dB below what was measured: photos, drawn pictures, their worst, extremes
 SQUARE = ("astronaut", "brick", "grass")
+# dB to the float output, about half a dB below what was measured: photos, drawn pictures, their worst, extremes
 FLOORS = {"realesrgan": (39.7, 33.4, 21.3, 15.7), "model": (48.5, 40.7, 32.2, 29.5)}
 
 
@@ -106,8 +106,8 @@ def test_the_committed_calibrations_are_close_on_photos_and_on_drawn_pictures(na
             stack.enter_context(faked(part, applied(calibration, part)))
         for title, picture in (photos | drawn_set(128)).items():
             sources = sources_of_picture(picture, model, 0)
-            exact, close = (each.run(sources)[output].clamp(-1, 1) for each in (model, folded))
-            found[title] = 10 * math.log10(4 / float((close - exact).square().mean()))
+            exact, close = (each.run(sources)[output].numpy() for each in (model, folded))
+            found[title] = psnr(close, exact)
     drawn = [value for title, value in found.items() if title not in photos and title not in EXTREME]
     of_photos, of_extremes = ([found[title] for title in titles] for titles in (photos, EXTREME))
     means = [sum(values) / len(values) for values in (of_photos, drawn, of_extremes)]

@@ -236,13 +236,13 @@ def search(trainer: PartTrainer, _quant: PartQuant) -> PartQuant:
     was_saved = trainer.attach(learners)
     if not was_saved:
         with paused(part.module):
-            find_ranges(part, searches, trainer.teacher, trainer.compute, trainer.pairs.drawn)
+            own, drawn = ([trainer.teacher[index] for index in kind] for kind in trainer.pairs.kinds)
+            find_ranges(part, searches, own, trainer.compute)
+            if drawn:
+                find_ranges(part, searches, drawn, trainer.compute, drawn=True)
             add_errors(part, searches, spec, trainer.small, trainer.compute)
-        own = min(len(trainer.pairs.kinds[0]), SEARCH_INPUTS)
-        for entry, best in zip(searches, chosen_together(searches, spec, own), strict=True):
-            begin_at(entry, best)
-            if entry.port.fused and entry.is_free(best) and not (spec.drawn_weight and entry.scale_is_free):
-                entry.port.quantizer.may_scale = False
+        for entry, best in zip(searches, chosen_together(searches, spec, len(own[:SEARCH_INPUTS])), strict=True):
+            begin_at(entry, best, spec)
     trainer.pad_before_shifts()
     if not was_saved:
         trainer.save()
@@ -251,28 +251,23 @@ def search(trainer: PartTrainer, _quant: PartQuant) -> PartQuant:
 
 @torch.no_grad()
 def find_ranges(
-    part: Part,
-    searches: Sequence[PortSearch],
-    inputs: Sequence[Inputs],
-    compute: Compute,
-    drawn: Sequence[bool] = (),
+    part: Part, searches: Sequence[PortSearch], inputs: Sequence[Inputs], compute: Compute, drawn: bool = False
 ) -> None:
-    """What each port's channels reach on the float part's inputs; drawn: which of them, none where empty."""
-    kinds = list(zip(inputs, drawn or [False] * len(inputs), strict=True))
-    for kind in sorted(set(drawn or [False])):
-        own = [crop for crop, is_drawn in kinds if is_drawn is kind]
-        with watching_outputs((search.port, partial(search.observe, drawn=kind)) for search in searches):
-            for crop in tqdm(compute.shared(own), desc=f"{part.name}: ranges{' of drawn pictures' * kind}"):
-                part.module(*crop)
+    """What each port's channels reach on the float part's inputs, all of the user's pictures or all drawn."""
+    with watching_outputs((search.port, partial(search.observe, drawn=drawn)) for search in searches):
+        for crop in tqdm(compute.shared(inputs), desc=f"{part.name}: ranges{' of drawn pictures' * drawn}"):
+            part.module(*crop)
     merge_ranges(searches, inputs[0][0].device, compute)
 
 
-def begin_at(search: PortSearch, best: Candidate) -> None:
+def begin_at(search: PortSearch, best: Candidate, spec: QuantSpec) -> None:
     """Start the attached learners of a port and its sites at a candidate."""
     port = search.port.quantizer
     search.begin(port, best)
     for named in search.sites:
         named.site.quantizer.begin_bias(port.step(), port.weight(named.site.weight))
+    if search.port.fused and search.is_free(best) and not (spec.drawn_weight and search.scale_is_free):
+        port.may_scale = False
 
 
 def merge_ranges(searches: Iterable[PortSearch], device: torch.device, compute: Compute) -> None:
@@ -292,11 +287,11 @@ def add_errors(
 ) -> None:
     """Every candidate's error, on small crops of the float part's inputs, in `errors` of its search."""
     tried = [search for search in searches if len(search.candidates(spec)) > 1]
-    own, scratch = compute.shared(tried), Scratch()
+    own, scratch, side = compute.shared(tried), Scratch(), WINDOW if spec.drawn_weight else None
     with tqdm(total=len(tried), desc=f"{part.name}: search", unit="port") as progress:
-        sizes = recorded_sizes(part, own, crops)
+        sizes = recorded_sizes(part, own, crops, side)
         for chosen in within(RECORDED, own, lambda search: sizes[search.name]):
-            for search, inputs in recorded(part, chosen, crops, WINDOW if spec.drawn_weight else None):
+            for search, inputs in recorded(part, chosen, crops, side):
                 search.errors, search.powers = errors_of(search, inputs, spec, scratch)
                 progress.update(compute.size)
     none = [0.0] * len(crops)
@@ -314,12 +309,14 @@ def add_errors(
             search.errors = {candidate: next(rows) for candidate in search.candidates(spec)}
 
 
-def recorded_sizes(part: Part, searches: Sequence[PortSearch], crops: Sequence[Inputs]) -> dict[str, int]:
-    """Bytes of what all crops give each port, by what the first crop gives."""
+def recorded_sizes(
+    part: Part, searches: Sequence[PortSearch], crops: Sequence[Inputs], side: int | None
+) -> dict[str, int]:
+    """Bytes of what is recorded of all crops for each port, by the first crop's."""
     sizes: dict[str, int] = {}
 
     def note(search: PortSearch, x: Tensor) -> None:
-        sizes[search.name] = sizes.get(search.name, 0) + x.nbytes * len(crops)
+        sizes[search.name] = sizes.get(search.name, 0) + middle(x, side).nbytes * len(crops)
 
     with watching_outputs((search.port, partial(note, search)) for search in searches):
         if searches:
