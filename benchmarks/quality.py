@@ -59,7 +59,7 @@ class Workspace:
             command("export", arguments.model, "--float", "-o", self.float_bundle)
 
     def crops(self, seed: int, drawn: bool = False) -> Path:
-        """One seeded crop of every calibration image, as a folder of PNGs; drawn: and what our spec draws beside."""
+        """One seeded crop of every calibration image, as a folder of PNGs, and what our spec draws beside."""
         folder = self.root / f"crops{seed}{'-drawn' * drawn}"
         if not folder.is_dir():
             folder.mkdir()

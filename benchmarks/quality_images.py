@@ -1,7 +1,7 @@
 """The test images of quality.py with everything that is the same for all methods, kept between them.
 
-Besides the given ones, pictures unlike photos that the package draws (engines/pictures/drawn_set.py), which have no
-original.
+Besides the given ones, pictures unlike photos that the package draws (engines/pictures/drawn_set.py): they have no
+originals.
 """
 
 from __future__ import annotations

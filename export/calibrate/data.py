@@ -87,9 +87,7 @@ def drawn_sources(files: Sequence[Path], model: Model, spec: QuantSpec, side: in
     return [sources_of_picture(picture, model, index) for index, picture in enumerate(drawn)]
 
 
-def crops(
-    images: Sequence[Tensors], model: Model, seed: int, crop: int, each: int = 1
-) -> list[dict[str, Tensor]]:
+def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int, each: int = 1) -> list[dict[str, Tensor]]:
     """Seeded crops of about crop×crop output pixels, on positions that every tensor has; each: of every image, one
     of each image after the other."""
     crop = crop_side(model.parts, crop)
