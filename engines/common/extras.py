@@ -56,5 +56,5 @@ def extra_of(module: str) -> str:
 
 
 def install(*extras: str) -> str:
-    """The command, quoted as every shell wants it."""
-    return f"pip install 'passionsr-trt[{','.join(dict.fromkeys(extras))}]'"
+    """The command, run in the checkout: no index has the package. Double quotes hold in cmd.exe too."""
+    return f'pip install -e ".[{",".join(dict.fromkeys(extras))}]"'
