@@ -37,7 +37,7 @@ $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV)) $(ANOTHER_TORCH)
 	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python setup_torch.py $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,serve,batch,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,hub,rtx,serve,batch,dev]'
 	@echo '$(PYTHON)' > $@
 
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))

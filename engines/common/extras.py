@@ -36,6 +36,8 @@ PACKAGES = (
     Package("jinja2", "jinja2", "compare"),
     Package("safetensors", "safetensors", "export"),
     Package("spandrel", "spandrel", "networks"),
+    Package("huggingface_hub", "huggingface_hub", "hub"),
+    Package("transformers", "transformers", "prompt"),
     Package("gradio", "gradio", "serve"),
     Package("ray", "ray", "batch"),
     Package("ray", "pyarrow", "batch"),
