@@ -19,14 +19,31 @@ from tests.export.networks import write_small
 from tests.hub_server import COMMIT, Hub, served
 
 pytest.importorskip("huggingface_hub")
+IMPORT = """
+from passionsr_trt.runtime.main import main
+def work(words): return main(["import-model", *words])
+"""
+FETCH = """
+from argparse import Namespace
+from pathlib import Path
+from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.export.families.hub import located
+from passionsr_trt.export.families.image_network.family import ImageNetwork
+def work(words):
+    try:
+        print(located(ImageNetwork(), Namespace(base=Path(words[0]), revision=None, file=None)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+"""  # what `import-model` does first, without PyTorch
 RUN = """
 import contextlib, io, json, sys
-from passionsr_trt.runtime.main import main
 results = []
 for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(["import-model", *words])
+        status = work(words)
     results.append([status, out.getvalue(), err.getvalue()])
 print(json.dumps(results))
 """
@@ -47,15 +64,15 @@ class Ran:
         return lines[0]
 
 
-def commands(folder: Path, endpoint: str, words: dict[str, list[str]], **variables: str) -> dict[str, Ran]:
-    """Every `import-model …`, in one process whose hub and cache are these."""
+def results(work: str, folder: Path, endpoint: str, words: list[list[str]], **variables: str) -> list[Ran]:
+    """IMPORT or FETCH of every list of words, in one process whose hub and cache are these."""
     own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    program = [sys.executable, "-c", RUN, json.dumps(list(words.values()))]
+    program = [sys.executable, "-c", work + RUN, json.dumps(words)]
     done = subprocess.run(
         program, cwd=folder, env={**os.environ, **own, **variables}, capture_output=True, text=True, check=True
     )
-    results: list[Any] = json.loads(done.stdout.splitlines()[-1])
-    return {name: Ran(*result) for name, result in zip(words, results, strict=True)}
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return [Ran(*result) for result in found]
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,8 @@ def tried(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     folder = tmp_path_factory.mktemp("hub")
     repository, pickled, two, one, here = (folder / name for name in ("sd", "pickled", "two", "one", "acme/here"))
     shutil.copytree(small_model, repository)
-    (repository / "one_step.json").unlink()
+    for file in ("one_step.json", "text_embedding.safetensors"):
+        (repository / file).unlink()
     shutil.copytree(repository, pickled)
     for path in (repository, pickled):
         for file in ("unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors"):
@@ -94,6 +112,7 @@ def tried(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tried:
         "missing": ["acme/missing", "-o", "no", *text],
         "revision": ["acme/sd", "-o", "no", "--revision", "v2", *text],
         "no file": ["acme/sd", "-o", "no", "--file", "x.safetensors", *text],
+        "no text encoder": ["acme/sd", "-o", "no"],
         "gated": ["acme/gated", "-o", "no", *text],
         "broken": ["acme/broken", "-o", "no", *text],
         "pickled": ["acme/pickled", "-o", "no", *text],
@@ -104,7 +123,8 @@ def tried(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     hub = Hub({**repositories, "acme/gated": None, "acme/broken": folder / "nothing", "acme/here": repository})
     hub.cut = {"network.safetensors"}
     with served(hub):
-        return Tried(folder, hub, commands(folder, hub.address, words))
+        ran = results(IMPORT, folder, hub.address, list(words.values()))
+    return Tried(folder, hub, dict(zip(words, ran, strict=True)))
 
 
 def test_a_repository_is_imported_and_only_what_is_needed_is_fetched(tried: Tried, small_model: Path) -> None:
@@ -138,6 +158,7 @@ def test_a_network_is_one_file_safetensors_first_and_what_broke_off_is_fetched_a
         ("missing", ["acme/missing: neither a path here nor a repository", "hf auth login"]),
         ("revision", ["acme/sd at v2: no such revision", "/acme/sd"]),
         ("no file", ["acme/sd: no file x.safetensors; expected one of scheduler/"]),
+        ("no text encoder", ["acme/sd: holds no text_encoder/config.json", "or --text-embedding names a file"]),
         ("gated", ["acme/gated: its authors give it to those who accept their terms", "/acme/gated"]),
         ("broken", ["acme/broken: not here, and the hub does not give it", "HF_ENDPOINT"]),
         (
@@ -163,12 +184,10 @@ def test_a_folder_of_the_same_name_wins_and_is_named(tried: Tried) -> None:
 
 @pytest.mark.parametrize("variables", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["unreachable", "offline"])
 def test_without_a_network_what_was_fetched_before_is_taken(tried: Tried, variables: dict[str, str]) -> None:
-    words = {
-        "kept": ["acme/one", "-o", "kept", "--family", "image-network", "--file", "network.safetensors"],
-        "unknown": ["acme/other", "-o", "no", "--text-embedding", "text.pt"],
-    }
-    shutil.rmtree(tried.folder / "kept", ignore_errors=True)
-    ran = commands(tried.folder, tried.hub.address, words, **variables)
-    assert ran["kept"].status == 0 and "what was fetched before is taken (0123456789ab)" in ran["kept"].out
-    line = ran["unknown"].refusal()
+    ran = results(FETCH, tried.folder, tried.hub.address, [["acme/one"], ["acme/other"]], **variables)
+    assert (
+        ran[0].status == 0 and "acme/one: the hub cannot be asked; what was fetched before is taken" in ran[0].out
+    )
+    assert "/snapshots/0123456789ab" in ran[0].out and ran[0].out.endswith("network.safetensors\n")
+    line = ran[1].refusal()
     assert line.startswith("error: acme/other: not here, and the hub ") and "copy the files here" in line

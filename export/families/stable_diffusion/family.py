@@ -67,9 +67,14 @@ class StableDiffusion:
         )
 
     def hub_files(self, names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
-        from passionsr_trt.export.families.stable_diffusion.hub_files import files_of
+        from passionsr_trt.export.families.stable_diffusion.hub_files import ENCODER, files_of
 
-        return files_of(names, text=arguments.text_embedding is None)
+        files = files_of(names, arguments.text_embedding is not None, arguments.prompt)
+        if ENCODER[0] in files:  # said before gigabytes are fetched
+            from passionsr_trt.export.families.stable_diffusion.prompt import check_library
+
+            check_library()
+        return files
 
     def _text(self, arguments: argparse.Namespace) -> Tensor:
         """The constant prompt's embedding: a file's, the model folder's own, or computed; UserError otherwise."""

@@ -38,6 +38,11 @@ def check_encoder(base: Path) -> None:
             )
     if (kind := read_json(folder / "config.json").get("model_type")) != KIND:
         raise UserError(f"{folder}: a text encoder of kind {kind!r}", f"expected {KIND}", f"or {OTHER_WAY}")
+    check_library()
+
+
+def check_library() -> None:
+    """UserError where transformers is missing."""
     try:
         import transformers  # noqa: F401
     except ModuleNotFoundError:
