@@ -29,11 +29,15 @@ RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print(
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV))
+# auto: a CPU build where there is no GPU and one can be had; TORCH=cpu or TORCH=cuda: that one, made anew for it
+TORCH ?= auto
+ANOTHER_TORCH = $(if $(filter-out auto,$(TORCH)),$(if $(wildcard $(VENV)/.torch-$(TORCH)),,made-anew))
+
+$(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV)) $(ANOTHER_TORCH)
 	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install -q torch==2.14.1 torchvision==0.29.1
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,rtx,serve,batch,dev]'
+	$(BIN)/python setup_torch.py $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,hub,rtx,serve,batch,dev]'
 	@echo '$(PYTHON)' > $@
 
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))
@@ -75,7 +79,7 @@ lint: setup
 	$(BIN)/ruff check .
 	@mkdir -p .types/passionsr_trt && ln -sfn ../../export ../../engines ../../runtime .types/passionsr_trt
 	MYPYPATH=.types:benchmarks $(BIN)/mypy -p passionsr_trt.engines -p passionsr_trt.export -p passionsr_trt.runtime
-	MYPYPATH=.types:benchmarks $(BIN)/mypy benchmarks demo
+	MYPYPATH=.types:benchmarks $(BIN)/mypy benchmarks demo setup_torch.py
 
 clean:
 	rm -rf $(OUT) $(VENV) .venv-runtime-*

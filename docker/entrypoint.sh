@@ -1,13 +1,17 @@
 #!/bin/sh
 # `docker run IMAGE BUNDLE …` builds engines; any subcommand of passionsr-trt works as well.
+#   BUNDLE            a folder that is there, or a path with a /; any other word is a command, known or not
 #   BUNDLE alone      engines go to BUNDLE-engines, beside the bundle
 #   PASSIONSR_BACKEND the backend of this image, where --backend is not given
 set -eu
 
 case "${1:-}" in
     "" | -h | --help) exec passionsr-trt build-engines --help ;;
-    import-model | import-calibration | calibrate | export | build-engines | predict | infer | batch | sensitivity | compare | benchmark | serve | repository | doctor | --version)
+    import-model | import-calibration | calibrate | export | build-engines | predict | infer | batch | sensitivity | compare | benchmark | serve | repository | doctor)
         exec passionsr-trt "$@" ;;
+    -*) exec passionsr-trt "$@" ;;
+    */*) ;;
+    *) [ -e "$1" ] || exec passionsr-trt "$@" ;;
 esac
 
 bundle=$1

@@ -13,7 +13,7 @@ from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle, OnnxBundl
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
 from passionsr_trt.engines.common.arguments import parse_size, share, some_path, whole
-from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import NotHereError, UsageError, UserError
 from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.engines.mixed_format import Rate, build_fastest, check_together, explain_choice, key_of_all
 
@@ -187,7 +187,14 @@ def run_build_engines(request: BuildRequest) -> int:
         check_together(bundles)
     check_target(request.output, "engine-bundle")
     rate, rated_for = rating(request)
-    builder = request.backend.builder_for(bundles, request.options)
+    try:
+        builder = request.backend.builder_for(bundles, request.options)
+    except NotHereError as lacking:
+        if not request.dry_run:
+            raise
+        print(f"{request.output}: to build for {request.backend}, on another machine than this one: {lacking}")
+        print_parts(bundles)
+        return 0
     key = engine_key(bundles[0], request.backend, builder.target)
     if rate is not None:
         key = key_of_all(bundles, request.backend, builder.target, rated_for)
@@ -256,6 +263,13 @@ def print_dry_run(bundles: Sequence[OnnxBundle], output: Path, key: Mapping[str,
     """What would be built, and why."""
     reason = why_build(output, key)
     print(f"{output}: {'up to date' if reason is None else f'to build: {reason}'}")
+    print_parts(bundles)
+    for name, value in key.items():
+        print(f"  {name}: {value}")
+
+
+def print_parts(bundles: Sequence[OnnxBundle]) -> None:
+    """Of a dry run: a line per part."""
     for bundle in bundles:
         for part in bundle.parts:
             quantized = sum(site.quantized for site in part.sites)
@@ -263,8 +277,6 @@ def print_dry_run(bundles: Sequence[OnnxBundle], output: Path, key: Mapping[str,
             shapes = f"{', '.join(map(str, part.inputs))} → {part.output}"
             sites = f"{quantized} {part.format.upper() if quantized else 'quantized'} sites"
             print(f"  {part.name:<12} {shapes}, {sites}, {size:.1f} MB ONNX")
-    for name, value in key.items():
-        print(f"  {name}: {value}")
 
 
 def report_coverage(engines: EngineBundle, required: float | None) -> None:

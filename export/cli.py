@@ -48,6 +48,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_import_model(parser: argparse.ArgumentParser) -> None:
+    from passionsr_trt.export.families.hub import add_arguments
     from passionsr_trt.export.families.registry import FAMILIES
 
     written = "model folder to write (float32); of an image network also a .safetensors file"
@@ -56,23 +57,30 @@ def add_import_model(parser: argparse.ArgumentParser) -> None:
         "base",
         type=Path,
         nargs="?",
-        help="Stable Diffusion 2.1-base (its first hub page is gone, copies such as sd2-community's remain): a "
-        "diffusers folder, or one .safetensors or .ckpt file; an image network: its file, or ncnn's .param",
+        help="Stable Diffusion 2.1-base: a diffusers folder, one .safetensors or .ckpt file, or OWNER/NAME on the "
+        "Hugging Face hub (its first page is gone, copies such as sd2-community's remain); an image network: its "
+        "file, OWNER/NAME, or ncnn's .param",
     )
     parser.add_argument("weights", type=Path, nargs="?", help="ncnn's .bin, where it is not beside the .param")
     names = [family.name for family in FAMILIES]
     parser.add_argument(
         "--family", choices=names, help=f"the kind of model (default: {names[0]}; of ncnn's files: image-network)"
     )
+    add_arguments(parser.add_argument_group("Hugging Face hub"))
     for family in FAMILIES:
         family.add_arguments(parser.add_argument_group(family.name))
     parser.set_defaults(run=run_import_model)
 
 
 def run_import_model(arguments: argparse.Namespace) -> int:
-    from passionsr_trt.export.families.registry import importer
+    from passionsr_trt.export.families.hub import located
+    from passionsr_trt.export.families.recognised import check_base
+    from passionsr_trt.export.families.registry import FAMILIES, importer
 
-    return importer(arguments).import_model(arguments)
+    family = importer(arguments)
+    arguments.base = located(family, arguments)
+    check_base(arguments.base, family, FAMILIES)
+    return family.import_model(arguments)
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 
 from passionsr_trt.engines.common.arguments import HelpFormatter, missing_extra, refuse_twice, run
+from passionsr_trt.engines.common.errors import printable
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
@@ -67,6 +69,9 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     wanted = next((word for word in argv if not word.startswith("-")), None)
+    if wanted is not None and wanted not in COMMANDS and not {"-h", "--help", "--version"} & {*argv}:
+        print(f"error: {unknown(wanted)}", file=sys.stderr)
+        return 2
     for name, (module, function, text) in COMMANDS.items():
         child = subparsers.add_parser(
             name, help=text, description=text, epilog=EPILOG, formatter_class=HelpFormatter
@@ -78,6 +83,13 @@ def _main(argv: list[str]) -> int:
             except ModuleNotFoundError as error:
                 return missing_extra(error)
     return run(parser, argv)
+
+
+def unknown(word: str) -> str:
+    """Of a word that is no command: the nearest one, or all."""
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+    return printable(f"{word}: no such command; {hint}")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,21 @@ def test_usage_errors_exit_with_2(small: Built, tmp_path: Path, capsys: pytest.C
     assert "--tile 100; expected a multiple of 64" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("infr", "did you mean infer?"),
+        ("build-engine", "did you mean build-engines?"),
+        ("upscale-it", "expected one of import-model, "),
+        ("a\nb", "a\\nb: no such command"),
+    ],
+)
+def test_an_unknown_command_names_the_nearest(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word, "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and hint in line
+
+
 REQUESTS = {  # command line → the app that it asks, and some of what it asks for
     "infer a.png b -o out --engines e --tile 128 --scale 3 --no-cache --streams 2 --format jpg": (
         "infer.infer",
@@ -110,7 +125,7 @@ def test_a_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
         monkeypatch.delitem(sys.modules, name)
     model = str(ROOT / "demo" / "model")
     assert main(["export", model, "--float", "-o", "unused"]) == 1
-    assert "`pip install 'passionsr-trt[export]'`" in capsys.readouterr().err
+    assert 'in the checkout: `pip install -e ".[export]"`' in capsys.readouterr().err
 
 
 def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -133,6 +148,8 @@ def test_a_spec_with_an_unknown_key_is_named(tmp_path: Path, capsys: pytest.Capt
 def test_folders_of_the_wrong_kind_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(ROOT / "demo" / "model")
     line = one_line_error(["build-engines", model, "-o", str(tmp_path / "out")], capsys)
+    assert f"{model}: holds a model folder; expected an ONNX bundle; `passionsr-trt calibrate {model}" in line
+    line = one_line_error(["build-engines", str(tmp_path), "-o", str(tmp_path / "out")], capsys)
     assert "no manifest.json" in line and "passionsr-trt export" in line
     assert not (tmp_path / "out").exists()
 

@@ -42,6 +42,27 @@ def test_a_bundle_alone_is_built_beside_itself(run: object) -> None:
     assert run("/b", "--output=/e") == ["build-engines", "/b", "--output=/e", "--backend", "tensorrt"]
 
 
+def test_a_word_that_is_no_folder_is_a_command(
+    run: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(run)
+    assert run("infr", "a.png") == ["infr", "a.png"], "which the command line answers"
+    assert run("--traceback", "infer", "a.png") == ["--traceback", "infer", "a.png"]
+    monkeypatch.chdir(tmp_path)
+    for name in ("int8", "infer"):
+        (tmp_path / name).mkdir()
+    assert run("int8")[:2] == ["build-engines", "int8"]
+    assert run("infer", "a.png") == ["infer", "a.png"], "a command, even where a folder has its name"
+    assert run("./infer")[:2] == ["build-engines", "./infer"]
+
+
+def test_the_list_of_commands_is_the_command_line_s() -> None:
+    from passionsr_trt.runtime.main import COMMANDS
+
+    (line,) = re.findall(r"^    (import-model .*)\)$", ENTRYPOINT.read_text(), re.MULTILINE)
+    assert line.split(" | ") == list(COMMANDS)
+
+
 def test_subcommands_pass_through(run: object) -> None:
     assert callable(run)
     assert run("infer", "a.png", "-o", "out") == ["infer", "a.png", "-o", "out"]

@@ -58,6 +58,7 @@ def test_a_package_s_extra_brings_it(package: Package) -> None:
 
 def test_no_message_names_an_extra_by_itself() -> None:
     assert "onnxruntime-gpu" in requirements(ORT_GPU)
-    naming = [path.name for path in CODE if "passionsr-trt[" in path.read_text(encoding="utf-8")]
-    assert naming == ["extras.py"]
-    assert install("cpu", "rtx", "cpu") == "pip install 'passionsr-trt[cpu,rtx]'"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in CODE}
+    assert [name for name, text in texts.items() if "pip install -e" in text] == ["extras.py"]
+    assert not [name for name, text in texts.items() if "passionsr-trt[" in text], "no index has the package"
+    assert install("cpu", "rtx", "cpu") == 'pip install -e ".[cpu,rtx]"'

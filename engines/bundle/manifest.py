@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from passionsr_trt.engines.bundle.kinds import MANIFEST, kind_of
 from passionsr_trt.engines.bundle.records import check_schema, read_object
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import temporary_folder
 
 SCHEMA_VERSION = 1  # of every manifest; another one is not read
-MANIFEST = "manifest.json"
 
 
 def sha256(path: Path) -> str:
@@ -44,11 +44,8 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     """Parse a manifest of the given kind; another schema is refused before any key is looked at."""
     path = folder / MANIFEST
-    if folder.is_file():
-        what = "one graph for other tools (docs/other-tools.md)" if folder.suffix == ".onnx" else "a file"
-        holder = "; give its folder" if (folder.parent / MANIFEST).is_file() else ""
-        expected = f"expected the folder that holds {NAMES[kind]}"
-        raise UserError(f"{folder}: is {what}", expected + holder, "" if holder else HINTS.get(kind, ""))
+    if folder.is_file() or not path.is_file():
+        refuse_other(folder, kind)
     try:
         data = read_object(path, f"the manifest of {NAMES[kind]}")
     except FileNotFoundError:
@@ -59,11 +56,26 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"{path}: no schema_version", f"expected the manifest of {NAMES[kind]}")
     check_schema(data["schema_version"], SCHEMA_VERSION, str(path), AGAIN[kind])
     if data.get("kind") != kind:
+        refuse_other(folder, kind)
         raise UserError(f"{path}: is of kind {data.get('kind')!r}", f"expected {NAMES[kind]}", HINTS.get(kind, ""))
     files = data.get("files")
     if not isinstance(files, dict) or not all(map(_is_listed, files.items())):
         raise UserError(f"{path}: 'files' is no list of files", "expected name → size and sha256", "make it again")
     return data
+
+
+def refuse_other(path: Path, kind: str) -> None:
+    """UserError where a path is a file, or is known to hold something else than a manifest of this kind."""
+    found = kind_of(path)
+    if path.is_file():
+        what = "a file" if found is None else str(found)
+        if (path.parent / MANIFEST).is_file():
+            raise UserError(f"{path}: is {what}", f"expected the folder that holds {NAMES[kind]}; give its folder")
+        fix = HINTS.get(kind, "") if found is None else found.way_to(kind) or HINTS.get(kind, "")
+        raise UserError(f"{path}: is {what}", f"expected the folder that holds {NAMES[kind]}", fix)
+    if found is not None and found.name != kind:
+        fix = found.way_to(kind) or HINTS.get(kind, "")
+        raise UserError(f"{path}: holds {found}", f"expected {NAMES[kind]}", fix)
 
 
 def _is_listed(entry: tuple[Any, Any]) -> bool:

@@ -251,5 +251,5 @@ def missing_extra(error: ModuleNotFoundError) -> int:
     name = (error.name or "").split(".")[0]
     if name not in EXTRAS:
         raise error
-    print(f"error: {name} is not installed; `{install(EXTRAS[name])}`", file=sys.stderr)
+    print(f"error: {name} is not installed; in the checkout: `{install(EXTRAS[name])}`", file=sys.stderr)
     return 1

@@ -13,6 +13,10 @@ class EngineError(UserError):
     """An engine cannot be used, whatever the picture: it ends the command, not one picture's turn."""
 
 
+class NotHereError(UserError):
+    """This machine lacks what the work needs, a library or a GPU; what was asked for may be right."""
+
+
 class UsageError(UserError):
     """The command line itself is wrong: exit status 2."""
 

@@ -36,6 +36,8 @@ PACKAGES = (
     Package("jinja2", "jinja2", "compare"),
     Package("safetensors", "safetensors", "export"),
     Package("spandrel", "spandrel", "networks"),
+    Package("huggingface_hub", "huggingface_hub", "hub"),
+    Package("transformers", "transformers", "prompt"),
     Package("gradio", "gradio", "serve"),
     Package("ray", "ray", "batch"),
     Package("ray", "pyarrow", "batch"),
@@ -56,5 +58,5 @@ def extra_of(module: str) -> str:
 
 
 def install(*extras: str) -> str:
-    """The command, quoted as every shell wants it."""
-    return f"pip install 'passionsr-trt[{','.join(dict.fromkeys(extras))}]'"
+    """The command, run in the checkout: no index has the package. Double quotes hold in cmd.exe too."""
+    return f'pip install -e ".[{",".join(dict.fromkeys(extras))}]"'

@@ -45,9 +45,9 @@ ADVICE = {
     ".heif": "pip install pi-heif",
     ".hif": "pip install pi-heif",
     ".jxl": "pip install pillow-jxl-plugin",
-    ".avif": "pip install 'Pillow>=11.3'",
-    ".webp": "pip install Pillow with WebP",
-    ".jp2": "pip install Pillow with JPEG 2000",
+    ".avif": 'pip install "Pillow>=11.3"',
+    ".webp": "a Pillow with WebP, as pip's wheels are",
+    ".jp2": "a Pillow with JPEG 2000, as pip's wheels are",
 }
 NAMELESS = ("TGA",)  # no mark at its start tells it: only its suffix does
 

@@ -16,7 +16,7 @@ from passionsr_trt.engines.bundle.bundles import Coverage, OnnxBundle
 from passionsr_trt.engines.bundle.formats import check_capabilities
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size
 from passionsr_trt.engines.common.arguments import check_multiple
-from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import NotHereError, UsageError, UserError
 from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.coverage import measure
@@ -118,7 +118,7 @@ class TensorRTBuilder:
                     f"expected some of {', '.join(RTX_CAPABILITIES)}",
                 )
         if not target.compute_capabilities and not has_driver():
-            raise UserError(
+            raise NotHereError(
                 "no NVIDIA driver here, so no GPU to build for",
                 "expected the GPU generation",
                 "name it with --compute-capability (tensorrt-rtx only)",

@@ -8,17 +8,17 @@ import sys
 from typing import Any
 
 from passionsr_trt.engines.bundle.backends import Backend
-from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.errors import NotHereError
 from passionsr_trt.engines.common.extras import extra_of, install
 
 
 def load_tensorrt(backend: Backend) -> Any:
-    """The backend's library; UserError with the one line that installs it."""
+    """The backend's library; NotHereError with the one line that installs it."""
     try:
         return importlib.import_module(backend.library)
     except (ImportError, OSError) as error:
-        fix = f"`{install(extra_of(backend.library))}`"
-        raise UserError(f"{backend} is not installed ({error})", "", fix) from None
+        fix = f"in the checkout: `{install(extra_of(backend.library))}`"
+        raise NotHereError(f"{backend} is not installed ({error})", "", fix) from None
 
 
 def has_driver() -> bool:

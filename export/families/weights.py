@@ -116,6 +116,26 @@ def read_checkpoint(path: Path, whole: bool = False) -> Any:
         raise UserError(f"{path}: cannot be read ({reason})", "expected a whole checkpoint") from None
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Names in a checkpoint and in dictionaries one level down, without numbers; none where it is unreadable.
+
+    Why it is, `read_checkpoint` says.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return list(file.keys())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="meta", weights_only=True)
+    except Exception:  # a damaged pickle raises anything
+        return []
+    if not isinstance(found, dict):
+        return []
+    inner = [key for value in found.values() if isinstance(value, dict) for key in value]
+    return [key for key in (*found, *inner) if isinstance(key, str)]
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Numbers that a weight may be: there, real, finite, not none at all."""
     stored = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size, sources_of
 from passionsr_trt.engines.common.arguments import check_multiple
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import extra_of, install
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
@@ -68,11 +70,14 @@ def benchmark(request: BenchmarkRequest) -> int:
     text = json.dumps(report, indent=1) + "\n"
     request.output.mkdir(parents=True, exist_ok=True)
     (request.output / "benchmark.json").write_text(text, encoding="utf-8")
-    draw_chart(report, request.output / "benchmark.png")
+    chart = draw_chart(report, request.output / "benchmark.png")
     print_report(report)
     if request.profile:
         print_profile(report["profile"])
-    print(f"  benchmark.json and benchmark.png in {request.output}")
+    print(f"  benchmark.json{' and benchmark.png' if chart else ''} in {request.output}")
+    if not chart:
+        how = install(extra_of("matplotlib"))
+        print(f"  no chart: matplotlib is not installed; in the checkout: `{how}`", file=sys.stderr)
     if request.html:
         from passionsr_trt.runtime.apps.html_report import stated, write_benchmark
 
@@ -237,9 +242,12 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"  {'vs fastest float':<20}{row}")
 
 
-def draw_chart(report: dict[str, Any], path: Path) -> None:
-    """Stacked bars, a contestant each, with p10–p90 of the chain."""
-    import matplotlib
+def draw_chart(report: dict[str, Any], path: Path) -> bool:
+    """Stacked bars, a contestant each, with p10–p90 of the chain. False where matplotlib is missing."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return False
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -266,3 +274,4 @@ def draw_chart(report: dict[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+    return True

@@ -79,6 +79,8 @@ class CompareRequest:
 
 def compare(request: CompareRequest) -> int:
     """Report and pictures into `output`; 0 where every image was compared. UserError below `min_psnr`."""
+    import skimage.metrics  # noqa: F401  # missing: said now, not after the work
+
     open_reference, open_tested, bundle = load_bundles(request)
     found, left = find_pictures(request.images, request.output)
     planned = in_folder(found, request.output, "png", OVERVIEW, DRAWN)

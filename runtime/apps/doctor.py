@@ -44,7 +44,7 @@ def run_doctor() -> int:
     cpu = cpu_runs() if OPENVINO.library not in lacking_modules else False
     runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking_modules)
     if missing:
-        print(f"to add everything that is missing: {install(*missing)}")
+        print(f"to add everything that is missing, in the checkout: {install(*missing)}")
     return 0 if runs_here else 1
 
 

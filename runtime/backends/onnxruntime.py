@@ -24,7 +24,7 @@ class OnnxEngine:
             raise UserError(
                 f"ONNX Runtime has no {chosen[0]} here",
                 f"has {', '.join(onnxruntime.get_available_providers())}",
-                f"`pip uninstall onnxruntime`, then `{install(ORT_GPU)}`",
+                f"`pip uninstall onnxruntime`, then in the checkout `{install(ORT_GPU)}`",
             )
         # TensorRT leaves the nodes that it does not take to CUDA
         chosen += ["CUDAExecutionProvider"] if provider == "tensorrt" else []

@@ -122,7 +122,8 @@ def rescaled(chain: Chain, scale: int | None) -> Chain:
     if scale is None or scale == chain.model.upscale:
         return chain
     if not any_scale(chain.parts):
-        raise UsageError(f"--scale {scale}", f"expected {chain.model.upscale}: this model enlarges by itself")
+        fact = f"--scale {scale}: this model enlarges by itself, {chain.model.upscale} times"
+        raise UsageError(fact, f"expected {chain.model.upscale}", "leave --scale out, and shrink the result")
     return replace(chain, model=replace(chain.model, upscale=scale))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.common.temporaries import prefix
-from passionsr_trt.engines.pictures.files import SUFFIXES, Found, is_folder, suffix_of
+from passionsr_trt.engines.pictures.files import OTHER, SUFFIXES, Found, is_folder, suffix_of
 from passionsr_trt.engines.pictures.pictures import Picture, header_size, read_picture
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.ordered import attempt, ordered
@@ -150,8 +150,12 @@ def name_outputs(found: list[Found], output: Path, kind: str) -> Outputs:
             raise UsageError(f"{output}: one file for {len(found)} images", "expected a folder")
         check_output(output)
         return guarded({found[0].path: output}, found, Outputs())
-    if (os.path.lexists(output) and not is_folder(output)) or suffix_of(output.name) in SUFFIXES:
-        raise UsageError(f"{output}: is no folder", "expected one, or a name ending in .png, .jpg or .webp")
+    suffix = suffix_of(output.name)
+    written = f"a folder, or a name ending in {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
+    if (os.path.lexists(output) and not is_folder(output)) or suffix in WRITABLE:
+        raise UsageError(f"{output}: is no folder", f"expected {written}")
+    if suffix in SUFFIXES or (OTHER.fullmatch(suffix) and not is_folder(output)):
+        raise UsageError(f"{output}: {suffix} is a format that is not written", f"expected {written}")
     return in_folder(found, output, kind)
 
 

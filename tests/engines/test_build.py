@@ -17,7 +17,7 @@ from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.runtime.main import main
 
-from tests.conftest import Built
+from tests.conftest import COMMITTED, Built
 
 pytestmark = pytest.mark.kernels
 
@@ -55,6 +55,22 @@ def test_a_dry_run_prints_the_key_and_builds_nothing(
     assert main(["build-engines", str(small.onnx_int8), "-o", str(output), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "nothing there yet" in printed and "openvino version: 20" in printed and "vae_encoder" in printed
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_a_dry_run_for_a_gpu_that_is_not_here(
+    backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("passionsr_trt.engines.tensorrt.backend.has_driver", lambda: False)
+    output, bundle = tmp_path / "engines", str(COMMITTED / "onnx_int8")
+    words = ["build-engines", bundle, "-o", str(output), "--backend", backend]
+    assert main([*words, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert f"to build for {backend}, on another machine than this one: " in printed
+    assert all(part in printed for part in ("vae_encoder", "unet", "INT8 sites")), printed
+    assert main(words) == 1, "not as a dry run"
+    assert main([*words, "--dry-run", "--size", "500x500"]) == 2, "what is wrong anywhere stays wrong"
     assert not output.exists()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +147,33 @@ def test_the_benchmark_writes_its_report_and_chart(
     command[4] = str(small.engines_int8)
     assert main([*command, "--size", "64x64"]) == 1
     assert "--baseline float" in capsys.readouterr().err
+
+
+def test_the_benchmark_without_matplotlib_leaves_the_chart_out(
+    small: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = ["benchmark", "--engines", str(small.engines_int8), "--baseline", str(small.engines_fp32)]
+    assert main([*words, "-o", str(tmp_path), "--size", "64x64"]) == 0
+    said = capsys.readouterr()
+    assert "vs fastest float" in said.out and "  benchmark.json in " in said.out
+    assert 'no chart: matplotlib is not installed; in the checkout: `pip install -e ".[compare]"`' in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
+
+
+@pytest.mark.parametrize("module", ["skimage", "polygraphy", "jinja2"])
+def test_compare_without_its_extras_ends_before_the_work(module: str, small: Built, tmp_path: Path) -> None:
+    """In a process of its own: what is loaded already would be found."""
+    words = ["compare", str(DEMO / "photos" / "lr"), "--reference", str(small.onnx_fp32)]
+    words += ["--engines", str(small.engines_int8), "-o", str(tmp_path / "out")]
+    code = (
+        f"import sys\nsys.modules[{module!r}] = None\n"
+        f"from passionsr_trt.runtime.main import main\nsys.exit(main({words!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    line = f'error: {module} is not installed; in the checkout: `pip install -e ".[compare]"`\n'
+    assert (done.returncode, done.stderr) == (1, line)
+    assert not (tmp_path / "out").exists()
 
 
 def test_ratios_pair_the_rounds_and_the_fastest_part_counts() -> None:

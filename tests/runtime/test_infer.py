@@ -47,7 +47,9 @@ def test_another_scale_where_the_model_takes_the_enlarged_picture(
         if free:
             assert rescaled(chain, 3).model.upscale == 3
         else:
-            with pytest.raises(UsageError, match="--scale 3; expected 4: this model enlarges by itself"):
+            with pytest.raises(
+                UsageError, match="--scale 3: this model enlarges by itself, 4 times; expected 4; leave"
+            ):
                 rescaled(chain, 3)
 
 

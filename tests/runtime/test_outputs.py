@@ -96,3 +96,14 @@ def test_an_output_that_cannot_be_asked_or_ends_in_a_space(tmp_path: Path) -> No
     assert targets(plan(long, source), long) == ["a.png"]
     with pytest.raises(UsageError, match="is no folder"):
         plan(tmp_path / "out.png ", source)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".EXR", ".heic"])
+def test_a_format_that_is_not_written_is_said_with_those_that_are(tmp_path: Path, suffix: str) -> None:
+    source, out = put(tmp_path / "in", "a.png"), tmp_path / f"up{suffix}"
+    expected = (
+        r"is a format that is not written; expected a folder, or a name ending in \.png, \.jpg, \.jpeg or \.webp"
+    )
+    with pytest.raises(UsageError, match=f"{suffix.lower()} {expected}"):
+        plan(out, source)
+    assert not out.exists()

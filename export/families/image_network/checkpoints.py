@@ -30,7 +30,7 @@ def read_network(path: Path) -> Weights:
         raise UserError(
             f"image networks need spandrel ({error})",
             "expected it installed",
-            f"`{install(extra_of('spandrel'))}`",
+            f"in the checkout: `{install(extra_of('spandrel'))}`",
         ) from None
     found = read_checkpoint(path, whole=True)
     if isinstance(found, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,16 @@ class ImageNetwork:
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
         """None: weights tell everything."""
+
+    def hub_files(self, names: Sequence[str], _arguments: argparse.Namespace) -> list[str]:
+        """The one safetensors file, else the one pickle, which is read as tensors alone."""
+        found = [name for name in names if name.lower().endswith(SINGLE)]
+        found = found or [name for name in names if name.lower().endswith(CHECKPOINTS)]
+        if len(found) != 1:
+            held = f"holds {len(found)} networks ({', '.join(found[:8])})" if found else "holds no checkpoint"
+            ends = f"expected one file that ends in {', '.join(CHECKPOINTS)}"
+            raise UserError(held, ends, "--file NAME takes one" if found else "give another repository")
+        return found
 
     def import_model(self, arguments: argparse.Namespace) -> int:
         """A checkpoint or ncnn's files → a folder, or one safetensors file; proved and read again."""

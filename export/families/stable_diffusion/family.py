@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
 from passionsr_trt.engines.common.arguments import whole
-from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.errors import UsageError
 
 if TYPE_CHECKING:
     from passionsr_trt.export.model.part import Model
+    from torch import Tensor
 
 
 class StableDiffusion:
@@ -38,8 +40,10 @@ class StableDiffusion:
         parser.add_argument(
             "--text-embedding",
             type=Path,
-            help="needed: the constant prompt's embedding, [1, tokens, width] in a .pt or .safetensors file",
+            help="the constant prompt's embedding, [1, tokens, width] in a .pt or .safetensors file (default: "
+            "computed by the base folder's text_encoder/ and tokenizer/)",
         )
+        parser.add_argument("--prompt", help="the constant prompt, where it is embedded here (default: empty)")
         parser.add_argument(
             "--lora",
             type=Path,
@@ -62,6 +66,33 @@ class StableDiffusion:
             "--upscale", type=int, choices=(1, 2, 3, 4), default=4, help="enlargement before the VAE"
         )
 
+    def hub_files(self, names: Sequence[str], arguments: argparse.Namespace) -> list[str]:
+        from passionsr_trt.export.families.stable_diffusion.hub_files import ENCODER, files_of
+
+        files = files_of(names, arguments.text_embedding is not None, arguments.prompt)
+        if ENCODER[0] in files:  # said before gigabytes are fetched
+            from passionsr_trt.export.families.stable_diffusion.prompt import check_library
+
+            check_library()
+        return files
+
+    def _text(self, arguments: argparse.Namespace) -> Tensor:
+        """The constant prompt's embedding: a file's, the model folder's own, or computed; UserError otherwise."""
+        from passionsr_trt.export.families.stable_diffusion import checkpoints
+        from passionsr_trt.export.families.stable_diffusion.hub_files import OWN
+        from passionsr_trt.export.families.stable_diffusion.prompt import embedded
+
+        given, prompt, base = arguments.text_embedding, arguments.prompt, arguments.base
+        if given is not None and prompt is not None:
+            raise UsageError("--text-embedding and --prompt", "expected one of them")
+        if given is None and prompt is None and (base / OWN).is_file():
+            given = base / OWN
+        if given is not None:
+            return checkpoints.read_text_embedding(given)
+        text = embedded(base, prompt or "")
+        print(f"prompt {prompt or ''!r}: embedded by {base}'s text encoder, {list(text.shape)}")
+        return text
+
     def import_model(self, arguments: argparse.Namespace) -> int:
         """LoRA merged, written, read again."""
         from passionsr_trt.export.families.ldm_names import vae_path
@@ -70,13 +101,11 @@ class StableDiffusion:
         from passionsr_trt.export.families.stable_diffusion.ldm_names import unet_path
         from passionsr_trt.export.families.stable_diffusion.unet import check_supported
 
-        if arguments.base is None or arguments.text_embedding is None:
-            raise UsageError("import-model", "expected a Stable Diffusion folder or file and --text-embedding")
-        if not arguments.base.exists():
-            raise UserError(f"{arguments.base}: not there", "expected a diffusers folder or a checkpoint")
+        if arguments.base is None:
+            raise UsageError("import-model", "expected a diffusers folder, a checkpoint, or OWNER/NAME of the hub")
         check_target(arguments.output, "model")
         config = arguments.base if arguments.base.is_dir() else arguments.config or checkpoints.SD21
-        text = checkpoints.read_text_embedding(arguments.text_embedding)
+        text = self._text(arguments)
         unet, vae = checkpoints.load_base(arguments.base, config)
         check_supported(unet.config)
         recipe = lora.OSEDIFF

@@ -185,5 +185,5 @@ class CapturedGraph:
         self._driver.cuGraphExecDestroy(self._executable)
 
 
-INSTALL = f"`{install(extra_of('pycuda'))}`; it needs nvcc, or take the Docker image"
+INSTALL = f"in the checkout: `{install(extra_of('pycuda'))}`; it needs nvcc, or take the Docker image"
 NO_GPU = "run `passionsr-trt doctor`, or build with --backend openvino"
