@@ -20,6 +20,7 @@ from passionsr_trt.engines.common.arguments import (
     whole,
     written,
 )
+from passionsr_trt.runtime.backends.packaged import DEFAULT
 from passionsr_trt.runtime.cli import filled
 from passionsr_trt.runtime.core.chain import PROVIDERS
 
@@ -41,7 +42,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder, which gets the sub-folders too, or file for one image",
     )
-    parser.add_argument("--engines", type=Path, required=True, help="folder made by build-engines")
+    _add_engines(parser)
     add_picture_options(parser)
     parser.add_argument(
         "--resume",
@@ -59,6 +60,15 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "pictures a minute, the first one later, and N times the memory for activations",
     )
     parser.set_defaults(run=_run_infer)
+
+
+def _add_engines(parser: argparse.ArgumentParser, more: str = "") -> None:
+    parser.add_argument(
+        "--engines",
+        type=some_input,
+        default=DEFAULT,
+        help=f"folder made by build-engines{more}; or a packaged network's name (infer --list)",
+    )
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
@@ -167,9 +177,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one per line"
     )
-    parser.add_argument(
-        "--engines", type=Path, required=True, help="folder made by build-engines; at that path on every machine"
-    )
+    _add_engines(parser, "; at that path on every machine")
     add_picture_options(parser)
     _add_pool_options(parser)
     parser.set_defaults(run=_run_batch)

@@ -35,6 +35,7 @@ from passionsr_trt.runtime.apps.batch.ledger import (
     verdict,
 )
 from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.backends.packaged import located
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import by_size, is_file, name_outputs, read_fitting, upscale_all
 from passionsr_trt.runtime.core.planning import Options, check_options
@@ -45,9 +46,10 @@ from tqdm import tqdm
 class Recipe:
     """How pictures are made, and by what: the options that `infer` and `batch` have in common.
 
-    engines: a folder made by build-engines, or with a `provider` of ONNX Runtime's an ONNX bundle. scale: times to
-    enlarge, None: the model's own. form: `png`, `jpg` or `webp`, of files in a folder. cache: bytes of compiled
-    models that are kept, 0: none.
+    engines: a folder made by build-engines, or with a `provider` of ONNX Runtime's an ONNX bundle; or a packaged
+    network's name, whose engines each machine builds for itself at their first use. scale: times to enlarge, None:
+    the model's own. form: `png`, `jpg` or `webp`, of files in a folder. cache: bytes of compiled models that are
+    kept, 0: none.
     """
 
     engines: Path
@@ -59,7 +61,7 @@ class Recipe:
     cuda_graph: bool = True
 
     def bundle(self) -> EngineBundle | OnnxBundle:
-        return (OnnxBundle if self.provider else EngineBundle).load(self.engines)
+        return (OnnxBundle if self.provider else EngineBundle).load(located(self.engines, bool(self.provider)))
 
     def configuration(self, bundle: EngineBundle | OnnxBundle) -> str:
         """A digest of all that decides a picture but its input."""
@@ -69,7 +71,7 @@ class Recipe:
     def open(self, threads: int, streams: int = 1) -> Chain:
         """The chain, loaded; UsageError where it cannot be run with these options."""
         chain = load_engines(
-            self.engines,
+            located(self.engines, bool(self.provider)),
             threads,
             self.provider,
             cuda_graph=self.cuda_graph,
