@@ -10,6 +10,7 @@ from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
 from passionsr_trt.engines.common.arguments import (
     MOST_THREADS,
     colour,
+    factor,
     gibibytes,
     mebibytes,
     megapixels,
@@ -20,7 +21,7 @@ from passionsr_trt.engines.common.arguments import (
     whole,
     written,
 )
-from passionsr_trt.runtime.backends.packaged import DEFAULT
+from passionsr_trt.runtime.backends.packaged import DEFAULT, listed
 from passionsr_trt.runtime.cli import filled
 from passionsr_trt.runtime.core.chain import PROVIDERS
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         type=some_input,
         help="images, or folders of images, with their sub-folders (links to folders are not followed)",
     )
@@ -39,10 +40,18 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         type=some_path,
-        required=True,
-        help="folder, which gets the sub-folders too, or file for one image",
+        help="folder, which gets the sub-folders too, or file for one image (default: beside each image)",
+    )
+    parser.add_argument(
+        "--suffix",
+        type=name_suffix,
+        help="added to the name of what is written beside an image (default: _x4, or how many times it is larger)",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="name the engines that come with the package, and stop"
     )
     _add_engines(parser)
+    _add_format(parser, None, "files in a folder (default: as the image came, JPEG, WebP or PNG; of others PNG)")
     add_picture_options(parser)
     parser.add_argument(
         "--resume",
@@ -69,6 +78,19 @@ def _add_engines(parser: argparse.ArgumentParser, more: str = "") -> None:
         default=DEFAULT,
         help=f"folder made by build-engines{more}; or a packaged network's name (infer --list)",
     )
+
+
+def _add_format(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
+    parser.add_argument(
+        "--format", choices=("png", "jpg", "webp"), default=default, help=f"{text}; JPEG and WebP of quality 95"
+    )
+
+
+def name_suffix(text: str) -> str:
+    """An argparse type: what is added to a file's name."""
+    if len(text) > 40 or not text.isprintable() or set(text) & set("/\\:"):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: expected at most 40 characters of a file's name")
+    return text
 
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +126,18 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         type=whole(1, 8),
         help="times to enlarge, 1 to 8, where the model works on the enlarged picture (default: the model's own)",
     )
+    parser.add_argument(
+        "--outscale",
+        type=factor,
+        metavar="F",
+        help="times that the result is larger than the image, 1 to 16, 2.5 too: what the model made is resized by "
+        "Lanczos (default: as the model made it)",
+    )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise, for models that draw some")
     _add_running_options(parser)
 
 
 def _add_running_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=("png", "jpg", "webp"), default="png", help="files in a folder")
     parser.add_argument(
         "--background",
         type=colour,
@@ -138,6 +166,10 @@ def _add_running_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_infer(arguments: argparse.Namespace) -> int:
+    if arguments.list:
+        for line in listed():
+            print(line)
+        return 0
     from passionsr_trt.runtime.apps.infer import InferRequest, infer
 
     return infer(filled(InferRequest, arguments, recipe=recipe_of(arguments)))
@@ -178,6 +210,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one per line"
     )
     _add_engines(parser, "; at that path on every machine")
+    _add_format(parser, "png", "of all outputs")
     add_picture_options(parser)
     _add_pool_options(parser)
     parser.set_defaults(run=_run_batch)

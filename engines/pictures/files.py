@@ -142,6 +142,11 @@ class Found:
     name: str
     walked: bool
 
+    @property
+    def root(self) -> Path:
+        """The folder that was given, or that of the file that was."""
+        return self.path.parents[self.name.count("/")]
+
 
 @dataclass
 class LeftOut:
@@ -161,6 +166,7 @@ class LeftOut:
 
 
 KINDS = {
+    "enlarged": ("named as an enlarged one is", "named as enlarged ones are"),
     "broken": ("broken link", "broken links"),
     "hidden": ("whose name begins with a dot", "whose names begin with a dot"),
     "link": ("link to a folder", "links to folders"),

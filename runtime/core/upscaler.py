@@ -1,4 +1,4 @@
-"""Upscaler: pictures in, pictures out. Bicubic → pad → chain (tiled where large) → crop → colours."""
+"""Upscaler: pictures in, pictures out. Bicubic → pad → chain (tiled where large) → crop → colours → resize."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from passionsr_trt.runtime.core.colour import align
 from passionsr_trt.runtime.core.ordered import attempt
 from passionsr_trt.runtime.core.planning import Options, Tiles, plan_tiles
 from passionsr_trt.runtime.core.tiling import PictureRun, Watch, run_pictures
-from passionsr_trt.runtime.pictures.images import to_deep, to_image
+from passionsr_trt.runtime.pictures.images import resized, resized_deep, to_deep, to_image
 from PIL import Image
 
 Given = Image.Image | np.ndarray  # 8-bit RGB; or float32 [3, H, W] in [-1, 1], of a picture of more bits
@@ -28,6 +28,7 @@ K = TypeVar("K")
 class SRResult:
     """The picture, the bicubic enlargement it started from, seconds per part, tiles (None: untiled).
 
+    The picture alone is of `Options.outscale`.
     deep: the picture in 16 bits, uint16 [H, W, 3], where what was given had more than 8.
     """
 
@@ -115,5 +116,9 @@ def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Opti
     result = run.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
     result = align(result, enlarged, options.align or chain.model.align)
-    deep = to_deep(result) if prepared.deep else None
-    return SRResult(to_image(result), prepared.bicubic, run.seconds, prepared.tiles, deep)
+    image, deep = to_image(result), to_deep(result) if prepared.deep else None
+    if options.outscale is not None and options.outscale != chain.model.upscale:
+        given = enlarged.shape[1] // chain.model.upscale, enlarged.shape[2] // chain.model.upscale
+        size = options.result_size(given, chain.model.upscale)
+        image, deep = resized(image, size), None if deep is None else resized_deep(deep, size)
+    return SRResult(image, prepared.bicubic, run.seconds, prepared.tiles, deep)
