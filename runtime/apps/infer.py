@@ -13,16 +13,16 @@ from passionsr_trt.engines.common.errors import UsageError, printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, LeftOut, find_pictures
-from passionsr_trt.engines.pictures.pictures import Picture
+from passionsr_trt.engines.pictures.pictures import Picture, header_size
 from passionsr_trt.runtime.apps.batch.ledger import OWN, configuration
 from passionsr_trt.runtime.apps.notes import NotesByPicture, resumed
+from passionsr_trt.runtime.apps.progress import Progress
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.backends.packaged import located
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import by_size, read_fitting, upscale_all
 from passionsr_trt.runtime.core.outputs import beside, name_outputs, named_as_output, source_stem
 from passionsr_trt.runtime.core.planning import Options, check_options
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -147,23 +147,21 @@ def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: NotesBy
     for folder in {*(one.folder / OWN for one in notes.all), *(target.parent for target in pairs.values())}:
         sweep(folder)
     chain = request.recipe.open(request.threads, request.streams)
-    failed = 0
+    options = request.recipe.options
+    sizes = {source: header_size(source) for source in pairs}
+    weights = {source: max(1, height * width) for source, (height, width) in sizes.items()}
 
     def read(source: Path) -> Picture:
         return notes.of[source].reading(partial(read_fitting, chain, options), source)
 
-    with closing(chain), closing(notes), tqdm(total=len(pairs), desc=chain.label, unit="image") as progress:
-        options = request.recipe.options
-        for made in upscale_all(chain, by_size(pairs, chain), options, request.streams, read):
-            if made.figures:
-                progress.set_postfix_str(made.figures, refresh=False)
-            progress.update()
+    with closing(chain), closing(notes), Progress(chain.label, weights, request.streams) as progress:
+        ordered_pairs = by_size(pairs, chain, sizes)
+        for made in upscale_all(chain, ordered_pairs, options, request.streams, read, progress.observer):
             for note in made.notes:
-                tqdm.write(printable(f"{made.source}: {note}"), file=sys.stderr)
+                progress.say(f"{made.source}: {note}")
             if made.error is None:
                 notes.of[made.source].note(made.source, pairs[made.source])
-                continue
-            failed += 1
-            message = str(made.error) or "out of memory; a smaller --tile needs less"
-            tqdm.write(f"error: {printable(message)}", file=sys.stderr)
-    return failed
+            else:
+                progress.say(f"error: {str(made.error) or 'out of memory; a smaller --tile needs less'}")
+            progress.ended(made.source, failed=made.error is not None)
+    return progress.failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures.pictures import Picture, header_size, read_picture
 from passionsr_trt.runtime.core.chain import Chain
+from passionsr_trt.runtime.core.observing import PictureObserver
 from passionsr_trt.runtime.core.ordered import attempt, ordered
 from passionsr_trt.runtime.core.planning import Options, plan_tiles
 from passionsr_trt.runtime.core.upscaler import Given, SRResult, super_resolve_each
@@ -26,14 +27,11 @@ RESIZED = (
 
 @dataclass(frozen=True)
 class Upscaled:
-    """What became of a file. error: what went wrong, None where it is written. notes: lines to be said of it;
-    figures: its seconds and size.
-    """
+    """What became of a file. error: what went wrong, None where it is written. notes: lines to be said of it."""
 
     source: Path
     error: Exception | None
     notes: tuple[str, ...] = ()
-    figures: str = ""
 
 
 Writing = tuple[Upscaled, Future[None] | None]
@@ -45,8 +43,10 @@ def upscale_all(
     options: Options,
     streams: int = 1,
     read: Callable[[Path], Picture] | None = None,
+    observe: Callable[[Path], PictureObserver] | None = None,
 ) -> Iterator[Upscaled]:
-    """Input → output, in the pictures' order. read: in place of `read_fitting`, in other threads.
+    """Input → output, in the pictures' order. read: in place of `read_fitting`, in other threads; observe: gives
+    each input's observer.
 
     While the chain works on `streams` pictures, as many are read ahead and as many written.
     """
@@ -57,6 +57,8 @@ def upscale_all(
 
     def given(found: Read) -> tuple[Read, Given | Exception]:
         return found, found[1] if isinstance(found[1], Exception) else found[1].given
+
+    observe_read = None if observe is None else lambda found: observe(found[0])
 
     def written(writing: Writing) -> Upscaled:
         made, file = writing
@@ -70,7 +72,7 @@ def upscale_all(
             streams + 1,
         )
         yield from ordered(
-            super_resolve_each(chain, map(given, read_ahead), options),
+            super_resolve_each(chain, map(given, read_ahead), options, observe=observe_read),
             lambda made: begin_writing(writer, *made[0], made[1], pairs[made[0][0]], options),
             written,
             streams + 1,
@@ -91,20 +93,21 @@ def begin_writing(
         return Upscaled(source, picture), None
     if isinstance(result, Exception):
         return Upscaled(source, result), None
-    tiles = (f"done in {result.tiles}",) if result.tiles and options.tile is None else ()
-    notes = (*picture.notes, *as_written(picture, target, options.background).notes, *tiles)
-    figures = f"{sum(result.seconds.values()):.2f} s, {result.image.width}×{result.image.height}"
+    notes = (*picture.notes, *as_written(picture, target, options.background).notes)
     save = partial(save_image, background=options.background, deep=result.deep)
-    return Upscaled(source, None, notes, figures), writer.submit(save, result.image, target, picture)
+    return Upscaled(source, None, notes), writer.submit(save, result.image, target, picture)
 
 
-def by_size(pairs: dict[Path, Path], chain: Chain) -> dict[Path, Path]:
+def by_size(pairs: dict[Path, Path], chain: Chain, sizes: Mapping[Path, Size] | None = None) -> dict[Path, Path]:
     """The same pictures with those of one padded size together, in order of first appearance: engines are compiled
     for a size once. What cannot be read keeps its place among its like, and fails when its turn comes.
+
+    sizes: the pictures' own, where they are known.
     """
     groups: dict[tuple[int, ...], dict[Path, Path]] = {}
     for source, target in pairs.items():
-        padded = tuple(-(-side * chain.model.upscale // chain.multiple) for side in header_size(source))
+        size = header_size(source) if sizes is None else sizes[source]
+        padded = tuple(-(-side * chain.model.upscale // chain.multiple) for side in size)
         groups.setdefault(padded, {})[source] = target
     return {source: target for group in groups.values() for source, target in group.items()}
 
