@@ -94,9 +94,7 @@ def super_resolve_each(
     told of every tile and every part of all of them.
     """
 
-    def started(key: K, image: Given | Exception) -> PictureRun[Started[K]]:
-        if isinstance(image, Exception):
-            raise image
+    def started(key: K, image: Given) -> PictureRun[Started[K]]:
         prepared = prepare(chain, image, options)
         observer = None if observe is None else observe(key)
         told = watch
@@ -108,7 +106,7 @@ def super_resolve_each(
 
     def runs() -> Iterator[PictureRun[Started[K]]]:
         for key, image in images:
-            run = attempt(partial(started, key, image))
+            run = image if isinstance(image, Exception) else attempt(partial(started, key, image))
             yield PictureRun((key, None, None), chain, {}, error=run) if isinstance(run, Exception) else run
 
     def ended(run: PictureRun[Started[K]]) -> tuple[K, SRResult | Exception]:
