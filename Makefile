@@ -25,7 +25,11 @@ OUT := demo/out$(if $(filter-out demo/model,$(MODEL)),/$(notdir $(MODEL)))
 PYTEST = OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 --dist loadscope
 RUNTIME := .venv-runtime-$(if $(PYTHON),$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null))
 
-.PHONY: demo test quick hostile accept older-cpus test-runtime lint setup clean made-anew
+# the network that the package brings, anew from demo/realesrgan and its calibrations
+packaged: setup
+	$(BIN)/python demo/package.py
+
+.PHONY: demo packaged test quick hostile accept older-cpus test-runtime lint setup clean made-anew
 
 setup: $(VENV)/.ready
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.bundles import OnnxBundle, load_intact
+from passionsr_trt.engines.bundle.bundles import MOST_NAME, OnnxBundle, is_name, load_intact
 from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target
 from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
@@ -185,6 +185,9 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         metavar="HxW",
         help="fix the image size, and the batch to 1 (default: any size that the model takes, any batch)",
     )
+    parser.add_argument(
+        "--name", type=model_name, default="", help="what the model is called, shown wherever its engines run"
+    )
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.add_argument(
         "--single-file",
@@ -241,7 +244,7 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
 
     device = chosen_device(arguments.device)
     size = arguments.size or ExportPlan.size
-    plan = ExportPlan(size, arguments.size is None, arguments.precision, arguments.format)
+    plan = ExportPlan(size, arguments.size is None, arguments.precision, arguments.format, arguments.name)
     model = load_model(arguments.model)
     if arguments.size is not None:
         check_multiple(size, chain_multiple(model.parts))
@@ -258,14 +261,22 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
 
 
 def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> bool:
-    """True where the output already holds this model, calibration, precision and size, undamaged."""
+    """True where the output already holds this model, calibration, precision, size and name, undamaged."""
     present = load_intact(OnnxBundle, arguments.output)
     if present is None:
         return False
     if key is not None and not any(part.format == arguments.format for part in present.parts):
         return False
-    same = (present.model.digest, present.calibration_key, present.precision, present.model.size)
-    return same == (digest, key, arguments.precision, arguments.size)
+    model = present.model
+    same = (model.digest, present.calibration_key, present.precision, model.size, model.name)
+    return same == (digest, key, arguments.precision, arguments.size, arguments.name)
+
+
+def model_name(text: str) -> str:
+    """An argparse type: what a model is called."""
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r}: expected at most {MOST_NAME} printable characters")
+    return text
 
 
 def add_own_calibration(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from passionsr_trt.engines.common.arguments import HelpFormatter, refuse_twice, run
-from passionsr_trt.runtime.cli import add_infer
+from passionsr_trt.runtime.picture_cli import add_infer
 
 
 def main() -> int:

@@ -24,9 +24,9 @@ COMMANDS = {
     "export": ("passionsr_trt.export.cli", "add_export", "model folder + calibration → ONNX bundle"),
     "build-engines": ("passionsr_trt.runtime.cli", "add_build_engines", "ONNX bundle → engines"),
     "predict": ("passionsr_trt.engines.cli", "add_predict", "engines' kernels → predicted time on other GPUs"),
-    "infer": ("passionsr_trt.runtime.cli", "add_infer", "images + engines → super-resolved images"),
+    "infer": ("passionsr_trt.runtime.picture_cli", "add_infer", "images + engines → super-resolved images"),
     "batch": (
-        "passionsr_trt.runtime.cli",
+        "passionsr_trt.runtime.picture_cli",
         "add_batch",
         "very many images + engines, on Ray, to be killed and resumed",
     ),
@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "compare": ("passionsr_trt.runtime.cli", "add_compare", "INT8 engines against the float model"),
     "benchmark": ("passionsr_trt.runtime.cli", "add_benchmark", "engines and baselines side by side"),
-    "serve": ("passionsr_trt.runtime.cli", "add_serve", "a local page to drop pictures on"),
+    "serve": ("passionsr_trt.runtime.picture_cli", "add_serve", "a local page to drop pictures on"),
     "repository": ("passionsr_trt.runtime.cli", "add_repository", "engines → Triton's model repository"),
     "doctor": ("passionsr_trt.runtime.cli", "add_doctor", "what this machine can build and run"),
 }

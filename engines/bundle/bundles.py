@@ -28,6 +28,8 @@ from passionsr_trt.engines.bundle.wiring import (
 )
 from passionsr_trt.engines.common.errors import UserError
 
+MOST_NAME = 80  # characters of what a model is called
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -80,6 +82,11 @@ class Bundle:
     def label(self) -> str:
         """`INT8`, `FP8`, the precision, or `INT8+FP16` of a chain of several; for tables and plots."""
         return "+".join(dict.fromkeys(part.format.upper() for part in self.parts))
+
+    @property
+    def title(self) -> str:
+        """`Real-ESRGAN general ×4, INT8` of a model that has a name, of another its label; for people."""
+        return f"{self.model.name}, {self.label}" if self.model.name else self.label
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,7 @@ def _check_ranges(bundle: Bundle, where: str) -> None:
         ("a source", [str(tensor) for tensor in sources.values()], f"strides {strides}", fitting),
         ("upscale", model.upscale, "1 to 16", 1 <= model.upscale <= 16),
         ("align", model.align, ", ".join(ALIGNMENTS), model.align in ALIGNMENTS),
+        ("name", model.name, f"at most {MOST_NAME} printable characters", is_name(model.name)),
         ("size", model.size, f"multiples of {multiple}", model.size is None or is_size(model.size, multiple)),
     ]
     if isinstance(bundle, EngineBundle):
@@ -241,6 +249,11 @@ def _formats_fit(bundle: Bundle) -> bool:
         part.format in CODE_FORMATS if any(site.quantized for site in part.sites) else part.format in PRECISIONS
         for part in bundle.parts
     )
+
+
+def is_name(text: str) -> bool:
+    """Can a model be called so, in one line?"""
+    return len(text) <= MOST_NAME and text.isprintable()
 
 
 def part_names(parts: Sequence[PartInfo]) -> tuple[str, ...]:

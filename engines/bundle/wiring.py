@@ -100,7 +100,7 @@ class ModelInfo:
     """What the chain must know of the model. family is shown, never branched on; align: its usual colour fix.
 
     size: the one picture size (height, width) of a fixed export, with a batch of 1; None: any. overlap: of tiles,
-    in output pixels, unless the user says otherwise.
+    in output pixels, unless the user says otherwise. name: as people call it, empty where nobody said.
     """
 
     digest: str
@@ -109,6 +109,7 @@ class ModelInfo:
     align: str
     size: Size | None = None
     overlap: int = 64
+    name: str = ""
 
 
 class Wired(Protocol):

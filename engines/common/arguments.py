@@ -159,6 +159,14 @@ def positive(text: str) -> float:
     return number
 
 
+def factor(text: str) -> float:
+    """An argparse type: a number from 1 to 16."""
+    number = _float(text)
+    if not 1 <= number <= 16:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 1 to 16")
+    return number
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     number = _float(text)

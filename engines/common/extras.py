@@ -34,6 +34,7 @@ PACKAGES = (
     Package("cuda-python", "cuda.bindings", "cuda", "CUDA graphs, fewer launches"),
     Package("matplotlib", "matplotlib", "compare"),
     Package("jinja2", "jinja2", "compare"),
+    Package("pi-heif", "pi_heif", "heic"),
     Package("safetensors", "safetensors", "export"),
     Package("spandrel", "spandrel", "networks"),
     Package("huggingface_hub", "huggingface_hub", "hub"),

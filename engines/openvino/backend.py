@@ -28,13 +28,14 @@ from passionsr_trt.engines.openvino.compile import (
     runs_in_bfloat16,
 )
 from passionsr_trt.engines.openvino.half_range import within_limit
-from passionsr_trt.engines.openvino.passes import REVISION, sequence
+from passionsr_trt.engines.openvino.passes import sequence
 from passionsr_trt.engines.openvino.probes import (
     linears_faster_as_convolutions,
     phases_faster_apart,
     pixels_faster_in_blocks,
 )
 from passionsr_trt.engines.openvino.proof import prove_engines
+from passionsr_trt.engines.openvino.revision import REVISION
 
 
 class OpenVINOBuilder:

@@ -69,12 +69,12 @@ class CompiledCache:
 
 def model_key(digest: str, shapes: Mapping[str, tuple[int, ...]], **options: Any) -> str:
     """Names what an engine's file (by its SHA-256) becomes for some shapes, with these options, here."""
-    decisive = {"file": digest, "shapes": sorted(shapes.items()), **options, **_here()}
+    decisive = {"file": digest, "shapes": sorted(shapes.items()), **options, **here()}
     return hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()
 
 
 @cache
-def _here() -> dict[str, Any]:
+def here() -> dict[str, Any]:
     """What decides how this machine's OpenVINO compiles: its version, the processor, limits set from outside."""
     import openvino as ov
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import install
 from PIL import Image, features
 
 # format: (Pillow's plugin, the feature that it takes, if any)
@@ -41,9 +42,9 @@ DECODER_PACKAGES = {
     "JXL": (("pillow_jxl", ""),),
 }
 ADVICE = {
-    ".heic": "pip install pi-heif",
-    ".heif": "pip install pi-heif",
-    ".hif": "pip install pi-heif",
+    ".heic": install("heic"),
+    ".heif": install("heic"),
+    ".hif": install("heic"),
     ".jxl": "pip install pillow-jxl-plugin",
     ".avif": 'pip install "Pillow>=11.3"',
     ".webp": "a Pillow with WebP, as pip's wheels are",
@@ -142,6 +143,11 @@ class Found:
     name: str
     walked: bool
 
+    @property
+    def root(self) -> Path:
+        """The folder that was given, or that of the file that was."""
+        return self.path.parents[self.name.count("/")]
+
 
 @dataclass
 class LeftOut:
@@ -151,7 +157,7 @@ class LeftOut:
     folders: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        """`3 files left out: 2 .heic (pip install pi-heif), 1 broken link`, or nothing."""
+        """`3 files left out: 2 .heic (pip install …), 1 broken link`, or nothing."""
         told = []
         for kind, count in sorted(self.kinds.items()):
             how = f" ({needed})" if (needed := advice(Path(f"a{kind}"))) else ""
@@ -161,6 +167,7 @@ class LeftOut:
 
 
 KINDS = {
+    "enlarged": ("named as an enlarged one is", "named as enlarged ones are"),
     "broken": ("broken link", "broken links"),
     "hidden": ("whose name begins with a dot", "whose names begin with a dot"),
     "link": ("link to a folder", "links to folders"),

@@ -67,7 +67,7 @@ def export_bundle(
                 tensors[part.output.name] = reference
         size = None if plan.dynamic else plan.size
         bundle = OnnxBundle(
-            model=ModelInfo(model.digest, model.family, model.upscale, model.align, size, overlap),
+            model=ModelInfo(model.digest, model.family, model.upscale, model.align, size, overlap, plan.name),
             precision=plan.precision,
             spec=None if calibration is None else calibration.spec,
             calibration_key=None if calibration is None else calibration.digest,

@@ -36,13 +36,14 @@ EXTERNAL_DATA_BYTES = 100_000_000
 class ExportPlan:
     """dynamic: batch, H and W of the tensors are symbols; else 1 and `size` pixels.
 
-    precision: of what stays float. format: of codes, `int8` or `fp8`.
+    precision: of what stays float. format: of codes, `int8` or `fp8`. name: what the model is called, or empty.
     """
 
     size: Size = (512, 512)
     dynamic: bool = True
     precision: str = "fp32"
     format: str = "int8"
+    name: str = ""
 
 
 @torch.no_grad()

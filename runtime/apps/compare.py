@@ -33,8 +33,8 @@ from passionsr_trt.runtime.apps.html_report import (
 from passionsr_trt.runtime.apps.report_pictures import View, comparison_sheet, overview, view
 from passionsr_trt.runtime.backends.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Chain
-from passionsr_trt.runtime.core.files import in_folder
 from passionsr_trt.runtime.core.metrics import measure, summarize
+from passionsr_trt.runtime.core.outputs import in_folder
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import super_resolve
 from passionsr_trt.runtime.pictures.images import save_image

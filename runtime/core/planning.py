@@ -38,6 +38,7 @@ class Options:
 
     memory: bytes that may be taken in all; None: what is free. batch: tiles at once; None: as many as the engines
     were built for, 1 where they take any number. background: what JPEG shows instead of transparency.
+    outscale: how many times larger a result is than its picture, by a last resize; None: as the model made it.
     """
 
     align: str | None = None
@@ -47,6 +48,12 @@ class Options:
     memory: int | None = None
     batch: int | None = None
     background: Colour = WHITE
+    outscale: float | None = None
+
+    def result_size(self, picture: Size, upscale: int) -> Size:
+        """Of the result of a picture of this size, enlarged `upscale` times by the model."""
+        height, width = (round(side * (self.outscale or upscale)) for side in picture)
+        return height, width
 
 
 @dataclass(frozen=True)

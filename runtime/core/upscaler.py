@@ -1,33 +1,36 @@
-"""Upscaler: pictures in, pictures out. Bicubic → pad → chain (tiled where large) → crop → colours."""
+"""Upscaler: pictures in, pictures out. Bicubic → pad → chain (tiled where large) → crop → colours → resize."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from passionsr_trt.engines.bundle.wiring import picture_size, sources_of
+from passionsr_trt.engines.bundle.wiring import Size, picture_size, sources_of
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale, upscale_deep
 from passionsr_trt.runtime.core.chain import Arrays, Chain
 from passionsr_trt.runtime.core.colour import align
+from passionsr_trt.runtime.core.observing import PictureObserver, Plan, TileWatch
 from passionsr_trt.runtime.core.ordered import attempt
 from passionsr_trt.runtime.core.planning import Options, Tiles, plan_tiles
 from passionsr_trt.runtime.core.tiling import PictureRun, Watch, run_pictures
-from passionsr_trt.runtime.pictures.images import to_deep, to_image
+from passionsr_trt.runtime.pictures.images import resized, resized_deep, to_deep, to_image
 from PIL import Image
 
 Given = Image.Image | np.ndarray  # 8-bit RGB; or float32 [3, H, W] in [-1, 1], of a picture of more bits
 K = TypeVar("K")
+Started = tuple[K, "Prepared | None", PictureObserver | None]
 
 
 @dataclass(frozen=True)
 class SRResult:
     """The picture, the bicubic enlargement it started from, seconds per part, tiles (None: untiled).
 
+    The picture alone is of `Options.outscale`.
     deep: the picture in 16 bits, uint16 [H, W, 3], where what was given had more than 8.
     """
 
@@ -40,18 +43,31 @@ class SRResult:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture on its way into the chain. enlarged: the bicubic enlargement as an array [3, H, W]."""
+    """A picture on its way into the chain. enlarged: the bicubic enlargement as an array [3, H, W]; counts: tiles
+    of each part, none where it is not tiled.
+    """
 
     bicubic: Image.Image
     enlarged: np.ndarray
     sources: Arrays
     tiles: Tiles | None
+    plan: Plan
+    counts: dict[str, int]
     deep: bool = False
 
 
-def super_resolve(chain: Chain, image: Given, options: Options, watch: Watch | None = None) -> SRResult:
-    """RGB of any size → RGB, `upscale` times as large. watch: is told of every tile, and may raise to give up."""
-    ((_, result),) = super_resolve_each(chain, [(None, image)], options, watch)
+def super_resolve(
+    chain: Chain,
+    image: Given,
+    options: Options,
+    watch: Watch | None = None,
+    observer: PictureObserver | None = None,
+) -> SRResult:
+    """RGB of any size → RGB, `upscale` times as large. watch: is told of every tile, and may raise to give up.
+    observer: is told what the picture will be, of its tiles where there is no watch, and when it is computed.
+    """
+    observe = None if observer is None else lambda _key: observer
+    ((_, result),) = super_resolve_each(chain, [(None, image)], options, watch, observe)
     if isinstance(result, Exception):
         raise result
     return result
@@ -68,24 +84,40 @@ def super_resolve_all(
 
 
 def super_resolve_each(
-    chain: Chain, images: Iterable[tuple[K, Given | Exception]], options: Options, watch: Watch | None = None
+    chain: Chain,
+    images: Iterable[tuple[K, Given | Exception]],
+    options: Options,
+    watch: Watch | None = None,
+    observe: Callable[[K], PictureObserver] | None = None,
 ) -> Iterator[tuple[K, SRResult | Exception]]:
-    """The same of images that come with what they are known by."""
+    """The same of images that come with what they are known by. observe: gives the observer of each; watch: is
+    told of every tile and every part of all of them.
+    """
 
-    def runs() -> Iterator[PictureRun[tuple[K, Prepared | None]]]:
+    def started(key: K, image: Given) -> PictureRun[Started[K]]:
+        prepared = prepare(chain, image, options)
+        observer = None if observe is None else observe(key)
+        told = watch
+        if observer is not None:
+            observer.begins(prepared.plan)
+            if told is None and prepared.tiles is not None:  # an untiled one goes through all parts at once
+                told = TileWatch(observer, chain.parts, prepared.counts)
+        return PictureRun((key, prepared, observer), chain, dict(prepared.sources), prepared.tiles, told)
+
+    def runs() -> Iterator[PictureRun[Started[K]]]:
         for key, image in images:
-            prepared = image if isinstance(image, Exception) else attempt(partial(prepare, chain, image, options))
-            if isinstance(prepared, Exception):
-                yield PictureRun((key, None), chain, {}, error=prepared)
-            else:
-                yield PictureRun((key, prepared), chain, dict(prepared.sources), prepared.tiles, watch)
+            run = image if isinstance(image, Exception) else attempt(partial(started, key, image))
+            yield PictureRun((key, None, None), chain, {}, error=run) if isinstance(run, Exception) else run
 
-    def ended(run: PictureRun[tuple[K, Prepared | None]]) -> tuple[K, SRResult | Exception]:
-        key, prepared = run.given
+    def ended(run: PictureRun[Started[K]]) -> tuple[K, SRResult | Exception]:
+        key, prepared, observer = run.given
         if run.error is not None or prepared is None:
-            return key, run.error or UserError("no picture")
-        result = attempt(partial(finish, chain, prepared, run, options))
-        run.tensors.clear()  # while the next picture is prepared this one takes no memory
+            result: SRResult | Exception = run.error or UserError("no picture")
+        else:
+            result = attempt(partial(finish, chain, prepared, run, options))
+            run.tensors.clear()  # while the next picture is prepared this one takes no memory
+        if observer is not None:
+            observer.ends()
         return key, result
 
     with closing(run_pictures(chain, runs())) as ready:
@@ -104,7 +136,16 @@ def prepare(chain: Chain, image: Given, options: Options) -> Prepared:
     least = (0, 0) if chain.limits is None else chain.limits[0]
     sources = chain_sources(image, enlarged, chain.parts, options.seed, least)
     size = picture_size(sources_of(chain.parts).values(), {name: x.shape for name, x in sources.items()})
-    return Prepared(bicubic, enlarged, sources, plan_tiles(size, chain, options), deep)
+    tiles = plan_tiles(size, chain, options)
+    counts = {} if tiles is None else {part.name: sum(tiles.counts(size, part.name)) for part in chain.parts}
+    given = given_size(enlarged, chain)
+    plan = Plan(given, options.result_size(given, chain.model.upscale), tiles, sum(counts.values()))
+    return Prepared(bicubic, enlarged, sources, tiles, plan, counts, deep)
+
+
+def given_size(enlarged: np.ndarray, chain: Chain) -> Size:
+    """(height, width) of the picture whose enlargement [3, H, W] this is."""
+    return enlarged.shape[1] // chain.model.upscale, enlarged.shape[2] // chain.model.upscale
 
 
 def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Options) -> SRResult:
@@ -115,5 +156,8 @@ def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Opti
     result = run.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
     result = align(result, enlarged, options.align or chain.model.align)
-    deep = to_deep(result) if prepared.deep else None
-    return SRResult(to_image(result), prepared.bicubic, run.seconds, prepared.tiles, deep)
+    image, deep = to_image(result), to_deep(result) if prepared.deep else None
+    if options.outscale is not None and options.outscale != chain.model.upscale:
+        size = prepared.plan.result
+        image, deep = resized(image, size), None if deep is None else resized_deep(deep, size)
+    return SRResult(image, prepared.bicubic, run.seconds, prepared.tiles, deep)

@@ -30,6 +30,7 @@ WRITABLE = (".png", ".jpg", ".jpeg", ".webp")
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 JPEG = (".jpg", ".jpeg")
+MOST_SIDE = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels, by libjpeg and libwebp
 MOST_JPEG_XMP = 65_504  # bytes, what Pillow writes
 MOST_JPEG_COMMENT = 65_533
 COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels → colour type
@@ -49,6 +50,30 @@ def to_deep(array: np.ndarray) -> np.ndarray:
     """[3, H, W] in [-1, 1] → uint16 [H, W, 3]; clamps, then rounds to nearest."""
     pixels = np.clip(np.rint((array + np.float32(1.0)) * np.float32(32767.5)), 0, 65535)
     return np.ascontiguousarray(pixels.astype(np.uint16).transpose(1, 2, 0))
+
+
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """By Lanczos, to (height, width)."""
+    return image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def resized_deep(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The same of uint16 [H, W, channels]: channel by channel in float, which Pillow resizes without rounding."""
+    channels = (Image.fromarray(pixels[..., index].astype(np.float32)) for index in range(pixels.shape[2]))
+    large = np.stack([np.asarray(resized(channel, size)) for channel in channels], axis=2)
+    return np.clip(np.rint(large), 0, 65535).astype(np.uint16)
+
+
+def check_side(size: tuple[int, int], path: Path) -> None:
+    """UserError where a format takes no picture of this (height, width); before it is made."""
+    suffix = path.suffix.lower()
+    most = MOST_SIDE.get(suffix, max(size))
+    if max(size) > most:
+        raise UserError(
+            f"{path}: {size[1]}×{size[0]} pixels",
+            f"{suffix} takes at most {most} a side",
+            "write .png: --format png",
+        )
 
 
 def check_output(path: Path) -> None:

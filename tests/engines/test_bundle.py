@@ -43,6 +43,22 @@ def test_loading_gives_back_what_was_saved(small: Built) -> None:
     assert all(bundle.open(part).is_file() for part in bundle.parts)
 
 
+def test_a_model_s_name_is_in_the_title_and_may_be_missing(copy: Path) -> None:
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name, title in (("A network", "A network, INT8"), ("", "INT8"), (None, "INT8")):
+        manifest["model"].pop("name", None)
+        manifest["model"] |= {} if name is None else {"name": name}
+        path.write_text(json.dumps(manifest))
+        bundle = EngineBundle.load(copy)
+        assert bundle.title == title and bundle.label == "INT8"
+    for name in ("two\nlines", "x" * 81):
+        manifest["model"]["name"] = name
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(UserError, match=r"name is .*; expected at most 80 printable characters"):
+            EngineBundle.load(copy)
+
+
 def test_a_newer_schema_is_named_before_its_unknown_keys(copy: Path) -> None:
     edit(copy, schema_version=99, invented=True)
     with pytest.raises(UserError, match=r"a newer version \(schema 99\); this one reads 1; update passionsr-trt$"):

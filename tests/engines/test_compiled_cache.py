@@ -66,5 +66,5 @@ def test_keys_differ_by_file_shape_options_and_processor(monkeypatch: pytest.Mon
 
     keys = {key(), key("e"), key(shape=(1, 3, 64, 128)), key(threads=1)}
     assert key() in keys and len(keys) == 4
-    monkeypatch.setattr(compiled_cache, "_here", lambda: {"cpu": "another"})
+    monkeypatch.setattr(compiled_cache, "here", lambda: {"cpu": "another"})
     assert key() not in keys

@@ -20,7 +20,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.openvino import compile as openvino_compile
 from passionsr_trt.engines.openvino.compile import code_limit, failure, openvino_int8_exact
-from passionsr_trt.engines.openvino.passes import REVISION
+from passionsr_trt.engines.openvino.revision import REVISION
 from passionsr_trt.runtime.main import main
 from PIL import Image
 

@@ -128,7 +128,7 @@ def test_another_format_is_exported_again(
 ) -> None:
     from passionsr_trt.export import cli
 
-    arguments = {"output": small_fp8, "precision": "fp32", "size": None, "force": False}
+    arguments = {"output": small_fp8, "precision": "fp32", "size": None, "force": False, "name": ""}
     key = OnnxBundle.load(small_fp8).calibration_key
     digest = OnnxBundle.load(small_fp8).model.digest
     for name, expected in (("fp8", True), ("int8", False)):

@@ -15,7 +15,8 @@ from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.graph import rewriting as graphs
 from passionsr_trt.engines.graph.rewriting import Rewriting, constant, make, nodes_of, save
-from passionsr_trt.engines.openvino.passes import REVISION, sequence
+from passionsr_trt.engines.openvino.passes import sequence
+from passionsr_trt.engines.openvino.revision import REVISION
 
 from tests.conftest import COMMITTED
 

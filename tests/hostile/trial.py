@@ -69,7 +69,10 @@ class Trial:
     capture: pytest.CaptureFixture[bytes]
 
     def infer(self, *words: object, engines: Path | None = None, output: str = "out", **expected: Any) -> Outcome:
-        return self.command("infer", *words, "-o", output, "--engines", engines or self.bench.int8, **expected)
+        form = () if any(str(word).startswith("--format") for word in words) else ("--format", "png")
+        return self.command(
+            "infer", *words, *form, "-o", output, "--engines", engines or self.bench.int8, **expected
+        )
 
     def command(
         self,

@@ -34,6 +34,49 @@ def test_an_odd_size_is_enlarged_exactly(demo: Built, photo: Path, tmp_path: Pat
         assert image.size == (112 * 4, 75 * 4)
 
 
+def test_without_an_output_each_lies_beside_its_picture_and_is_enlarged_once(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    with Image.open(photo) as image:
+        image.convert("RGB").save(folder / "a.jpg", quality=50)
+    shutil.copy(photo, folder / "sub" / "b.png")
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    words = ["infer", "--engines", str(small.engines_int8)]
+    assert main([*words, str(folder / "a.jpg")]) == 0
+    assert capsys.readouterr().out == f"1 of 1 images written to {folder / 'a_x2.jpg'}\n"
+    assert not (folder / OWN).exists(), "one picture's folder is not ours to keep notes in"
+    for options in ((), ("--suffix=-big",), ("--suffix=-large",), ("--resume",)):  # none takes another's outputs
+        assert main([*words, str(folder), *options]) == 0
+        assert "2 of 2" in capsys.readouterr().out
+    made = {"a_x2.jpg", "a-big.jpg", "a-large.jpg", "sub/b_x2.png", "sub/b-big.png", "sub/b-large.png"}
+    found = {path for path in folder.rglob("*.*") if path.is_file() and OWN not in path.parts}
+    assert found - set(before) == {folder / name for name in made}
+    assert all(path.read_bytes() == content for path, content in before.items())
+    with Image.open(folder / "a_x2.jpg") as image:
+        assert image.format == "JPEG" and image.size == (224, 150)
+    assert main([*words, str(folder), "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "2 of 2" in printed.out and "6 files left out: 6 that earlier runs made" in printed.err
+    assert main([*words, str(folder / "a_x2.jpg")]) == 0 and (folder / "a_x2_x2.jpg").exists(), (
+        "who names it means it"
+    )
+
+
+def test_what_does_not_go_together_is_wrong_usage(small: Built, photo: Path, tmp_path: Path) -> None:
+    assert infer(small.engines_int8, tmp_path / "out", photo, options=("--suffix", "_big")) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["infer", str(photo), "--suffix", "../up"])
+    assert stop.value.code == 2
+
+
+def test_the_packaged_engines_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["infer", "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("realesr-general-x4", "4 times", "1.4 MB", "BSD-3-Clause"))
+
+
 def test_another_scale_where_the_model_takes_the_enlarged_picture(
     small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,7 +187,7 @@ def test_a_folder_of_folders_and_of_twins_into_itself(
         image.convert("RGB").save(tmp_path / "a.jpg")
     (tmp_path / "gone.png").symlink_to("nowhere")
     for _ in range(2):  # what the first made is no picture for the second
-        assert infer(small.engines_int8, tmp_path, tmp_path) == 1
+        assert infer(small.engines_int8, tmp_path, tmp_path, options=("--format", "png")) == 1
         captured = capsys.readouterr()
         assert captured.err.count("error: ") == 3 and "another --format" in captured.err
         assert "1 of 4 images written" in captured.out and "1 broken link" in captured.err

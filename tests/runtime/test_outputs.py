@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.common.errors import UsageError
-from passionsr_trt.engines.pictures.files import find_pictures
-from passionsr_trt.runtime.core import files as outputs
-from passionsr_trt.runtime.core.files import Outputs, in_folder, name_outputs
+from passionsr_trt.engines.pictures.files import Found, find_pictures
+from passionsr_trt.runtime.core import outputs
+from passionsr_trt.runtime.core.outputs import (
+    Outputs,
+    beside,
+    in_folder,
+    name_outputs,
+    named_as_output,
+    source_stem,
+)
 
 from tests.engines.test_picture_files import put
 
 
-def plan(output: Path, *given: Path, kind: str = "png") -> Outputs:
+def plan(output: Path, *given: Path, kind: str | None = "png") -> Outputs:
     return name_outputs(find_pictures(list(given), output)[0], output, kind)
 
 
@@ -42,6 +49,28 @@ def test_names_that_differ_in_the_suffix_alone_are_both_written(tmp_path: Path) 
     assert planned.refused == [
         f"{source}/a.jpg: would become a.jpg.png, as {source}/a.jpg.png; expected different names; run them apart"
     ]
+
+
+def test_a_file_keeps_its_format_and_what_is_never_written_becomes_a_png(tmp_path: Path) -> None:
+    names = ["a.JPG", "a.gif", "a.jpeg", "a.png", "a.webp", "b.jfif", "b.tif"]
+    source, out = put(tmp_path / "in", *names), tmp_path / "out"
+    expected = ["a.JPG", "a.gif.png", "a.jpeg", "a.png", "a.webp", "b.jpg", "b.png"]
+    assert targets(plan(out, source, kind=None), out) == expected
+
+
+def test_beside_its_picture_each_has_a_name_of_its_own(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "a.jpg", "a.png", "sub/b.bmp")
+    found = find_pictures([source, source / "a.png"])[0]
+    assert targets(beside(found, None, "_x4"), source) == ["a_x4.jpg", "a_x4.png", "sub/b_x4.png"]
+    assert targets(beside(found, "png", "-2"), source) == ["a.jpg-2.png", "a-2.png", "sub/b-2.png"]
+    planned = beside(found, None, "")
+    assert targets(planned, source) == ["sub/b.png"] and "overwrite its own input" in planned.refused[0]
+
+
+@pytest.mark.parametrize(("name", "yes"), [("a_x4", True), ("a_x2.5", True), ("a_big", True), ("max4", False)])
+def test_names_of_enlarged_pictures_are_known(name: str, yes: bool) -> None:
+    picture = Found(Path(f"in/{name}.png"), f"{name}.png", walked=True)
+    assert named_as_output(picture, "_big") is yes and source_stem(picture, "_big") == ("a" if yes else name)
 
 
 def test_of_two_folders_the_first_has_the_name(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from passionsr_trt.engines.pictures.files import LeftOut, find_pictures
+from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.runtime.apps.batch import ledger
 from passionsr_trt.runtime.apps.batch.ledger import OWN
-from passionsr_trt.runtime.apps.infer import Notes, resumed
+from passionsr_trt.runtime.apps.notes import Notes, resumed
 
 from tests.conftest import Built
 from tests.runtime.test_infer import infer
@@ -100,7 +100,7 @@ def test_a_picture_that_changed_while_it_was_made_is_not_noted(tmp_path: Path) -
 def test_many_notes_become_one_file_beside_another_process_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("passionsr_trt.runtime.apps.infer.MOST_FILES", 3)
+    monkeypatch.setattr("passionsr_trt.runtime.apps.notes.MOST_FILES", 3)
     names = [f"{number}.png" for number in range(10)]
     _notes, pairs = made(tmp_path, names)
     other = Notes(tmp_path / "out", "c", keep=True)
@@ -123,11 +123,10 @@ def test_outputs_in_the_folder_of_the_pictures_are_no_pictures(tmp_path: Path) -
     notes, _pairs = made(tmp_path, ["a.png", "b.png"])
     (tmp_path / "out" / "b.png").write_text("mine now")
     (tmp_path / "out" / "c.png").write_text("mine")
-    found, left = find_pictures([tmp_path / "out"])
-    kept = notes.without_outputs(found, left)
-    assert [picture.name for picture in kept] == ["b.png", "c.png"] and left.kinds == {"made": 1}
-    named = find_pictures([tmp_path / "out" / "a.png"])[0]
-    assert notes.without_outputs(named, LeftOut()) == named, "who names it means it"
+    found, _left = find_pictures([tmp_path / "out"])
+    assert [picture.name for picture in found if not notes.made(picture)] == ["b.png", "c.png"]
+    (named,) = find_pictures([tmp_path / "out" / "a.png"])[0]
+    assert not notes.made(named), "who names it means it"
 
 
 def test_resume_by_the_command(

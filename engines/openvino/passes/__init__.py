@@ -17,8 +17,6 @@ from passionsr_trt.engines.openvino.passes.norms import NormsByChannel
 from passionsr_trt.engines.openvino.passes.phases import PhasesApart
 from passionsr_trt.engines.openvino.passes.unsigned import ShiftsAsUnsignedCodes, SignedAsUnsignedCodes
 
-REVISION = 8  # to be raised where the rewritings change: engines of another revision are built again
-
 
 def sequence(part: PartInfo, target: OpenVINOTarget) -> Iterator[Rewriting[Any]]:
     """The rewritings of a part, in order. Weight codes are within the target's limit already (half_range.py): what

@@ -24,6 +24,7 @@ from passionsr_trt.runtime.apps.batch.ledger import MOST_FILES, OWN, Ledger, Pla
 from passionsr_trt.runtime.apps.batch.pending import FAILED, Failures, Pending, list_pending
 from passionsr_trt.runtime.apps.batch.worker import Settings
 from passionsr_trt.runtime.apps.infer import Recipe
+from passionsr_trt.runtime.backends.packaged import packaged
 from tqdm import tqdm
 
 
@@ -92,8 +93,9 @@ def pool_for(request: BatchRequest, on_gpu: bool) -> Pool:
 
 
 def settings_of(request: BatchRequest, config: str, pool: Pool, output: Place) -> Settings:
+    engines = request.recipe.engines
     return Settings(
-        recipe=replace(request.recipe, engines=Path(absolute(str(request.recipe.engines)))),
+        recipe=replace(request.recipe, engines=engines if packaged(engines) else Path(absolute(str(engines)))),
         output=output.url,
         config=config,
         threads=pool.threads,
