@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from passionsr_trt.engines.common.arguments import (
     whole,
     written,
 )
+from passionsr_trt.engines.common.next_step import typed
 from passionsr_trt.runtime.core.chain import PROVIDERS
 
 if TYPE_CHECKING:
@@ -181,11 +181,6 @@ def cache_of(arguments: argparse.Namespace) -> int:
     return 0 if arguments.no_cache else arguments.cache_size
 
 
-def typed(arguments: argparse.Namespace) -> str:
-    """The command line, ready to be typed again."""
-    return f"passionsr-trt {shlex.join(arguments.words)}"
-
-
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
@@ -235,7 +230,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 def _run_compare(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.apps.compare import CompareRequest, compare
 
-    return compare(filled(CompareRequest, arguments, command=typed(arguments)))
+    return compare(filled(CompareRequest, arguments, command=typed(*arguments.words)))
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -257,7 +252,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 def _run_benchmark(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.apps.benchmark import BenchmarkRequest, benchmark
 
-    return benchmark(filled(BenchmarkRequest, arguments, command=typed(arguments)))
+    return benchmark(filled(BenchmarkRequest, arguments, command=typed(*arguments.words)))
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:

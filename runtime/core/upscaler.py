@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +69,7 @@ def super_resolve_all(
 
 def super_resolve_each(
     chain: Chain, images: Iterable[tuple[K, Given | Exception]], options: Options, watch: Watch | None = None
-) -> Iterator[tuple[K, SRResult | Exception]]:
+) -> Generator[tuple[K, SRResult | Exception]]:
     """The same of images that come with what they are known by."""
 
     def runs() -> Iterator[PictureRun[tuple[K, Prepared | None]]]:
