@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.writing import write_atomic
@@ -100,7 +99,7 @@ def steps(request: QuantizeRequest) -> Iterator[Step]:
     yield from _build(request, made)
     yield _compare(request, made)
     if made.speed is not None:
-        yield _benchmark(made)
+        yield _benchmark(request.device, made)
     if made.predicted is not None:
         yield _predict(request.device, made)
 
@@ -223,14 +222,13 @@ def _middle(path: Path) -> bytes:
     return file.getvalue()
 
 
-def _benchmark(made: Quantized) -> Step:
+def _benchmark(device: TargetDevice, made: Quantized) -> Step:
     assert made.engines is not None and made.float_engines is not None and made.speed is not None
-    on_cpu = not EngineBundle.load(made.engines).backend.on_gpu
     output = made.output / "benchmark"
     return _step(
         "benchmark",
         *("--engines", made.engines, "--baseline", made.float_engines),
-        *(("--onnx", made.float_onnx) if on_cpu else ()),
+        *(("--onnx", made.float_onnx) if not device.backend.on_gpu else ()),
         *("-o", output, "--html", made.speed),
         made=(output / "benchmark.json", made.speed),
         of=(made.engines, made.float_engines, made.float_onnx),

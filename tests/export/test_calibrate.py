@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -113,6 +114,33 @@ def test_the_committed_calibrations_are_the_demos(cache: str, limit: int) -> Non
     found = [Calibration.load(path.parent) for path in (ROOT / cache).glob("*/manifest.json")]
     spec = QuantSpec(method="learned", weight_code_limit=limit)
     assert sorted(one.model_digest for one in found if one.spec == spec) == sorted(digests)
+
+
+def test_a_calibration_is_written_to_a_folder_that_is_named_too(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, foreign = tmp_path / "own", tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("mine")
+    words = [
+        "calibrate",
+        str(small_model),
+        "--images",
+        str(IMAGES),
+        "--limit",
+        "1",
+        "--cache",
+        str(tmp_path / "c"),
+    ]
+    words += ["--method", "range", "-o"]
+    assert main([*words, str(foreign)]) == 1
+    assert "holds other files" in capsys.readouterr().err and not (tmp_path / "c").exists(), "before the work"
+    for _again in range(2):  # calibrated, then found
+        assert main([*words, str(own)]) == 0
+        assert f"next: passionsr-trt export {small_model} --calibration {own} -o" in capsys.readouterr().out
+        (kept,) = (tmp_path / "c").glob("*/manifest.json")
+        assert Calibration.load(own).digest == Calibration.load(kept.parent).digest
+        shutil.rmtree(own)
 
 
 def test_a_second_calibration_waits_and_finds_the_first_s(
