@@ -239,7 +239,12 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onnx", type=Path, help="float ONNX bundle, run under ONNX Runtime as well")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for --onnx")
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for figures and chart")
-    parser.add_argument("--size", type=parse_size, default="512x512", metavar="HxW", help="output size")
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="output size (default: 512x512, or the nearest one that the model takes)",
+    )
     parser.add_argument(
         "--runs", type=whole(5), default=5, help="rounds, at least 5; in each, every contestant runs once"
     )
