@@ -1,6 +1,6 @@
 """How the chain's time and memory grow with the picture and shrink with threads: INT8 and float engines, a plot.
 
-    python benchmarks/scaling.py --engines demo/out/engines/int8 --baseline demo/out/engines/fp32 -o out/scaling
+    python benchmarks/scaling.py --engines demo/out/engines --baseline demo/out/float -o out/scaling
 
 Every figure comes from a process of its own, the engines in turn: once to warm up, then the median of runs that
 take ten seconds together. Peak memory is that process's, colour fix and all.

@@ -1,6 +1,6 @@
 """Do tiles show? One picture untiled and in tiles: the seam energy, and a picture of where they meet.
 
-    python benchmarks/seams.py demo/photos/hr/astronaut.png --engines demo/out/engines/int8 -o benchmarks/seams.jpg
+    python benchmarks/seams.py demo/photos/hr/astronaut.png --engines demo/out/engines -o benchmarks/seams.jpg
 
 The picture is scaled so that the result has 1024×1024 pixels, four times the area of a tile. Seam energy: gradient
 energy across the tiles' borders over that of the untiled result at the same lines; 1: no seam.

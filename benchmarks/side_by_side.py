@@ -1,7 +1,7 @@
 """INT8 engines against OpenVINO, ONNX Runtime, PyTorch and other tools' INT8, in turn.
 
-    python benchmarks/side_by_side.py --engines demo/out/engines/int8 --rival eager=demo/model \
-        --rival engines=demo/out/engines/fp32 --rival onnx=demo/out/onnx/fp32 -o demo/out/side_by_side
+    python benchmarks/side_by_side.py --engines demo/out/engines --rival eager=demo/model \
+        --rival engines=demo/out/float --rival onnx=demo/out/onnx/float -o demo/out/side_by_side
 
 --rival KIND=FOLDER, kinds as in chain_worker.py. Every contestant is a process of its own that waits between its
 turns. With --pairs each rival meets the INT8 engines alone: memory for two instead of all.

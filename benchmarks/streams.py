@@ -1,6 +1,6 @@
 """Pictures a minute of a folder: one stream against several, files read and written as `infer` does it.
 
-    python benchmarks/streams.py --engines demo/out/engines/int8 --images demo/photos/lr --threads 2 --streams 1 2
+    python benchmarks/streams.py --engines demo/out/engines --images demo/photos/lr --threads 2 --streams 1 2
 
 Each number of streams is a process of its own, loaded and warm before anything is timed; in every round each does
 the folder once while the others wait. Pictures are cut from --images, so that outputs are --size.

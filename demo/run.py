@@ -1,4 +1,4 @@
-"""The demo: the real subcommands one after another on the bundled model and photos.
+"""The demo: `quantize` on the bundled model, then the photos by its engines and a table.
 
     python demo/run.py [--model demo/model] [--output demo/out]
 
@@ -18,8 +18,9 @@ from pathlib import Path
 from passionsr_trt.engines.bundle.formats import FULL_RANGE
 from passionsr_trt.engines.openvino.compile import openvino_int8_exact
 
-COMMAND = [sys.executable, "-m", "passionsr_trt.runtime.main"]
+COMMAND = [sys.executable, "-m", "passionsr_trt.runtime"]
 DEMO = Path("demo")
+ENGINES = {"fp32": "float", "int8": "engines"}  # of the pictures: a folder of `quantize`'s
 
 
 def call(*arguments: str | Path) -> None:
@@ -50,46 +51,10 @@ def main() -> None:
     started = time.monotonic()
 
     spec, cache = fitting_calibration()
-    call("calibrate", model, "--images", DEMO / "calib" / "lr", *spec, "--cache", cache)
-    call("export", model, "--float", "-o", out / "onnx" / "fp32")
-    call("export", model, "--cache", cache, "-o", out / "onnx" / "int8")
-    for kind in ("fp32", "int8"):
-        call("build-engines", out / "onnx" / kind, "-o", out / "engines" / kind)
-    for kind in ("fp32", "int8"):
-        call(
-            "infer",
-            photos,
-            "-o",
-            out / "pictures" / kind,
-            "--engines",
-            out / "engines" / kind,
-            "--align",
-            "none",
-        )
-    reference = ("--reference", out / "onnx" / "fp32", "--engines", out / "engines" / "int8")
-    call(
-        "compare",
-        photos,
-        *reference,
-        "--ground-truth",
-        originals,
-        "--drawn",
-        "-o",
-        out / "compare",
-        "--html",
-        out / "report.html",
-    )
-    engines = ("--engines", out / "engines" / "int8", "--baseline", out / "engines" / "fp32")
-    call(
-        "benchmark",
-        *engines,
-        "--onnx",
-        out / "onnx" / "fp32",
-        "-o",
-        out / "benchmark",
-        "--html",
-        out / "speed.html",
-    )
+    judged = ("--test", photos, "--ground-truth", originals, "--drawn")
+    call("quantize", model, "--images", DEMO / "calib" / "lr", *spec, "--cache", cache, *judged, "-o", out)
+    for kind, engines in ENGINES.items():
+        call("infer", photos, "-o", out / "pictures" / kind, "--engines", out / engines, "--align", "none")
 
     summarize(out, time.monotonic() - started)
 
@@ -112,7 +77,7 @@ def summarize(out: Path, seconds: float) -> None:
     print(f"  pictures     {out / 'pictures' / 'int8'}, {out / 'pictures' / 'fp32'}")
     print(f"  side by side {out / 'compare' / 'overview.png'}")
     print(f"  speed chart  {out / 'benchmark' / 'benchmark.png'}")
-    print(f"  engines      {out / 'engines' / 'int8'}, {out / 'engines' / 'fp32'}")
+    print(f"  engines      {out / 'engines'}, {out / 'float'}")
     print(f"  reports      {out / 'report.html'}, {out / 'speed.html'}")
 
 

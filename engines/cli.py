@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from passionsr_trt.engines.bundle.formats import CODE_FORMATS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_digest, check_target
 from passionsr_trt.engines.common.arguments import parse_size, share, some_path, whole
 from passionsr_trt.engines.common.errors import NotHereError, UsageError, UserError
+from passionsr_trt.engines.common.next_step import PHOTOS, say_next
 from passionsr_trt.engines.common.user_cache import one_at_a_time
+from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.mixed_format import Rate, build_fastest, check_together, explain_choice, key_of_all
 
 SecondsByPart = Callable[[Sequence[EngineBundle]], dict[str, dict[str, float]]]
@@ -44,10 +47,13 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """predict. engines: folders, slowest first. gpus: names, none: every one that is known."""
+    """predict. engines: folders, slowest first. gpus: names, none: every one that is known. output: a JSON file
+    that gets the figures too.
+    """
 
     engines: tuple[Path, ...]
     gpus: tuple[str, ...] = ()
+    output: Path | None = None
 
 
 def add_build_engines(parser: argparse.ArgumentParser, measure: SecondsByPart) -> None:
@@ -207,6 +213,10 @@ def run_build_engines(request: BuildRequest) -> int:
     for name, error in engines.proof.items():
         print(f"{name:<12} relative error to ONNX Runtime {error:.1e}")
     report_coverage(engines, request.require_int8)
+    if request.backend.compiles_on_gpu and request.options.compute_capabilities:  # for GPUs that may be elsewhere
+        say_next("predict", request.output)
+    else:
+        say_next("infer", PHOTOS, "-o", Path("out", "pictures"), "--engines", request.output)
     return 0
 
 
@@ -304,12 +314,15 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu", action="append", metavar="NAME", help="only this one of the known GPUs, repeatable"
     )
+    parser.add_argument(
+        "-o", "--output", type=some_path, metavar="FILE", help="JSON: seconds by GPU, engines and part"
+    )
     parser.set_defaults(run=lambda arguments: run_predict(predict_request(arguments)))
 
 
 def predict_request(arguments: argparse.Namespace) -> PredictRequest:
     """From the command line's words."""
-    return PredictRequest(tuple(arguments.engines), tuple(arguments.gpu or ()))
+    return PredictRequest(tuple(arguments.engines), tuple(arguments.gpu or ()), arguments.output)
 
 
 def run_predict(request: PredictRequest) -> int:
@@ -327,4 +340,6 @@ def run_predict(request: PredictRequest) -> int:
     if not any(table.values()):
         raise UserError("none of these GPUs multiplies in these engines' format", "expected one that does")
     print_table(table, [bundle.label for bundle in bundles])
+    if request.output is not None:
+        write_atomic(request.output, f"{json.dumps({'predicted seconds': table}, indent=1)}\n".encode())
     return 0

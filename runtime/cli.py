@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from passionsr_trt.engines.common.arguments import (
     some_path,
     whole,
 )
+from passionsr_trt.engines.common.next_step import typed
 from passionsr_trt.runtime.core.chain import PROVIDERS
 
 if TYPE_CHECKING:
@@ -45,11 +45,6 @@ def _seconds_by_part(built: Sequence[EngineBundle]) -> dict[str, dict[str, float
     from passionsr_trt.runtime.apps.benchmark import seconds_by_part
 
     return seconds_by_part(built)
-
-
-def typed(arguments: argparse.Namespace) -> str:
-    """The command line, ready to be typed again."""
-    return f"passionsr-trt {shlex.join(arguments.words)}"
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +96,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
 def _run_compare(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.apps.compare import CompareRequest, compare
 
-    return compare(filled(CompareRequest, arguments, command=typed(arguments)))
+    return compare(filled(CompareRequest, arguments, command=typed(*arguments.words)))
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +105,12 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--onnx", type=Path, help="float ONNX bundle, run under ONNX Runtime as well")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), default="cpu", help="ONNX Runtime's, for --onnx")
     parser.add_argument("-o", "--output", type=some_path, required=True, help="folder for figures and chart")
-    parser.add_argument("--size", type=parse_size, default="512x512", metavar="HxW", help="output size")
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="output size (default: 512x512, or the nearest one that the model takes)",
+    )
     parser.add_argument(
         "--runs", type=whole(5), default=5, help="rounds, at least 5; in each, every contestant runs once"
     )
@@ -123,7 +123,7 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 def _run_benchmark(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.apps.benchmark import BenchmarkRequest, benchmark
 
-    return benchmark(filled(BenchmarkRequest, arguments, command=typed(arguments)))
+    return benchmark(filled(BenchmarkRequest, arguments, command=typed(*arguments.words)))
 
 
 def add_repository(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,11 @@ COMMANDS = {
         "add_import_calibration",
         "PassionSR's calibrated checkpoints → calibration",
     ),
+    "quantize": (
+        "passionsr_trt.export.quantize_cli",
+        "add_quantize",
+        "model + images → INT8 engines, compared and timed",
+    ),
     "calibrate": ("passionsr_trt.export.cli", "add_calibrate", "model folder + images → calibration"),
     "export": ("passionsr_trt.export.cli", "add_export", "model folder + calibration → ONNX bundle"),
     "build-engines": ("passionsr_trt.runtime.cli", "add_build_engines", "ONNX bundle → engines"),

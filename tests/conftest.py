@@ -71,7 +71,8 @@ def export(model: Path, cache: Path, out: Path) -> None:
 
 def calibrate_and_export(model: Path, out: Path) -> None:
     images, cache = str(DEMO / "calib" / "lr"), out / "cache"
-    assert main(["calibrate", str(model), "--images", images, "--limit", "2", "--cache", str(cache)]) == 0
+    words = ["--images", images, "--limit", "2", "--method", "range", "--cache", str(cache)]
+    assert main(["calibrate", str(model), *words]) == 0
     export(model, cache, out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from operator import attrgetter
@@ -114,6 +115,18 @@ def test_apps_are_asked_for_what_was_typed(words: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(f"passionsr_trt.runtime.apps.{app}", lambda request: asked.append(request) or 7)
     assert main(words.split()) == 7
     assert {name: attrgetter(name)(asked[0]) for name in expected} == expected
+
+
+def test_a_command_names_the_next_one_which_can_be_typed(
+    small: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["build-engines", str(small.onnx_int8), "-o", str(small.engines_int8)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    program, *words = shlex.split(line.removeprefix("next: "))
+    monkeypatch.setattr(
+        "passionsr_trt.runtime.apps.infer.infer", lambda request: int(request.recipe.engines.is_dir())
+    )
+    assert program == "passionsr-trt" and main(words) == 1, "infer, with the engines that were built"
 
 
 def test_infer_runs_as_a_script() -> None:

@@ -97,7 +97,7 @@ class QuantSpec:
     keep_first_last: bool = True
     exclude: tuple[str, ...] = ()
     attention: bool = False
-    method: str = "range"
+    method: str = "search"
     rounding: str = "second_order"
     smooth_alpha: float = 0.5
     unabsorbed: tuple[str, ...] = ("*",)

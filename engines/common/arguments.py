@@ -240,8 +240,8 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 def ended_by_signal() -> Iterator[None]:
     """SIGTERM (docker stop) ends the work as Ctrl-C does, so that nothing half-written stays behind."""
 
-    def end(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
+    def end(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
 
     try:
         before = signal.signal(signal.SIGTERM, end)

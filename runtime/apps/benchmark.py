@@ -34,14 +34,14 @@ Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of 
 class BenchmarkRequest:
     """engines: INT8, under test; baseline: float; onnx: a float ONNX bundle, run by ONNX Runtime's `provider`.
 
-    size: output pixels (height, width). profile: the INT8 time by kernel too. html: a page that is written too;
-    command: as typed, shown there.
+    size: output pixels (height, width), None: about 512×512. profile: the INT8 time by kernel too. html: a page
+    that is written too; command: as typed, shown there.
     """
 
     engines: Path
     baseline: Path
     output: Path
-    size: Size
+    size: Size | None = None
     onnx: Path | None = None
     provider: str = "cpu"
     runs: int = 5
@@ -61,10 +61,11 @@ def benchmark(request: BenchmarkRequest) -> int:
         check_report(request.html)
     with ExitStack() as opened:
         chains = [opened.enter_context(closing(make())) for make in makers]
-        sources = random_sources(tested.parts, request.size)
+        size = request.size or reference_size(tested.parts)
+        sources = random_sources(tested.parts, size)
         times = measure(chains, part_names(tested.parts), sources, request.runs)
         report = summarize([times], tested=chains[0].label)
-        report["conditions"] = conditions(request.size, request.threads, request.runs)
+        report["conditions"] = conditions(size, request.threads, request.runs)
         if request.profile:
             report["profile"] = profile_chain(chains[0], sources)
     text = json.dumps(report, indent=1) + "\n"
@@ -89,7 +90,8 @@ def benchmark(request: BenchmarkRequest) -> int:
 def contestants(request: BenchmarkRequest) -> tuple[EngineBundle, list[Callable[[], Chain]]]:
     """The engines under test, and what opens each contestant, them first. UserError where they do not compare."""
     tested = EngineBundle.load(request.engines)
-    check_multiple(request.size, chain_multiple(tested.parts))
+    if request.size is not None:
+        check_multiple(request.size, chain_multiple(tested.parts))
     baseline = EngineBundle.load(request.baseline)
     check_same_model(tested, baseline)
     if tested.spec is None or baseline.spec is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -89,7 +89,7 @@ def super_resolve_each(
     options: Options,
     watch: Watch | None = None,
     observe: Callable[[K], PictureObserver] | None = None,
-) -> Iterator[tuple[K, SRResult | Exception]]:
+) -> Generator[tuple[K, SRResult | Exception]]:
     """The same of images that come with what they are known by. observe: gives the observer of each; watch: is
     told of every tile and every part of all of them.
     """

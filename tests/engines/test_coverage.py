@@ -133,7 +133,7 @@ def test_half_precision_around_them_leaves_sites_in_int8(tmp_path: Path) -> None
 
     network = str(write_small("Compact", tmp_path / "network.safetensors"))
     cache, onnx, engines = (str(tmp_path / name) for name in ("cache", "onnx", "engines"))
-    (tmp_path / "spec.json").write_text('{"min_channels": 0}')
+    (tmp_path / "spec.json").write_text('{"method": "range", "min_channels": 0}')
     words = ["--images", str(TINY), "--limit", "1", "--spec", str(tmp_path / "spec.json"), "--cache", cache]
     assert main(["calibrate", network, *words]) == 0
     assert main(["export", network, "--cache", cache, "-o", onnx, "--precision", "fp16"]) == 0

@@ -104,7 +104,7 @@ def test_half_range_bundles_are_built_as_they_are(tmp_path: Path) -> None:
 
     network = str(write_small("Compact", tmp_path / "network.safetensors"))
     spec, cache, onnx = tmp_path / "spec.json", tmp_path / "cache", tmp_path / "onnx"
-    spec.write_text(json.dumps({"weight_code_limit": 63, "min_channels": 0}))
+    spec.write_text(json.dumps({"method": "range", "weight_code_limit": 63, "min_channels": 0}))
     images = ["--images", str(TINY), "--limit", "1"]
     assert main(["calibrate", network, *images, "--spec", str(spec), "--cache", str(cache)]) == 0
     assert main(["export", network, "--cache", str(cache), "-o", str(onnx)]) == 0

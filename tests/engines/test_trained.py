@@ -41,7 +41,8 @@ def test_a_trained_networks_engine_is_as_close_as_its_bundle(name: str, tmp_path
     for index, left in enumerate((0, 80)):
         picture.crop((left, 0, left + 48, 48)).save(images / f"{index}.png")
     words = ["--cache", str(tmp_path / "cache")]
-    assert main(["calibrate", str(network), "--images", str(images), "--spec", str(spec), *words]) == 0
+    given = ["--images", str(images), "--spec", str(spec), "--method", "range"]
+    assert main(["calibrate", str(network), *given, *words]) == 0
     assert main(["export", str(network), "--float", "-o", str(tmp_path / "float")]) == 0
     assert main(["export", str(network), *words, "-o", str(tmp_path / "int8")]) == 0
     engines = ["build-engines", str(tmp_path / "int8"), "--float32", "-o", str(tmp_path / "engines")]

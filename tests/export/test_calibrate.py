@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -73,7 +74,7 @@ def test_more_bits_are_closer_to_float(model: Model) -> None:
     reference = model.run(sources)["image_out"]
     errors = []
     for bits in (8, 6, 4):
-        spec = QuantSpec(bits_weights=bits, bits_activations=bits)
+        spec = QuantSpec(bits_weights=bits, bits_activations=bits, method="range")
         calibration = calibrate(model, spec, files)
         assert all(calibration.of_part(part).sites for part in model.parts)
         found = quantized_chain(model.parts, calibration, sources)["image_out"]
@@ -82,7 +83,7 @@ def test_more_bits_are_closer_to_float(model: Model) -> None:
 
 
 def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp_path: Path) -> None:
-    calibration = calibrate(model, QuantSpec(), calibration_files(IMAGES, 1))
+    calibration = calibrate(model, QuantSpec(method="range"), calibration_files(IMAGES, 1))
     folder = tmp_path / "calibration"
     calibration.save(folder)
     loaded = Calibration.load(folder)
@@ -100,7 +101,7 @@ def test_scales_of_another_number_of_rows_are_refused(small_model: Path) -> None
     """One for every row of a phase too: a convolution in sub-pixel form has four times as many."""
     model = load_model(small_model)
     name = "vae_decoder.up_blocks.0.upsamplers.0.conv"
-    own = calibrate(model, QuantSpec(), calibration_files(IMAGES, 1))
+    own = calibrate(model, QuantSpec(method="range"), calibration_files(IMAGES, 1))
     scale = own.quant.sites[name].scale
     rows = {**own.quant.sites, name: SiteQuant(scale[: len(scale) // 4])}
     with pytest.raises(UserError, match=f"{name} does not fit this model"):
@@ -115,10 +116,38 @@ def test_the_committed_calibrations_are_the_demos(cache: str, limit: int) -> Non
     assert sorted(one.model_digest for one in found if one.spec == spec) == sorted(digests)
 
 
+def test_a_calibration_is_written_to_a_folder_that_is_named_too(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, foreign = tmp_path / "own", tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("mine")
+    words = [
+        "calibrate",
+        str(small_model),
+        "--images",
+        str(IMAGES),
+        "--limit",
+        "1",
+        "--cache",
+        str(tmp_path / "c"),
+    ]
+    words += ["--method", "range", "-o"]
+    assert main([*words, str(foreign)]) == 1
+    assert "holds other files" in capsys.readouterr().err and not (tmp_path / "c").exists(), "before the work"
+    for _again in range(2):  # calibrated, then found
+        assert main([*words, str(own)]) == 0
+        assert f"next: passionsr-trt export {small_model} --calibration {own} -o" in capsys.readouterr().out
+        (kept,) = (tmp_path / "c").glob("*/manifest.json")
+        assert Calibration.load(own).digest == Calibration.load(kept.parent).digest
+        shutil.rmtree(own)
+
+
 def test_a_second_calibration_waits_and_finds_the_first_s(
     small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["calibrate", str(small_model), "--images", str(IMAGES), "--limit", "1", "--cache", str(tmp_path)]
+    words += ["--method", "range"]
     assert main(words) == 0
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     holding = threading.Event()

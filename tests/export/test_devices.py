@@ -31,6 +31,7 @@ from tests.helpers import applied, faked
 from tests.pretended_device import DEVICE, HOST, PretendedDevice, There
 
 FILES = calibration_files(TINY, 1)
+RANGE = {"method": "range"}
 LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "correction_steps": 1}
 
 
@@ -62,8 +63,11 @@ def calibrated(model: Model, spec: QuantSpec, device: torch.device) -> Calibrati
 NEAREST = {"rounding": "nearest"}  # the columns of second-order rounding take long in Python
 SEARCHED = {**LEARNED, **NEAREST, "let_steps": 0, "lbq_steps": 0, "correction_steps": 0}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("stable-diffusion", {}),
-    ("stable-diffusion", {"activation_observer": "percentile", "weight_observer": "dobi", "dobi_candidates": 4}),
+    ("stable-diffusion", RANGE),
+    (
+        "stable-diffusion",
+        {**RANGE, "activation_observer": "percentile", "weight_observer": "dobi", "dobi_candidates": 4},
+    ),
     ("stable-diffusion", {**LEARNED, **NEAREST}),
     ("stable-diffusion", SEARCHED),
     ("stable-diffusion", {"method": "smoothquant", **NEAREST}),
@@ -71,8 +75,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("resshift", SEARCHED),
     ("SwinIR", {**LEARNED, **NEAREST, "attention": True}),
     ("SwinIR", {**LEARNED, **NEAREST, "granularity": "block"}),
-    ("HAT", {}),
-    ("DAT", {}),
+    ("HAT", RANGE),
+    ("DAT", RANGE),
     ("Compact", LEARNED),
 ]
 
@@ -150,7 +154,7 @@ def without_tracing(monkeypatch: pytest.MonkeyPatch, really: bool) -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("stable-diffusion", {}), ("resshift", {}), ("SwinIR", SEARCHED), ("Compact", LEARNED)],
+    [("stable-diffusion", RANGE), ("resshift", RANGE), ("SwinIR", SEARCHED), ("Compact", LEARNED)],
 )
 def test_an_export_and_a_sensitivity_run_stay_on_their_device(
     models: dict[str, Path], name: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

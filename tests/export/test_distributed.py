@@ -98,7 +98,7 @@ def test_where_one_fails_all_end_with_one_line(tmp_path: Path) -> None:
     program.write_text(LOSING)
     model = networks.write_small("Compact", tmp_path / "model.safetensors")
     status, errors, printed = by_torchrun(
-        words(model, TINY, tmp_path / "cache", {}), tmp_path / "logs", (str(program), second.name)
+        words(model, TINY, tmp_path / "cache", {"method": "range"}), tmp_path / "logs", (str(program), second.name)
     )
     assert status != 0 and not printed and not list((tmp_path / "cache").glob("*/manifest.json"))
     said = [

@@ -62,7 +62,7 @@ def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits:
     width = {"bits_weights": bits, "bits_activations": bits}
     learned = QuantSpec(**width, method="learned", correction_steps=20)  # type: ignore[arg-type]
     errors = {}
-    for name, spec in (("range", QuantSpec(**width)), ("learned", learned)):  # type: ignore[arg-type]
+    for name, spec in (("range", QuantSpec(**width, method="range")), ("learned", learned)):  # type: ignore[arg-type]
         model = load_model(small_model)
         images = crops([load_sources(path, model) for path in files], model, 0, CROP)
         result = calibrate(model, spec, files)

@@ -73,7 +73,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
 
 
 def test_drawn_pictures_widen_ranges(model: Model) -> None:
-    photos = QuantSpec(activation_observer="minmax")
+    photos = QuantSpec(method="range", activation_observer="minmax")
     narrow, wide = (
         calibrate(model, replace(photos, pictures=which, synthetic=0.6), FILES).quant
         for which in ("photos", "any")

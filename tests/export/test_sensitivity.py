@@ -76,7 +76,7 @@ def test_a_budget_is_met_with_as_few_float_ports_as_the_ranking_allows(probe: Pr
 def test_a_calibration_without_sites_exports_them_float(small_model: Path) -> None:
     model = load_model(small_model)
     decoder = model.part("vae_decoder")
-    whole = calibrate(model, QuantSpec(), FILES[:1])
+    whole = calibrate(model, QuantSpec(method="range"), FILES[:1])
     site = "vae_decoder.mid_block.resnets.0.conv1"
     reduced = whole.without([site])
     assert reduced.key != whole.key and reduced.spec.exclude == (site,)
@@ -90,7 +90,8 @@ def test_the_command_writes_report_plot_and_calibration(
 ) -> None:
     monkeypatch.setattr(sensitivity_cli, "SENSITIVITY_CROP", 64)
     images, cache, output = str(TINY), str(tmp_path / "cache"), tmp_path / "out"
-    assert main(["calibrate", str(small_model), "--images", images, "--limit", "1", "--cache", cache]) == 0
+    words = ["--images", images, "--limit", "1", "--method", "range", "--cache", cache]
+    assert main(["calibrate", str(small_model), *words]) == 0
     words = ["sensitivity", str(small_model), "--images", images, "--limit", "1", "--cache", cache]
     assert main([*words, "-o", str(output), "--budget", "200"]) == 0
     report = json.loads((output / "sensitivity.json").read_text())

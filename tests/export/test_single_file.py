@@ -99,7 +99,8 @@ def test_a_network_quantized_in_one_file_by_the_command(tmp_path: Path) -> None:
     from passionsr_trt.engines.tensorrt.backend import network_flags
 
     network, one = write_small("Compact", tmp_path / "network.pth"), tmp_path / "made" / "one.onnx"
-    words = ["--images", str(DEMO / "calib" / "lr"), "--limit", "2", "--cache", str(tmp_path / "cache")]
+    words = ["--images", str(DEMO / "calib" / "lr"), "--limit", "2", "--method", "range"]
+    words += ["--cache", str(tmp_path / "cache")]
     assert main(["calibrate", str(network), *words]) == 0
     export = ["export", str(network), "--cache", str(tmp_path / "cache"), "-o", str(tmp_path / "onnx")]
     for _again in range(2):  # the bundle is made, then found

@@ -23,6 +23,10 @@ def test_every_key_is_stated() -> None:
     assert QuantSpec().to_json().keys() == {"schema_version", *(entry.name for entry in fields(QuantSpec))}
 
 
+def test_one_that_names_no_method_searches() -> None:
+    assert QuantSpec.from_json({"bits_weights": 6}).method == "search"
+
+
 @pytest.mark.parametrize(
     ("data", "steps"),
     [

@@ -32,7 +32,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_toy_diffusion_model_becomes_engines_that_make_pictures(toy: Path, photo: Path, tmp_path: Path) -> None:
     cache, images = str(tmp_path / "cache"), str(DEMO / "calib" / "lr")
-    assert main(["calibrate", str(toy), "--images", images, "--limit", "1", "--cache", cache]) == 0
+    words = ["--images", images, "--limit", "1", "--method", "range", "--cache", cache]
+    assert main(["calibrate", str(toy), *words]) == 0
     made = {kind: str(tmp_path / kind) for kind in ("float", "int8", "engines")}
     assert main(["export", str(toy), "--float", "-o", made["float"]]) == 0
     assert main(["export", str(toy), "--cache", cache, "-o", made["int8"]]) == 0

@@ -126,10 +126,10 @@ def test_what_is_no_picture_among_images_is_passed_over(trial: Trial, label: str
         path.write_text("no picture" if label == "text" else "")
     else:
         PLACES["a folder" if label == "alone" else label](path)
-    calibrate(trial, label != "alone", BOUNDARIES, images=label != "alone")
+    calibrate(trial, label != "alone", BOUNDARIES, "--method", "range", images=label != "alone")
 
 
 @pytest.mark.parametrize("label", ("a file", "gone", "a FIFO", "dangling", "a folder"))
 def test_images_that_are_no_folder_or_an_empty_one(trial: Trial, label: str) -> None:
     PLACES.get(label, Path.touch)(trial.folder / "images")
-    calibrate(trial, False, BOUNDARIES, images=False)
+    calibrate(trial, False, BOUNDARIES, "--method", "range", images=False)

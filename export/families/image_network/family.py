@@ -83,10 +83,7 @@ class ImageNetwork:
         stated = statement(recognise(weights, str(base)))
         sites = self._write(target, weights, stated)
         kind = f"{stated['architecture']} ×{stated['scale']}"
-        print(
-            f"{target}: {kind}, {sites} sites, written and read again; "
-            f"next: passionsr-trt calibrate {target} --images …"
-        )
+        print(f"{target}: {kind}, {sites} sites, written and read again")
         return 0
 
     def _write(self, target: Path, weights: dict[str, Tensor], stated: dict[str, Any]) -> int:

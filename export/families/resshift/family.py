@@ -76,10 +76,7 @@ class ResShift:
             del states
             model = self.load(folder)
         sites = sum(len(part.sites()) for part in model.parts)
-        print(
-            f"{arguments.output}: ×{model.upscale}, {sites} sites, written and read again; "
-            f"next: passionsr-trt calibrate {arguments.output} --images …"
-        )
+        print(f"{arguments.output}: ×{model.upscale}, {sites} sites, written and read again")
         return 0
 
 

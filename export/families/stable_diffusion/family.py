@@ -128,8 +128,5 @@ class StableDiffusion:
             checkpoints.write_model(folder, unet, vae, config / "scheduler", text, asdict(step))
             del unet, vae
             OneStepModel.load(folder)
-        print(
-            f"{arguments.output}: written and read again; "
-            f"next: passionsr-trt calibrate {arguments.output} --images …"
-        )
+        print(f"{arguments.output}: written and read again")
         return 0
