@@ -266,11 +266,14 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         required=True,
-        help="folders made by build-engines, or by export for ONNX Runtime; the second stands beside the first",
+        help="folders made by build-engines, or by export for ONNX Runtime; the first is chosen at the start",
     )
     parser.add_argument("--port", type=whole(1, 65_535), default=7860, help="where the page is")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; any but this machine's own is said"
+    )
+    parser.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="open no browser; without a display none is"
     )
     parser.add_argument("--share", action="store_true", help="open a public address through Gradio's servers")
     parser.add_argument(
