@@ -95,7 +95,7 @@ class Page:
         self.status = gr.Textbox(
             label="What happened",
             placeholder="Drop a picture, or take an example; then press Enlarge.",
-            lines=1,
+            lines=2,
             max_lines=12,
             interactive=False,
             elem_id="status",
