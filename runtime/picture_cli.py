@@ -57,7 +57,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="skip images whose output these engines and options made from the same content; the notes lie in "
-        "OUTPUT/.passionsr-batch, where batch reads them too, or in the given folder. Outputs without a note are made again",
+        "OUTPUT/.passionsr-batch, where batch reads them too, or in the given folder. Outputs without a note are made "
+        "again",
     )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
@@ -262,12 +263,16 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
         "--engines",
         nargs="+",
         type=Path,
-        required=True,
-        help="folders made by build-engines, or by export for ONNX Runtime; the second stands beside the first",
+        default=[DEFAULT],
+        help="folders made by build-engines, or by export for ONNX Runtime; the first is chosen at the start "
+        "(default: what comes with the package)",
     )
     parser.add_argument("--port", type=whole(1, 65_535), default=7860, help="where the page is")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; any but this machine's own is said"
+    )
+    parser.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="open no browser; without a display none is"
     )
     parser.add_argument("--share", action="store_true", help="open a public address through Gradio's servers")
     parser.add_argument(

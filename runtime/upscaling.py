@@ -17,10 +17,10 @@ from passionsr_trt.engines.common.errors import UserError, reason_of
 from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, MIN_SIDE
 from passionsr_trt.engines.pictures.pixels import CONVERTED, eight_bits
 from passionsr_trt.runtime.backends.loading import load_engines
+from passionsr_trt.runtime.backends.packaged import default_engines
 from passionsr_trt.runtime.core.chain import PROVIDERS, Chain, rescaled
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve_each
-from passionsr_trt.runtime.default_engines import default_engines
 from PIL import Image
 
 Picture = TypeVar("Picture", Image.Image, np.ndarray)

@@ -95,8 +95,10 @@ REQUESTS = {  # command line → the app that it asks, and some of what it asks 
     ),
     "serve --engines e f --cache-size 1 --background black": (
         "serving.app.serve",
-        {"engines": [Path("e"), Path("f")], "cache": 2**30, "background": (0, 0, 0), "share": False},
+        {"engines": [Path("e"), Path("f")], "cache": 2**30, "background": (0, 0, 0), "share": False}
+        | {"browser": True},
     ),
+    "serve --engines e --no-browser": ("serving.app.serve", {"browser": False}),
     "repository e -o out --overlap 32 --parts openvino": (
         "repository.command.repository",
         {"options.overlap": 32, "parts": "openvino", "name": "upscaler", "size": None},

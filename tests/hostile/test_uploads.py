@@ -46,7 +46,7 @@ PAYLOADS: dict[str, Any] = {
     "many": [{"path": "a.png", "meta": FILE}] * 2000,
 }  # fmt: skip
 OPTIONS: dict[str, tuple[int, Any]] = {
-    "engines unknown": (1, "other"), "engines a path": (1, "/etc"), "engines a list": (1, ["INT8 (openvino)"]),
+    "engines unknown": (1, "other"), "engines a path": (1, "/etc"), "engines a list": (1, ["INT8"]),
     "align unknown": (2, "x"), "scale none": (3, None), "scale huge": (3, 10**9), "scale text": (3, "4; rm"),
     "tile odd": (4, 100), "tile huge": (4, 10**12), "tile text": (4, "x"), "tile negative": (4, -5),
     "seed huge": (5, 10**40), "seed negative": (5, -1), "seed none": (5, None), "format executable": (6, "exe"),
@@ -106,7 +106,7 @@ class Visit:
 
     def begin(self, pictures: Any, change: tuple[int, Any] | None = None) -> str:
         """A call of /upscale is begun; its address."""
-        data = [pictures, "INT8 (openvino)", "the model's own", 2, -1, 0, "png"]
+        data = [pictures, "INT8", "the model's own", 2, -1, 0, "png"]
         if change is not None:
             data[change[0]] = change[1]
         answer = self.http.post("/gradio_api/call/upscale", json={"data": data, "session_hash": self.session})

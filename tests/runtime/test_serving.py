@@ -139,16 +139,11 @@ def test_a_dropped_picture_comes_back_as_infer_writes_it_and_goes_when_one_leave
         page.wait_for_function(TILES_DONE, timeout=COMING, polling=20)
         assert "turned photo.jpg: 150×224 pixels" in finished(page)
         found = downloaded(page)
-        handle = page.locator("#bicubic [role=none], #bicubic .outer").last
-        handle.wait_for(timeout=COMING)
-        before = handle.bounding_box()["x"]
-        page.locator("#divider input[type=range]").focus()
+        page.locator("#viewer .divider").focus()
         page.keyboard.press("End")
-        page.wait_for_function(
-            "(start) => [...document.querySelectorAll('#bicubic [role=none], #bicubic .outer')]"
-            ".pop().getBoundingClientRect().x > start + 20",
-            arg=before,
-            timeout=COMING,
+        left, right = page.locator("#viewer .left option:checked"), page.locator("#viewer img.shown").last
+        assert left.inner_text() == "plain enlargement" and "100%" in right.evaluate(
+            "(image) => image.style.clipPath"
         )
         assert server.files(), "there is something to go"
     assert found == inferred(small.engines_int8, jpeg, tmp_path, "--tile", "128")
@@ -172,13 +167,41 @@ def test_the_page_fits_its_screen_and_can_be_read_and_used_by_all(
         page.focus("#go")
         page.keyboard.press("Enter")
         finished(page)
-        page.wait_for_selector("#bicubic img", timeout=COMING)
-        page.get_by_role("tab", name="Difference").last.click()
-        page.wait_for_selector("#difference img", timeout=COMING)
+        page.wait_for_selector("#viewer img.shown", timeout=COMING)
+        page.select_option("#viewer .zoom", "2")
+        assert page.locator("#viewer .stack").evaluate("(stack) => stack.offsetWidth") == 2 * 224
+        page.click("#details button")
+        page.wait_for_selector("#seconds table", timeout=COMING)
         assert page.locator("[aria-label*=hare]").count() == 0, "nothing is sent elsewhere"
         page.wait_for_function("getComputedStyle(document.querySelector('#go')).opacity === '1'", timeout=COMING)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert grave_findings(page) == []
+
+
+@needs_browser
+def test_what_will_be_is_said_first_and_other_engines_run_only_when_asked(server: Served, chromium: Any) -> None:
+    with visitor(chromium, server) as page:
+        page.get_by_role("button", name="Example: cat").click()
+        page.wait_for_function(
+            "/112×75 → 224×150, /.test(document.querySelector('#plan').innerText)", timeout=COMING
+        )
+        assert page.locator("#plan img").evaluate("(image) => image.complete && image.naturalWidth") == 96
+        small_tiles(page)
+        page.wait_for_function("/ 18 tiles/.test(document.querySelector('#plan').innerText)", timeout=COMING)
+        page.click("#go")
+        assert finished(page) == "cat.png: 224×150 pixels"
+        page.wait_for_selector("#viewer img.shown", timeout=COMING)
+        names = page.locator("#viewer .left option").all_inner_texts()
+        assert names == ["plain enlargement", "INT8"]
+        result = page.locator("#viewer img.shown").last.get_attribute("src")
+        page.click("#compare")
+        page.wait_for_function("document.querySelectorAll('#viewer .left option').length === 4", timeout=COMING)
+        names = page.locator("#viewer .left option").all_inner_texts()
+        assert names == ["FP32", "INT8", "difference ×8", "plain enlargement"]
+        assert page.locator("#viewer img.shown").last.get_attribute("src") == result, "it is not made again"
+        assert finished(page) == "cat.png: compared with FP32"
+        page.locator("#pictures [aria-label=Clear]").click()
+        page.wait_for_function("document.querySelector('#plan li') === null", timeout=COMING)
 
 
 @needs_browser
@@ -198,6 +221,8 @@ def test_bad_pictures_have_the_lines_that_infer_has(
     told = [line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines() if "error: " in line]
     with visitor(chromium, server) as page:
         choose(page, broken, huge, photo)
+        page.wait_for_function("document.querySelectorAll('#plan li').length === 3", timeout=COMING)
+        planned = page.inner_text("#plan")
         page.click("#go")
         page.wait_for_function(
             "document.querySelector('#status textarea').value.split('\\n').length === 3", timeout=COMING
@@ -207,6 +232,7 @@ def test_bad_pictures_have_the_lines_that_infer_has(
     assert lines[0] == told[0].replace(f"{tmp_path}/", "") and "truncated" in lines[0]
     assert lines[1] == told[1].replace(f"{tmp_path}/", "") and "at most 64 megapixels" in lines[1]
     assert lines[2].startswith("chelsea.png: 224×150 pixels")
+    assert "truncated" in planned and "at most 64 megapixels" in planned, "it is said before"
 
 
 @needs_browser

@@ -108,7 +108,7 @@ def test_one_chain_is_open_at_a_time(small: Built) -> None:
     closed: list[str] = []
     choice = EngineChoice(offers([small.engines_int8, small.onnx_fp32], "cpu", 1, 0))
     int8, onnx = choice.offers
-    assert (int8, onnx) == ("INT8 (openvino)", "FP32 (ONNX Runtime, cpu)") and choice.scales == (2, 1, 3, 4)
+    assert (int8, onnx) == ("INT8", "FP32") and choice.scales == (2, 1, 3, 4)
     first = choice.chain(int8)
     close = first.close
 
@@ -127,6 +127,12 @@ def test_one_chain_is_open_at_a_time(small: Built) -> None:
         offers([small.engines_int8] * 3, "cpu", 1, 0)
 
 
+def test_engines_of_one_label_are_told_apart(small: Built) -> None:
+    found = offers([small.engines_int8, small.onnx_int8, small.onnx_fp32], "cpu", 1, 0)
+    assert list(found) == ["INT8 (openvino)", "INT8 (ONNX Runtime, cpu)", "FP32"]
+    assert len(offers([small.onnx_fp32, small.onnx_fp32 / "." / ".." / small.onnx_fp32.name], "cpu", 1, 0)) == 2
+
+
 def test_whoever_waits_for_a_turn_can_give_up(small: Built, tmp_path: Path, photo: Path) -> None:
     sessions = Sessions(tmp_path)
     choice = EngineChoice(offers([small.engines_int8], "cpu", 1, 0))
@@ -134,7 +140,7 @@ def test_whoever_waits_for_a_turn_can_give_up(small: Built, tmp_path: Path, phot
     with choice.turn(lambda: None), sessions.work("second", []) as (token, folder):
         threading.Timer(0.3, sessions.cancel, ["second"]).start()
         work = upscale_pictures(
-            choice, [photo], Wishes("INT8 (openvino)"), folder, token, lambda *_: reported.append(""), 10**6
+            choice, [photo], Wishes("INT8"), folder, token, lambda *_: reported.append(""), 10**6
         )
         with pytest.raises(Cancelled):
             next(work)

@@ -167,7 +167,7 @@ def test_the_page_lays_over_its_background_and_says_so(small: Built, tmp_path: P
     image.putalpha(Image.new("L", SIZE, 0))
     image.save(tmp_path / "hidden.png")
     choice = EngineChoice(offers([small.engines_int8], "cpu", 1, 0))
-    wishes = Wishes("INT8 (openvino)", form="jpg", options=Options(background=(10, 200, 30)))
+    wishes = Wishes("INT8", form="jpg", options=Options(background=(10, 200, 30)))
     with Sessions(tmp_path).work("one", []) as (token, folder):
         work = upscale_pictures(choice, [tmp_path / "hidden.png"], wishes, folder, token, lambda *_: None, 10**6)
         (shown,) = work

@@ -4,13 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from passionsr_trt.runtime.apps.serving.viewer import STYLE as SLIDER_STYLE
 
 # the button to add more holds an input in a button, which screen readers cannot tell apart
-STYLE = """
+STYLE = (
+    """
 :focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
 button[role=tab].selected { color: var(--body-text-color) !important; font-weight: 600; }
 #pictures .icon-button:has(input) { display: none; }
+#examples img { width: 2.75rem; height: 2.25rem; object-fit: cover; border-radius: .25rem; }
+#plan ul { list-style: none; margin: 0; padding: 0; }
+#plan li { display: flex; gap: .75rem; align-items: center; padding: .25rem 0; overflow-wrap: anywhere; }
+#plan:not(:has(li)) { display: none; }
+#plan img { width: 4.5rem; max-height: 6rem; object-fit: contain; flex: none; margin: 0; }
+#viewer select { appearance: auto; }
+#compare { align-self: end; }
+#status textarea::placeholder { color: var(--body-text-color-subdued); }
+#viewer { --page: var(--background-fill-primary); --soft: var(--body-text-color-subdued); --accent: #2563eb; }
 """
+    + SLIDER_STYLE
+)
 
 
 def theme() -> gr.themes.Base:

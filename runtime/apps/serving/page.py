@@ -1,25 +1,41 @@
 """The page and its API: Gradio's components around the work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS
-from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice
+from passionsr_trt.runtime.apps.serving.examples import EXAMPLES, copy_of
 from passionsr_trt.runtime.apps.serving.look import uploads
+from passionsr_trt.runtime.apps.serving.meter import Report
+from passionsr_trt.runtime.apps.serving.plans import plans
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
-from passionsr_trt.runtime.apps.serving.work import OWN_FORMAT, Report, Shown, Wishes, upscale_pictures
+from passionsr_trt.runtime.apps.serving.viewer import FRAME, SCRIPT, viewer
+from passionsr_trt.runtime.apps.serving.work import (
+    OWN_FORMAT,
+    Shown,
+    Wishes,
+    compare_picture,
+    told,
+    upscale_pictures,
+)
 from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.pictures.images import WHITE, Colour
 
 OWN_ALIGN = "the model's own"
-NOBODY = "none"
 WAITING = 32  # presses of the button that may wait
-TITLE = "passionsr-trt"
-INTRODUCTION = f"# {TITLE}\nDrop pictures and enlarge them. They stay on this machine, and go when you leave."
+TITLE = "Enlarge pictures"
+INTRODUCTION = f"# {TITLE}\nThey are sent to nobody else, and deleted when you close this page."
+# on a phone what happens is below what was pressed
+SHOW_STATUS = """() => {
+  document.querySelector("#status").scrollIntoView({block: "nearest", behavior: "smooth"});
+  return [];
+}"""
 
 
 class Page:
@@ -42,15 +58,16 @@ class Page:
 
     def _add_inputs(self) -> None:
         """In the order of `_wishes`."""
-        several = len(self.labels) > 1
         scales = self.choice.scales
-        self.pictures = uploads(label="Pictures", elem_id="pictures")
-        first = gr.Dropdown(self.labels, value=self.labels[0], label="Engines", elem_id="engines")
-        self.beside = gr.Dropdown(
-            [NOBODY, *self.labels],
-            value=self.labels[1] if several else NOBODY,
-            label="Second engines",
-            visible=several,
+        self.pictures = uploads(label="Pictures", elem_id="pictures", height=170)
+        with gr.Row(elem_id="examples"):
+            self.examples = {
+                name: gr.Button(f"Example: {name}", icon=str(path), size="sm", min_width=120)
+                for name, path in EXAMPLES.items()
+            }
+        self.plan = gr.HTML(elem_id="plan")
+        first = gr.Dropdown(
+            self.labels, value=self.labels[0], label="Model", elem_id="engines", interactive=len(self.labels) > 1
         )
         with gr.Row():
             self.go = gr.Button("Enlarge", variant="primary", elem_id="go", min_width=120)
@@ -70,56 +87,81 @@ class Page:
                 gr.Number(0, label="Seed", info="for models that draw noise", precision=0, minimum=0),
                 gr.Dropdown([OWN_FORMAT, "png", "jpg", "webp"], value=OWN_FORMAT, label="File format"),
             ]
-        self.inputs = [self.pictures, first, self.beside, *more]
+        self.inputs: list[Any] = [self.pictures, first, *more]
         self.called = gr.Button(visible=False)  # the API's
-        self.called_with = [self.pictures, first, *more]
 
     def _add_outputs(self) -> None:
         """In the order of `_look`."""
-        self.status = gr.Textbox(label="What happened", lines=3, max_lines=12, interactive=False, elem_id="status")
+        self.status = gr.Textbox(
+            label="What happened",
+            placeholder="Drop a picture, or take an example; then press Enlarge.",
+            lines=2,
+            max_lines=12,
+            interactive=False,
+            elem_id="status",
+        )
         self.results = gr.State([])
         self.chosen = gr.Dropdown([], label="Picture", visible=False, elem_id="chosen")
-        several = len(self.labels) > 1
         with gr.Column(visible=False) as self.outcome:  # Gradio's empty frames are nothing to a screen reader
-            with gr.Tabs():
-                with gr.Tab("Bicubic"):
-                    enlarged = _slider("bicubic", "bicubic")
-                with gr.Tab("Second", visible=several):
-                    beside = _slider("second engines", "beside")
-                with gr.Tab("Difference", visible=several):
-                    difference = _slider("128 + 8 × (second engines − result)", "difference")
-            self.divider = gr.Slider(
-                0, 100, 50, step=1, label="Divider", info="percent from the left; for keyboards", elem_id="divider"
-            )
-            seconds = gr.Dataframe(label="Seconds by part", interactive=False, elem_id="seconds")
+            seen = gr.HTML(html_template=FRAME, js_on_load=SCRIPT, elem_id="viewer", apply_default_css=False)
             self.files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
-        self.looks = [enlarged, beside, difference, seconds]
-        self.sliders = [enlarged, beside, difference]
+            with gr.Row(visible=len(self.labels) > 1):
+                other = gr.Dropdown([], label="Compare with", elem_id="other", scale=2)
+                self.compare = gr.Button("Compare", elem_id="compare", min_width=120)
+            with gr.Accordion("Details", open=False, elem_id="details"):
+                figures = gr.Dataframe(label="Seconds by part", interactive=False, elem_id="seconds")
+        self.looks = [seen, other, figures]
 
     def _connect(self) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
         work: dict[str, Any] = {"concurrency_id": "chain", "concurrency_limit": 1}
+        watched: dict[str, Any] = {"api_visibility": "private", "show_progress_on": self.status, **work}
+        buttons = [self.go, self.compare]
         self.pictures.upload(self._uploaded, self.pictures, None, **private)
-        self.go.click(self._pressed, None, self.go, **private).then(
+        for name, button in self.examples.items():
+            button.click(self._taker(name), None, self.pictures, **private)
+        planned = {**private, "queue": True, "concurrency_limit": 2, "trigger_mode": "always_last"}
+        gr.on([one.change for one in self.inputs], self._plan, self.inputs, self.plan, **planned)
+        self.go.click(self._pressed, None, [*buttons, self.outcome], js=SHOW_STATUS, **private).then(
             self._enlarge,
             self.inputs,
             [self.status, self.results, self.outcome, self.files, self.chosen, *self.looks],
-            api_visibility="private",
-            show_progress_on=self.status,
-            **work,
-        ).then(lambda: gr.Button(interactive=True), None, self.go, **private)
+            **watched,
+        ).then(_ready, None, buttons, **private)
+        self.compare.click(self._compared, None, buttons, js=SHOW_STATUS, **private).then(
+            self._compare,
+            [self.chosen, self.looks[1], self.results],
+            [self.status, self.results, *self.looks],
+            **watched,
+        ).then(_ready, None, buttons, **private)
         self.stop.click(self._cancel, None, self.status, api_name="cancel", queue=False, show_progress="hidden")
         self.chosen.input(self._choose, [self.chosen, self.results], self.looks, **private)
-        self.divider.input(_divide, self.divider, self.sliders, trigger_mode="always_last", **private)
-        self.called.click(self._call, self.called_with, [self.status, self.files], api_name="upscale", **work)
+        self.called.click(self._call, self.inputs, [self.status, self.files], api_name="upscale", **work)
         self.blocks.unload(self._left)
 
     def _uploaded(self, paths: list[str], request: gr.Request) -> None:
         self.sessions.uploaded(_name(request), map(Path, paths))
 
+    def _taker(self, name: str) -> Callable[[gr.Request], list[str]]:
+        """Gives an example, as if it had been uploaded."""
+
+        def take(request: gr.Request) -> list[str]:
+            path = copy_of(name, self.sessions.root)
+            self.sessions.uploaded(_name(request), [path])
+            return [str(path)]
+
+        return take
+
+    def _plan(self, pictures: list[str], *chosen: Any) -> str:
+        return plans(self.choice, [Path(path) for path in pictures], _wishes(*chosen), self.most_pixels)
+
     def _pressed(self, request: gr.Request) -> Any:
         self.sessions.wait(_name(request))
-        return gr.Button(interactive=False)
+        return gr.Button(interactive=False), gr.Button(interactive=False), gr.Column(visible=False)
+
+    def _compared(self, request: gr.Request) -> Any:
+        self.sessions.wait(_name(request))
+        return gr.Button(interactive=False), gr.Button(interactive=False)
 
     def _cancel(self, request: gr.Request) -> str:
         return "cancelled" if self.sessions.cancel(_name(request)) else "nothing to cancel"
@@ -131,7 +173,6 @@ class Page:
         self,
         pictures: list[str],
         engines: str,
-        beside: str,
         align: str,
         scale: int,
         tile: int,
@@ -140,15 +181,22 @@ class Page:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds it by this default)
     ) -> Iterator[tuple[Any, ...]]:
-        """Status, all results, their place, files, the choice of one, its looks: again after every picture."""
-        wishes = _wishes(engines, beside, align, scale, tile, seed, form)
-        shown: list[Shown] = []
+        """Status, all results, their place, files, the choice of one, its looks: again after every picture.
+
+        The first good one is looked at, and stays so while others come.
+        """
+        wishes = _wishes(engines, align, scale, tile, seed, form)
+        seen = 0
         for shown, line in self._run(_name(request), pictures, wishes, _reporter(progress)):
             good = [one for one in shown if one.file]
             names = [(f"{index + 1}: {one.name}", index) for index, one in enumerate(good)]
-            choice = gr.Dropdown(names, value=0 if good else None, visible=len(good) > 1)
             files = [str(one.file) for one in good]
-            yield line, good, gr.Column(visible=bool(good)), files, choice, *_look(good[:1])
+            if good and not seen:
+                choice, looks = gr.Dropdown(names, value=0, visible=len(good) > 1), self._look(good[0])
+            else:
+                choice, looks = gr.Dropdown(names, visible=len(good) > 1), (gr.skip(),) * len(self.looks)
+            seen = len(good)
+            yield line, good, gr.Column(visible=bool(good)), files, choice, *looks
 
     def _call(
         self,
@@ -163,7 +211,7 @@ class Page:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[tuple[str, list[str]]]:
         """What happened, line by line, and the files."""
-        wishes = _wishes(engines, NOBODY, align, scale, tile, seed, form)
+        wishes = _wishes(engines, align, scale, tile, seed, form)
         for shown, line in self._run(_name(request), pictures, wishes, _reporter(progress)):
             yield line, [str(one.file) for one in shown if one.file]
 
@@ -191,16 +239,54 @@ class Page:
             except (UserError, OSError) as error:
                 yield shown, said(str(error))
 
+    def _compare(
+        self,
+        index: int,
+        label: str,
+        shown: list[Shown],
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple[Any, ...]:
+        """Status, all results, the looks of one, which was made by other engines as well."""
+        same = (gr.skip(),) * len(self.looks)
+        one = next(iter(shown[index or 0 :]), None)
+        if one is None:
+            return "no picture to compare", shown, *same
+        with self.sessions.work(_name(request), [one.source]) as (token, folder):
+            try:
+                compared = compare_picture(self.choice, one, str(label), folder, token, _reporter(progress))
+            except Cancelled:
+                return "cancelled", shown, *same
+            except (UserError, MemoryError, OSError) as error:
+                return printable(told(error, one.source)), shown, *same
+        line = f"{one.name}: compared with {label}"
+        return line, [compared if other is one else other for other in shown], *self._look(compared)
+
     def _choose(self, index: int, shown: list[Shown]) -> tuple[Any, ...]:
-        return _look(shown[index : index + 1])
+        return self._look(shown[index])
+
+    def _look(self, one: Shown) -> tuple[Any, ...]:
+        """Of a good outcome: the slider, what it may be compared with, its figures."""
+        others = [label for label in self.labels if label != one.wishes.engines]
+        parts = list(next(iter(one.figures.values())).seconds)
+        rows = [
+            [
+                label,
+                *(f"{found.seconds[part]:.3f}" for part in parts),
+                f"{sum(found.seconds.values()):.3f}",
+                found.tiles or "nothing",
+            ]
+            for label, found in one.figures.items()
+        ]
+        return (
+            viewer(one),
+            gr.Dropdown(others, value=one.other or next(iter(others), None)),
+            gr.Dataframe(rows, headers=["model", *parts, "in all", "cut into"]),
+        )
 
 
-def _slider(left: str, name: str) -> gr.ImageSlider:
-    return gr.ImageSlider(label=f"left: {left}, right: result", type="filepath", max_height=900, elem_id=name)
-
-
-def _divide(percent: float) -> list[gr.ImageSlider]:
-    return [gr.ImageSlider(slider_position=percent)] * 3
+def _ready() -> Any:
+    return gr.Button(interactive=True), gr.Button(interactive=True)
 
 
 def _name(request: gr.Request) -> str:
@@ -208,32 +294,14 @@ def _name(request: gr.Request) -> str:
 
 
 def _reporter(progress: gr.Progress) -> Report:
-    return lambda share, text: progress(share, desc=text)
+    """Gradio knows by the context whose progress it is; reports come from other threads too, one at a time."""
+    context = copy_context()
+    return lambda share, text: context.run(progress, share, desc=text)
 
 
-def _wishes(engines: str, beside: str, align: str, scale: int, tile: int | None, seed: int, form: str) -> Wishes:
+def _wishes(engines: str, align: str, scale: int, tile: int | None, seed: int, form: str) -> Wishes:
     """A client may send a list where a choice is expected: Gradio lets it pass."""
     options = Options(
         align if align in ALIGNMENTS else None, None if tile is None or tile < 0 else tile, seed=seed or 0
     )
-    second = None if beside == NOBODY else str(beside)
-    return Wishes(str(engines), second, scale if isinstance(scale, int) else None, str(form), options)
-
-
-def _look(shown: list[Shown]) -> tuple[Any, ...]:
-    """Of one picture, or none: against bicubic, against the second engines, their difference, seconds."""
-    if not shown:
-        return None, None, None, None
-    (one,) = shown
-    looks = {name: str(path) for name, path in one.looks.items()}
-    parts = list(next(iter(one.seconds.values())))
-    rows = [
-        [label, *(f"{found[part]:.3f}" for part in parts), f"{sum(found.values()):.3f}"]
-        for label, found in one.seconds.items()
-    ]
-    return (
-        (looks["bicubic"], looks["result"]),
-        (looks["other"], looks["result"]) if "other" in looks else None,
-        (looks["difference"], looks["result"]) if "difference" in looks else None,
-        gr.Dataframe(rows, headers=["engines", *parts, "in all"]),
-    )
+    return Wishes(str(engines), scale if isinstance(scale, int) else None, str(form), options)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.engines.common.errors import UserError, printable
-from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, header_size, opened
+from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, Picture, header_size, opened, read_picture
 from passionsr_trt.runtime.apps.report_pictures import difference
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice
+from passionsr_trt.runtime.apps.serving.forecast import Forecast, forecast
+from passionsr_trt.runtime.apps.serving.meter import Meter, Report
 from passionsr_trt.runtime.apps.serving.sessions import CancelToken
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import read_fitting
@@ -22,65 +27,77 @@ from PIL import Image
 SHOWN_PIXELS = 16_000_000  # of a picture on the page; larger ones are shown smaller, their files are whole
 FORMATS = {"JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}  # inputs given back as they are; others as PNG
 OWN_FORMAT = "the input's"
-Report = Callable[[float, str], None]  # share that is done, and what is under way
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What was chosen. beside: second engines, None for none; scale: None for the model's own."""
+    """What was chosen. engines: their label; scale: None for the model's own."""
 
     engines: str
-    beside: str | None = None
     scale: int | None = None
     form: str = OWN_FORMAT
     options: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One picture's outcome: its line, and where it went well its file, what is looked at, and seconds.
+class Figures:
+    """Of one run. seconds: part → its computation; tiles: what it was cut into, nothing where it was not."""
 
-    file: in the chosen format, what `infer` writes. looks: PNGs, `bicubic` and `result`, with second engines
-    `other` and `difference`. seconds: engines → part → seconds.
+    seconds: Mapping[str, float]
+    tiles: str
+
+    @classmethod
+    def of(cls, result: SRResult) -> Figures:
+        return cls(result.seconds, str(result.tiles or ""))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture's outcome: its line, and where it went well its file, what is looked at, and figures.
+
+    file: in the chosen format, what `infer` writes. looks: PNGs, `bicubic` and `result`, once compared `other` and
+    `difference`. size: (height, width) of the file. other: the engines it is compared with. figures: by engines.
     """
 
-    name: str
+    source: Path
+    wishes: Wishes
     line: str
     file: Path | None = None
+    size: Size = (0, 0)
     looks: Mapping[str, Path] = field(default_factory=dict)
-    seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    other: str = ""
+    figures: Mapping[str, Figures] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
 
 
-class Meter:
-    """How far the work is, by the arithmetic of what is done, and how long the rest will take."""
+class Run:
+    """Some pictures through one chain. works: multiply-accumulates of each, as far as they are known."""
 
-    def __init__(self, token: CancelToken, report: Report, runs: int) -> None:
-        self.token, self.report, self.runs = token, report, runs
-        self.finished = 0
-        self.name, self.label = "", ""
-        self.costs: dict[str, int] = {}
-        self.began = time.monotonic()
+    def __init__(
+        self,
+        choice: EngineChoice,
+        chain: Chain,
+        wishes: Wishes,
+        works: Sequence[float],
+        token: CancelToken,
+        report: Report,
+    ) -> None:
+        self.pace, self.chain, self.wishes = choice.pace, chain, wishes
+        self.meter = Meter(token, report, works, self.pace.seconds(wishes.engines, sum(works)))
 
-    def start(self, chain: Chain, name: str) -> None:
-        """The next run: one picture through one chain."""
-        self.token.check()
-        self.name, self.label = name, chain.label
-        self.costs = {part.name: sum(site.macs for site in part.sites) or 1 for part in chain.parts}
-
-    def watch(self, part: str, done: int, count: int) -> None:
-        """A `tiling.Watch`."""
-        self.token.check()
-        before = 0
-        for name, cost in self.costs.items():
-            if name == part:
-                break
-            before += cost
-        share = (before + self.costs[part] * done / count) / sum(self.costs.values())
-        whole = (self.finished + share) / self.runs
-        elapsed = time.monotonic() - self.began
-        left = f", about {elapsed * (1 - whole) / whole:.0f} s left" if whole and elapsed > 1 else ""
-        tile = f"tile {min(done + 1, count)} of {count}" if count > 1 else "the whole picture"
-        self.report(whole, f"{self.name}, {self.label}, {part}: {tile}{left}")
+    @contextmanager
+    def of(self, index: int, picture: Picture, name: str) -> Iterator[SRResult]:
+        """One picture's result; it counts as under way until the context ends. Raises Cancelled."""
+        self.meter.token.check()
+        plan = forecast(self.chain, (picture.rgb.height, picture.rgb.width), self.wishes.options)
+        with self.meter.picture(index, plan, name):
+            began = time.monotonic()
+            result = super_resolve(self.chain, picture.given, self.wishes.options, self.meter.watch)
+            self.pace.note(self.wishes.engines, plan.total, time.monotonic() - began)
+            yield result
 
 
 def upscale_pictures(
@@ -96,52 +113,108 @@ def upscale_pictures(
 
     most: pixels that an uploaded picture may have.
     """
-    labels = [wishes.engines, *([wishes.beside] if wishes.beside and wishes.beside != wishes.engines else [])]
-    meter = Meter(token, report, len(paths) * len(labels))
     with choice.turn(token.check):
-        for index, path in enumerate(paths):
-            place = folder / str(index)
-            place.mkdir()
-            try:
-                yield _upscale(choice, path, labels, wishes, place, meter, most)
-            except (UserError, MemoryError) as error:
-                message = str(error) or "out of memory; a smaller tile needs less"
-                yield Shown(path.name, printable(message.replace(str(path), path.name)))
-            meter.finished = (index + 1) * len(labels)
+        report(0.0, "getting ready")
+        chain = fitting(choice, wishes)
+        plans = [plan_or_none(chain, path, wishes.options, most) for path in paths]
+        run = Run(choice, chain, wishes, [plan.total if plan else 0.0 for plan in plans], token, report)
+        with run.meter.ticking():
+            for index, path in enumerate(paths):
+                place = folder / str(index)
+                place.mkdir()
+                try:
+                    check_pixels(path, most)
+                    picture = read_fitting(chain, wishes.options, path)
+                    with run.of(index, picture, path.name) as result:
+                        shown = _shown(path, wishes, picture, result, place)
+                    yield shown
+                except (UserError, MemoryError) as error:
+                    yield Shown(path, wishes, printable(told(error, path)))
 
 
-def _upscale(
-    choice: EngineChoice, path: Path, labels: list[str], wishes: Wishes, folder: Path, meter: Meter, most: int
+def compare_picture(
+    choice: EngineChoice, shown: Shown, label: str, folder: Path, token: CancelToken, report: Report
 ) -> Shown:
-    check_pixels(path, most)
-    results: dict[str, SRResult] = {}
-    for label in sorted(labels, key=lambda label: label != choice.open_label):  # what is loaded first
-        chain = rescaled(choice.chain(label), wishes.scale)
-        check_options(wishes.options, chain)
-        picture = read_fitting(chain, wishes.options, path)
-        meter.start(chain, path.name)
-        results[label] = super_resolve(chain, picture.given, wishes.options, meter.watch)
-        meter.finished += 1
-    result = results[labels[0]]
+    """The same picture by other engines as well, with the same options. UserError, MemoryError, Cancelled."""
+    wishes = replace(shown.wishes, engines=label)
+    first, (height, width) = shown.wishes.engines, shown.size
+    with choice.turn(token.check):
+        report(0.0, "getting ready")
+        chain = fitting(choice, wishes)
+        picture = read_fitting(chain, wishes.options, shown.source)
+        plan = forecast(chain, (picture.rgb.height, picture.rgb.width), wishes.options)
+        run = Run(choice, chain, wishes, [plan.total], token, report)
+        with run.meter.ticking(), run.of(0, picture, shown.name) as result:
+            if result.image.size != (width, height):
+                raise UserError(
+                    f"{label}: {result.image.width}×{result.image.height} pixels",
+                    f"expected {width}×{height}",
+                    "choose a model of the same scale",
+                )
+            other = _shrunk(result.image)
+            with Image.open(shown.looks["result"]) as image:
+                looks = {"other": other, "difference": difference(image, other)}
+            return replace(
+                shown,
+                looks={**shown.looks, **{name: _look(image, folder / name) for name, image in looks.items()}},
+                other=label,
+                figures={first: shown.figures[first], label: Figures.of(result)},
+            )
+
+
+def try_out(choice: EngineChoice, path: Path, token: CancelToken) -> None:
+    """Run what is open on a small picture, so that there is a pace before anybody's first one."""
+    label = choice.open_label
+    if label is None:
+        return
+    with choice.turn(token.check):
+        chain, options = choice.chain(label), Options()
+        plan = forecast(chain, header_size(path), options)
+
+        def watch(_part: str, _done: int, _count: int) -> None:
+            token.check()
+
+        result = super_resolve(chain, read_picture(path).given, options, watch)
+        choice.pace.note(label, plan.total, sum(result.seconds.values()))
+
+
+def fitting(choice: EngineChoice, wishes: Wishes) -> Chain:
+    """The engines that were chosen, at the scale that was; UserError where they do not load or cannot run so."""
+    chain = rescaled(choice.chain(wishes.engines), wishes.scale)
+    check_options(wishes.options, chain)
+    return chain
+
+
+def told(error: Exception, path: Path) -> str:
+    """What went wrong with a picture, without the server's folders."""
+    message = str(error) or "out of memory; a smaller tile needs less"
+    return message.replace(str(path), path.name)
+
+
+def plan_or_none(chain: Chain, path: Path, options: Options, most: int) -> Forecast | None:
+    """None for what is no picture, or does not fit: whatever it is will be told when its turn comes."""
+    size = header_size(path)
+    try:
+        check_pixels(path, most)
+        return forecast(chain, size, options) if math.prod(size) else None
+    except UserError:
+        return None
+
+
+def _shown(path: Path, wishes: Wishes, picture: Picture, result: SRResult, folder: Path) -> Shown:
+    """Write the file and the looks."""
     file = folder / f"{path.stem}.{form_of(path) if wishes.form == OWN_FORMAT else wishes.form}"
     background = wishes.options.background
     save_image(result.image, file, picture, background=background, deep=result.deep)
     looks = {"bicubic": result.bicubic, "result": result.image}
-    if len(labels) > 1:
-        other = results[labels[1]].image
-        if other.size != result.image.size:
-            raise UserError(
-                f"{labels[1]}: {other.width}×{other.height} pixels",
-                f"expected {result.image.width}×{result.image.height}",
-                "choose engines of one scale",
-            )
-        looks |= {"other": other, "difference": difference(result.image, other)}
     return Shown(
-        path.name,
-        _line(path.name, [*picture.notes, *as_written(picture, file, background).notes], result),
+        path,
+        wishes,
+        _line(path.name, result.image, [*picture.notes, *as_written(picture, file, background).notes]),
         file,
-        {name: _look(image, folder / name) for name, image in looks.items()},
-        {label: results[label].seconds for label in labels},
+        (result.image.height, result.image.width),
+        {name: _look(_shrunk(image), folder / name) for name, image in looks.items()},
+        figures={wishes.engines: Figures.of(result)},
     )
 
 
@@ -162,20 +235,22 @@ def form_of(path: Path) -> str:
         return FORMATS.get(image.format or "", "png")
 
 
-def _look(image: Image.Image, folder: Path) -> Path:
-    """A PNG in a folder of its own, shrunk where it is large."""
+def _shrunk(image: Image.Image) -> Image.Image:
+    """As it is shown."""
     pixels = image.width * image.height
-    if pixels > SHOWN_PIXELS:
-        share = (SHOWN_PIXELS / pixels) ** 0.5
-        image = image.resize((round(image.width * share), round(image.height * share)))
+    if pixels <= SHOWN_PIXELS:
+        return image
+    share = (SHOWN_PIXELS / pixels) ** 0.5
+    return image.resize((round(image.width * share), round(image.height * share)))
+
+
+def _look(image: Image.Image, folder: Path) -> Path:
+    """A PNG in a folder of its own."""
     folder.mkdir()
     path = folder / "picture.png"
     image.save(path, compress_level=1)
     return path
 
 
-def _line(name: str, notes: list[str], result: SRResult) -> str:
-    facts = [f"{result.image.width}×{result.image.height} pixels", f"{sum(result.seconds.values()):.2f} s"]
-    if result.tiles:
-        facts.append(str(result.tiles))
-    return printable(f"{name}: {', '.join([*facts, *notes])}")
+def _line(name: str, image: Image.Image, notes: list[str]) -> str:
+    return printable(f"{name}: {', '.join([f'{image.width}×{image.height} pixels', *notes])}")

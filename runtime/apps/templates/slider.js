@@ -1,5 +1,5 @@
-for (const slider of document.querySelectorAll(".slider")) {
-  const [stack, divider] = [".stack", ".divider"].map((name) => slider.querySelector(name));
+const slide = (slider) => {
+  const [frame, stack, divider] = [".window", ".stack", ".divider"].map((name) => slider.querySelector(name));
   const [left, right, zoom] = [".left", ".right", ".zoom"].map((name) => slider.querySelector(name));
   const pictures = [...stack.querySelectorAll("img")];
   const line = stack.querySelector(".line");
@@ -20,11 +20,13 @@ for (const slider of document.querySelectorAll(".slider")) {
     const times = Number(zoom.value);
     stack.style.width = times ? `${times * pictures[0].width_of_file}px` : "";
     stack.classList.toggle("zoomed", times > 0);
+    frame.tabIndex = times ? 0 : -1;
+    frame.scrollTo((stack.offsetWidth - frame.clientWidth) / 2, (stack.offsetHeight - frame.clientHeight) / 2);
   };
   const drag = (event) => {
     if (event.type === "pointermove" && !(event.buttons & 1)) return;
-    const frame = stack.getBoundingClientRect();
-    divider.value = Math.round((100 * (event.clientX - frame.left)) / frame.width);
+    const box = stack.getBoundingClientRect();
+    divider.value = Math.round((100 * (event.clientX - box.left)) / box.width);
     show();
   };
 
@@ -36,4 +38,4 @@ for (const slider of document.querySelectorAll(".slider")) {
   slider.querySelector(".controls").hidden = false;
   slider.classList.add("on");
   show();
-}
+};
