@@ -17,7 +17,7 @@ from passionsr_trt.engines.common.errors import UserError, reason_of
 from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, MIN_SIDE
 from passionsr_trt.engines.pictures.pixels import CONVERTED, eight_bits
 from passionsr_trt.runtime.backends.loading import load_engines
-from passionsr_trt.runtime.backends.packaged import default_engines
+from passionsr_trt.runtime.backends.packaged import DEFAULT, located
 from passionsr_trt.runtime.core.chain import PROVIDERS, Chain, rescaled
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve_each
@@ -96,7 +96,7 @@ class Upscaler:
         _check("cache_size", cache_size, cache_size >= 0, "GiB, 0: none are kept")
         bytes_allowed = None if memory is None else round(memory * GIB)
         self._options = Options(align, tile, overlap, seed, bytes_allowed, batch)
-        folder = default_engines() if engines is None else Path(engines)
+        folder = located(DEFAULT if engines is None else Path(engines), onnx=provider is not None)
         cache = round(cache_size * GIB)
         chain = load_engines(folder, threads, provider, cuda_graph=cuda_graph, cache=cache, streams=streams)
         try:

@@ -14,6 +14,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.openvino import cache as compiled_cache
 from passionsr_trt.engines.openvino import compile as compiling
+from passionsr_trt.runtime import Upscaler
 from passionsr_trt.runtime.backends import packaged
 from passionsr_trt.runtime.backends.packaged import DEFAULT, REALESR_GENERAL, default_engines, located
 from passionsr_trt.runtime.main import main
@@ -56,6 +57,13 @@ def test_a_later_run_needs_nothing_that_builds(engines: Path, photo: Path, tmp_p
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (112 * 4, 75 * 4)
+
+
+def test_an_upscaler_of_no_engines_takes_what_is_packaged(engines: Path, photo: Path) -> None:
+    with Image.open(photo) as image, Upscaler() as upscaler, Upscaler(engines) as same:
+        large = upscaler.up(image)
+        assert large.size == (112 * 4, 75 * 4)
+        assert large.tobytes() == same.up(image).tobytes()
 
 
 def test_what_is_damaged_is_built_again_and_what_is_whole_is_not(

@@ -166,8 +166,6 @@ def test_a_closed_one_and_missing_engines_are_one_line(small: Built, tmp_path: P
         opened.up(picture())
     with pytest.raises(UserError, match="closed"):
         next(stream)
-    with pytest.raises(UserError, match="no engines are named"):
-        Upscaler()
     with pytest.raises(UserError, match="manifest"):
         Upscaler(tmp_path)
 
