@@ -57,7 +57,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="skip images whose output these engines and options made from the same content; the notes lie in "
-        "OUTPUT/.passionsr-batch, where batch reads them too, or in the given folder. Outputs without a note are made again",
+        "OUTPUT/.passionsr-batch, where batch reads them too, or in the given folder. Outputs without a note are "
+        "made again",
     )
     parser.add_argument("--threads", type=whole(0, MOST_THREADS), default=0, help="CPU threads, 0: all")
     parser.add_argument(
