@@ -30,6 +30,7 @@ from passionsr_trt.engines.bundle.bundles import OnnxBundle, part_names
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
+from passionsr_trt.engines.pictures.synthetic import synthetic_pictures
 from passionsr_trt.runtime.apps.benchmark import conditions, measure, random_sources
 from passionsr_trt.runtime.backends.host import HostExecutor
 from passionsr_trt.runtime.backends.loading import open_onnx
@@ -57,11 +58,17 @@ class Workspace:
         if not (self.float_bundle / "manifest.json").is_file():
             command("export", arguments.model, "--float", "-o", self.float_bundle)
 
-    def crops(self, seed: int) -> Path:
-        """One seeded crop of every calibration image, as a folder of PNGs."""
-        folder = self.root / f"crops{seed}"
+    def crops(self, seed: int, drawn: bool = False) -> Path:
+        """One seeded crop of every calibration image, as a folder of PNGs, and what our spec draws beside."""
+        folder = self.root / f"crops{seed}{'-drawn' * drawn}"
         if not folder.is_dir():
             folder.mkdir()
+            if drawn:
+                own = [read_picture(shutil.copy(path, folder)).rgb for path in sorted(self.crops(seed).iterdir())]
+                count = round(len(own) * self.spec.synthetic / (1 - self.spec.synthetic))
+                for index, picture in enumerate(synthetic_pictures(count, CROP, seed, own)):
+                    picture.save(folder / f"drawn{index:02}.png")
+                return folder
             random = np.random.default_rng(seed)
             files = sorted(self.arguments.calibration.iterdir())[: self.arguments.limit]
             for path in files:
@@ -70,14 +77,14 @@ class Workspace:
                 image.crop((left, top, left + CROP, top + CROP)).save(folder / f"{path.stem}.png")
         return folder
 
-    def tensors(self, seed: int) -> Path:
+    def tensors(self, seed: int, drawn: bool) -> Path:
         """What each part is fed by the float chain on the crops: PART.npz."""
-        folder = self.root / f"tensors{seed}"
+        folder = self.root / f"tensors{seed}{'-drawn' * drawn}"
         if not folder.is_dir():
             bundle = OnnxBundle.load(self.float_bundle)
             chain = open_onnx(bundle, THREADS)
             stages = []
-            for path in sorted(self.crops(seed).iterdir()):
+            for path in sorted(self.crops(seed, drawn).iterdir()):
                 rgb = read_picture(path).rgb
                 enlarged = to_array(upscale(rgb, chain.model.upscale))
                 sources = chain_sources(rgb, enlarged, chain.parts, seed=None)
@@ -119,7 +126,7 @@ def quantize(method: Method, width: str, seed: int, work: Workspace, folder: Pat
         sites = folder / f"{part.name}.json"
         sites.write_text(json.dumps(quantized[part.name]))
         result[part.name] = folder / f"{part.name}.onnx"
-        tensors = work.tensors(seed) / f"{part.name}.npz"
+        tensors = work.tensors(seed, method.drawn) / f"{part.name}.npz"
         source = folder / f"{part.name}.float.onnx"
         shutil.copy(bundle.open(part), source)  # ModelOpt writes into its input
         words = [method.peer, source, tensors, sites, result[part.name]]
@@ -163,6 +170,7 @@ def run_row(method: Method, width: str, seed: int, work: Workspace, tests: TestS
         "bytes": sum(path.stat().st_size for path in files.values()),
         "hashes": {part: sha256(path) for part, path in files.items()},
         "images": tests.measure(chain),
+        "drawn": tests.measure_drawn(chain),
     }
     if not seed and width == "W8A8":
         row["latency"] = latency(chain, chain_of(float_files(work), work, "float"))

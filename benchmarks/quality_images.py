@@ -1,4 +1,8 @@
-"""The test images of quality.py with everything that is the same for all methods, kept between them."""
+"""The test images of quality.py with everything that is the same for all methods, kept between them.
+
+Besides the given ones, pictures unlike photos that the package draws (engines/pictures/drawn_set.py): they have no
+originals.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dists import Dists
+from passionsr_trt.engines.pictures.drawn_set import drawn_set
 from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.engines.pictures.pictures import read_picture
 from passionsr_trt.runtime.apps.compare import find_truths
@@ -19,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 OPTIONS = Options(align="none")
+DRAWN_SIDE = 128  # low-resolution pixels
 
 
 @dataclass
@@ -45,6 +51,10 @@ class TestSet:
             pairs += [(f"{name}/{image.path.stem}", image.path, truths[image.path]) for image in images]
         loaded = [(name, read_picture(low).rgb, read_picture(high).rgb) for name, low, high in pairs]
         loaded.sort(key=lambda entry: (entry[1].size, entry[0]))
+        self.drawn = [
+            (name, low, super_resolve(reference, low, OPTIONS).image)
+            for name, low in drawn_set(DRAWN_SIDE).items()
+        ]
         self.images = []
         for name, low, truth in tqdm(loaded, desc="float outputs", unit="image"):
             expected = super_resolve(reference, low, OPTIONS).image
@@ -73,3 +83,10 @@ class TestSet:
                 result[image.name] = row
                 progress.set_postfix_str(f"{row['to_float']['psnr']:.1f} dB")
         return result
+
+    def measure_drawn(self, chain: Chain) -> dict[str, dict[str, float]]:
+        """Metrics of a chain's drawn pictures to the float output."""
+        return {
+            name: dict(measure(expected, super_resolve(chain, low, OPTIONS).image))
+            for name, low, expected in self.drawn
+        }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from passionsr_trt.engines.pictures.drawn_set import EXTREME
 from quality_methods import WIDTHS
 
 SMALLER_IS_CLOSER = ("lpips", "dists")
@@ -37,6 +38,9 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
             summary[f"{target}_{metric}_worst"] = float(worst)
             if metric == "psnr":
                 summary[f"{target}_psnr_spread"] = float(values.mean(axis=1).max() - values.mean(axis=1).min())
+    for kind, chosen in (("drawn", False), ("extreme", True)):
+        values = [v["psnr"] for row in rows for name, v in row["drawn"].items() if (name in EXTREME) is chosen]
+        summary[f"{kind}_psnr"], summary[f"{kind}_psnr_worst"] = float(np.mean(values)), min(values)
     return summary
 
 
@@ -62,7 +66,7 @@ def write_report(folder: Path, conditions: dict[str, Any]) -> None:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: distance to the float output, then to the originals, then what it costs."""
     dists = all("to_float_dists" in row for row in rows)
-    head = ["width", "method", "PSNR dB (worst)", "SSIM", "LPIPS (worst)"]
+    head = ["width", "method", "PSNR dB (worst)", "drawn", "extreme", "SSIM", "LPIPS (worst)"]
     head += ["DISTS"] if dists else []
     head += ["ΔPSNR to truth", "LPIPS to truth"] + (["DISTS to truth"] if dists else [])
     head += ["speed-up", "MB", "s to quantize"]
@@ -74,6 +78,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             row["width"],
             f"**{row['name']}**" if row["group"] == "ours" else row["name"],
             f"{row['to_float_psnr']:.2f}{spread} ({row['to_float_psnr_worst']:.2f})",
+            *(f"{row[f'{kind}_psnr']:.1f} ({row[f'{kind}_psnr_worst']:.1f})" for kind in ("drawn", "extreme")),
             f"{row['to_float_ssim']:.4f}",
             f"{row['to_float_lpips']:.4f} ({row['to_float_lpips_worst']:.4f})",
         ]

@@ -17,8 +17,8 @@ OBSERVERS = ("minmax", "percentile", "dobi")
 METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
 PATTERNS = ("exclude", "unabsorbed")
-PICTURES = {"photos": 0.0, "mixed": 0.4, "any": 0.8}
-BY_WIDTH = -1
+PICTURES = {"photos": 0.0, "mixed": 0.35, "any": 0.8}
+UNSTATED = -1
 # key: what it may be
 CHOICES: dict[str, tuple[object, ...]] = {
     "bits_weights": (4, 6, 8),
@@ -41,8 +41,8 @@ LEAST = {
 }
 
 
-class ByWidth(int):
-    """A number of steps that no spec states: `dataclasses.replace` hands it on, and it follows the bits anew."""
+class Unstated(int):
+    """A number of steps that no spec states: `dataclasses.replace` hands it on, and it follows the rest anew."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class QuantSpec:
     Of `learned` alone:
     granularity: learn a whole `module` (part) at once, or `block` by block, in a fraction of the memory;
     block_share: which of a part's blocks learn, the costliest; the others keep what the search found;
-    let_steps, lbq_steps: Adam steps of the stages, for each module or block; lbq_steps BY_WIDTH: none at 8 bits,
-    where boundaries that are learned lose to searched ones once weights are rounded in second order, else 48;
+    let_steps, lbq_steps: Adam steps of the stages, for each module or block;
     correction_steps: Adam steps of bias correction: once weights are rounded, gains and biases of the last part's
     rows make up for the errors of the chain; not block by block;
+    UNSTATED they follow the rest (`_steps`);
     accumulate: crops whose gradients make one step; learning_rate: of log s, log u and δ/span; seed.
 
     pictures: which pictures count: those like the user's (`photos`); these and drawn ones, text, art, screens and
@@ -102,27 +102,38 @@ class QuantSpec:
     smooth_alpha: float = 0.5
     unabsorbed: tuple[str, ...] = ("*",)
     unabsorbed_gain: float = 3.0
-    let_steps: int = 32
-    lbq_steps: int = BY_WIDTH
-    correction_steps: int = 200
+    let_steps: int = UNSTATED
+    lbq_steps: int = UNSTATED
+    correction_steps: int = UNSTATED
     granularity: str = "module"
     block_share: float = 1.0
     accumulate: int = 1
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     seed: int = 0
-    pictures: str = "photos"
+    pictures: str = "mixed"
     synthetic: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.lbq_steps == BY_WIDTH or isinstance(self.lbq_steps, ByWidth):
-            eight = self.bits_weights == self.bits_activations == 8
-            object.__setattr__(self, "lbq_steps", ByWidth(0 if eight else 48))
+        for name, steps in self._steps().items():
+            if getattr(self, name) == UNSTATED or isinstance(getattr(self, name), Unstated):
+                object.__setattr__(self, name, Unstated(steps))
         self._check_choices()
         self._check_numbers()
         if self.block_share < 1 and self.granularity != "block":
             raise UserError(
                 f"spec: block_share {self.block_share} of a whole module", "expected granularity `block` with it"
             )
+
+    def _steps(self) -> dict[str, int]:
+        """Steps where none are stated.
+
+        LBQ: none at 8 bits, where boundaries that are learned lose to searched ones once weights are rounded in
+        second order. With drawn pictures, where LET learns every channel's boundary, it takes longer, and bias
+        correction, whose steps see a crop of each kind, is shorter.
+        """
+        eight = self.bits_weights == self.bits_activations == 8
+        let, correction = (40, 50) if PICTURES.get(self.pictures) and self.synthetic else (32, 200)
+        return {"let_steps": let, "lbq_steps": 0 if eight else 48, "correction_steps": correction}
 
     def _check_choices(self) -> None:
         """UserError for a value that is none of its key's."""
@@ -183,7 +194,8 @@ class QuantSpec:
 
     def to_json(self) -> dict[str, Any]:
         patterns = {name: list(getattr(self, name)) for name in PATTERNS}
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), **patterns, "lbq_steps": int(self.lbq_steps)}
+        steps = {name: int(getattr(self, name)) for name in self._steps()}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), **patterns, **steps}
 
     @classmethod
     def from_json(cls, data: Any, source: str = "spec") -> QuantSpec:

@@ -53,12 +53,14 @@ class Samples(Protocol[S]):
 class Pairs:
     """Inputs of the quantized module, and what its float twin gives. One crop each.
 
-    drawn: of each whether calibration drew it; empty where all are the user's.
+    drawn: of each whether calibration drew it; empty where all are the user's. per_picture: crops of each, small
+    ones where there are several.
     """
 
     inputs: Samples[Inputs]
     targets: Samples[Tensor]
     drawn: Sequence[bool] = ()
+    per_picture: int = 1
 
     @property
     def kinds(self) -> tuple[list[int], list[int]]:

@@ -18,7 +18,7 @@ from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture,
 from passionsr_trt.engines.pictures.synthetic import synthetic_pictures
 from passionsr_trt.export.model.part import Model, Tensors
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 
@@ -87,19 +87,26 @@ def drawn_sources(files: Sequence[Path], model: Model, spec: QuantSpec, side: in
     return [sources_of_picture(picture, model, index) for index, picture in enumerate(drawn)]
 
 
-def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int) -> list[dict[str, Tensor]]:
-    """One seeded crop of about crop×crop output pixels of every image, on positions that every tensor has."""
+def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int, each: int = 1) -> list[dict[str, Tensor]]:
+    """Seeded crops of about crop×crop output pixels, on positions that every tensor has; each: of every image, one
+    of each image after the other."""
     crop = crop_side(model.parts, crop)
     generator = torch.Generator().manual_seed(seed)
     step = chain_grid(model.parts)
     sources = sources_of(model.parts)
     result = []
-    for image in images:
+    for image in [image for _crop in range(each) for image in images]:
         size = picture_size(sources.values(), {name: x.shape for name, x in image.items()})
         limits = [max(0, side - crop) // step for side in size]
         corner = [step * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits]
         result.append({name: window(x, sources[name].stride, corner, crop) for name, x in image.items()})
     return result
+
+
+def pools_positions(model: Model) -> bool:
+    """Does a part norm or pool over all positions? Then what it does hangs on how large a crop is."""
+    kinds = (nn.GroupNorm, nn.InstanceNorm2d, nn.AdaptiveAvgPool2d)
+    return any(isinstance(module, kinds) for part in model.parts for module in part.module.modules())
 
 
 def crop_side(parts: Sequence[Wired], wanted: int) -> int:

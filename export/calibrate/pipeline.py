@@ -23,7 +23,7 @@ from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate.blocks import Pairs, outermost_blocks
 from passionsr_trt.export.calibrate.compute import ALONE, Compute
-from passionsr_trt.export.calibrate.data import crops, data_digest, drawn_sources, load_sources
+from passionsr_trt.export.calibrate.data import crops, data_digest, drawn_sources, load_sources, pools_positions
 from passionsr_trt.export.calibrate.placement import (
     resident,
     return_freed_memory,
@@ -124,8 +124,9 @@ def calibrate_parts(
 ) -> PartQuant:
     """The method's steps on one part after the other."""
     compute, quant = saved.compute, PartQuant(grid=Grid.of(spec))
-    own = crops([load_sources(path, model) for path in files], model, spec.seed, CROP)
-    drawn = crops(drawn_sources(files, model, spec, CROP), model, spec.seed, CROP)
+    crop, each = (CROP, 1) if spec.granularity == "block" or pools_positions(model) else (CROP // 2, 4)
+    own = crops([load_sources(path, model) for path in files], model, spec.seed, crop, each)
+    drawn = crops(drawn_sources(files, model, spec, CROP), model, spec.seed, crop, each)
     floats = [on_device(sample, compute.device) for sample in own + drawn]
     is_drawn = [False] * len(own) + [True] * len(drawn)
     quantized = [dict(sample) for sample in floats]
@@ -136,7 +137,7 @@ def calibrate_parts(
             operands = observe_operands(part, spec, floats, compute)
             teacher = [part.feed(sample) for sample in floats]
             inputs = teacher if part.float_inputs else [part.feed(sample) for sample in quantized]
-            pairs = Pairs(inputs, [sample[part.output.name] for sample in floats], is_drawn)
+            pairs = Pairs(inputs, [sample[part.output.name] for sample in floats], is_drawn, each)
             with PartTrainer(part, spec, teacher, pairs, saved, bring, low_memory, is_last) as trainer:
                 rows = operands
                 for step in METHODS[spec.method]:

@@ -40,6 +40,19 @@ def test_lbq_is_learned_below_8_bits_unless_the_spec_says_otherwise(data: dict[s
     assert spec.lbq_steps == spec.to_json()["lbq_steps"] == steps
 
 
+def test_steps_follow_what_counts_where_no_spec_states_them() -> None:
+    mixed, photos = QuantSpec(pictures="mixed"), QuantSpec(pictures="photos")
+    assert (mixed.let_steps, mixed.correction_steps) != (photos.let_steps, photos.correction_steps)
+    assert replace(mixed, pictures="photos") == photos and replace(photos, pictures="mixed") == mixed
+    assert replace(mixed, synthetic=0.0).let_steps == photos.let_steps
+    assert replace(QuantSpec(let_steps=7), pictures="photos").let_steps == 7
+    assert json.dumps(mixed.to_json()) == json.dumps(QuantSpec(**_steps(mixed)).to_json()), "one key"
+
+
+def _steps(spec: QuantSpec) -> dict[str, int]:
+    return {name: int(getattr(spec, name)) for name in ("let_steps", "lbq_steps", "correction_steps")}
+
+
 def test_lbq_s_steps_follow_the_bits_where_no_spec_states_them() -> None:
     eight, six = QuantSpec(), QuantSpec(bits_weights=6)
     assert replace(eight, bits_weights=6) == six and replace(six, bits_weights=8) == eight
