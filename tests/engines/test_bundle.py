@@ -130,7 +130,9 @@ def test_unknown_and_missing_keys_are_named(copy: Path) -> None:
 
 
 def test_an_onnx_bundle_is_not_an_engine_bundle(small: Built) -> None:
-    with pytest.raises(UserError, match="expected an engine bundle; make one with `passionsr-trt build-engines`"):
+    with pytest.raises(
+        UserError, match="holds an ONNX bundle; expected an engine bundle; `passionsr-trt build-engines"
+    ):
         EngineBundle.load(small.onnx_int8)
 
 
