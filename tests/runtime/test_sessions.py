@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.apps.serving.app import is_loopback
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice, offers
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
-from passionsr_trt.runtime.apps.serving.work import Wishes, upscale_pictures
+from passionsr_trt.runtime.apps.serving.work import Wishes, compare_picture, upscale_pictures
 from passionsr_trt.runtime.core.chain import Chain
 
 from tests.conftest import Built
@@ -131,6 +132,33 @@ def test_engines_of_one_label_are_told_apart(small: Built) -> None:
     found = offers([small.engines_int8, small.onnx_int8, small.onnx_fp32], "cpu", 1, 0)
     assert list(found) == ["INT8 (openvino)", "INT8 (ONNX Runtime, cpu)", "FP32"]
     assert len(offers([small.onnx_fp32, small.onnx_fp32 / "." / ".." / small.onnx_fp32.name], "cpu", 1, 0)) == 2
+
+
+def test_the_first_result_is_there_before_the_second_picture_is_begun(
+    small: Built, tmp_path: Path, photo: Path
+) -> None:
+    choice = EngineChoice(offers([small.engines_int8], "cpu", 1, 0))
+    later = tmp_path / "later.png"
+    with Sessions(tmp_path).work("first", []) as (token, folder):
+        work = upscale_pictures(choice, [photo, later], Wishes("INT8"), folder, token, lambda *_: None, 10**6)
+        first = next(work)
+        assert (
+            first.file is not None and set(first.looks) == {"bicubic", "result"} and set(first.figures) == {"INT8"}
+        )
+        later.write_bytes(photo.read_bytes())
+        assert [shown.line for shown in work] == ["later.png: 224×150 pixels"]
+    choice.close()
+
+
+def test_engines_of_another_scale_are_not_compared(small: Built, tmp_path: Path, photo: Path) -> None:
+    choice = EngineChoice(offers([small.engines_int8, small.engines_fp32], "cpu", 1, 0))
+    with Sessions(tmp_path).work("first", []) as (token, folder):
+        (shown,) = upscale_pictures(choice, [photo], Wishes("INT8"), folder, token, lambda *_: None, 10**6)
+        with pytest.raises(UserError, match=r"FP32: 224×150 pixels; expected 448×300"):
+            compare_picture(choice, replace(shown, size=(300, 448)), "FP32", folder, token, lambda *_: None)
+        compared = compare_picture(choice, shown, "FP32", folder, token, lambda *_: None)
+    assert set(compared.figures) == {"INT8", "FP32"} and compared.looks["result"] == shown.looks["result"]
+    choice.close()
 
 
 def test_whoever_waits_for_a_turn_can_give_up(small: Built, tmp_path: Path, photo: Path) -> None:

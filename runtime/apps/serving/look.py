@@ -12,6 +12,8 @@ STYLE = (
 :focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
 button[role=tab].selected { color: var(--body-text-color) !important; font-weight: 600; }
 #pictures .icon-button:has(input) { display: none; }
+#examples button { flex-wrap: nowrap; padding-inline: .5rem; }
+#status .progress-level-inner { padding-inline: .75rem; }
 #examples img { width: 2.75rem; height: 2.25rem; object-fit: cover; border-radius: .25rem; }
 #plan ul { list-style: none; margin: 0; padding: 0; }
 #plan li { display: flex; gap: .75rem; align-items: center; padding: .25rem 0; overflow-wrap: anywhere; }

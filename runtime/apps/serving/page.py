@@ -30,7 +30,7 @@ from passionsr_trt.runtime.pictures.images import WHITE, Colour
 OWN_ALIGN = "the model's own"
 WAITING = 32  # presses of the button that may wait
 TITLE = "Enlarge pictures"
-INTRODUCTION = f"# {TITLE}\nThey are sent to nobody else, and deleted when you close this page."
+INTRODUCTION = f"# {TITLE}\nThe machine that serves this page enlarges them. They are deleted when you close it."
 # on a phone what happens is below what was pressed
 SHOW_STATUS = """() => {
   document.querySelector("#status").scrollIntoView({block: "nearest", behavior: "smooth"});
