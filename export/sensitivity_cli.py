@@ -73,7 +73,8 @@ def write_report(report: Sensitivity, parts: list[str], output: Path) -> None:
     sensitivity.draw(report, parts, output / "sensitivity.png")
     print(f"{report.psnr:.1f} dB to float with all {len(report.ports)} ports quantized; most sensitive:")
     for entry in report.ports[:10]:
-        print(f"  {entry.port:<60} alone {entry.psnr_alone:5.1f} dB, float {entry.gain_if_float:+.2f} dB")
+        cost = f"alone {entry.psnr_alone:5.1f} dB, float {entry.gain_if_float:+.2f} dB"
+        print(f"  {entry.port:<60} {cost}, {entry.clipped:.1%} clipped")
     print(f"sensitivity.json and sensitivity.png in {output}")
 
 

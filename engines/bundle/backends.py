@@ -125,7 +125,7 @@ class Backend:
     library: the module of what runs the engines; its package's version decides what they are.
     on_gpu: its engines run on a GPU, list their kernels beside them, and are tuned for sizes.
     compiles_on_gpu: they are built without that GPU, and compile their kernels and capture CUDA graphs on it.
-    in_triton: a backend of Triton's loads them.
+    in_triton: a backend of Triton's loads them. stores_graphs: its engines are ONNX graphs, compiled as they load.
     builder: `module:class` of its Builder. runner: the module whose `open_chain` opens a bundle of its engines.
     """
 
@@ -138,6 +138,7 @@ class Backend:
     on_gpu: bool = True
     compiles_on_gpu: bool = False
     in_triton: bool = True
+    stores_graphs: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -173,6 +174,7 @@ OPENVINO = Backend(
     builder="passionsr_trt.engines.openvino.backend:OpenVINOBuilder",
     runner="passionsr_trt.runtime.backends.openvino",
     on_gpu=False,
+    stores_graphs=True,
 )
 TENSORRT_RTX = Backend(
     "tensorrt-rtx",

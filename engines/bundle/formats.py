@@ -43,6 +43,7 @@ HALF_RANGE = CodeRange.within(63)  # of weights on a CPU without VNNI, whose INT
 class CodeFormat:
     """onnx_type: of a graph's codes and zero points (onnx.TensorProto.DataType). layer_type: as TensorRT's layer
     lists call a tensor of it. capability: the least compute capability that TensorRT multiplies in it on.
+    half_step: how far beyond an outermost code a value still rounds to it; what lies further out is clipped.
     """
 
     name: str
@@ -50,10 +51,11 @@ class CodeFormat:
     onnx_type: int
     layer_type: str
     capability: Capability
+    half_step: float
 
 
-INT8 = CodeFormat("int8", "INT8", onnx_type=3, layer_type="Int8", capability=(7, 5))
-FP8 = CodeFormat("fp8", "FP8", onnx_type=17, layer_type="FP8", capability=(8, 9))
+INT8 = CodeFormat("int8", "INT8", onnx_type=3, layer_type="Int8", capability=(7, 5), half_step=0.5)
+FP8 = CodeFormat("fp8", "FP8", onnx_type=17, layer_type="FP8", capability=(8, 9), half_step=16)
 CODE_FORMATS = {entry.name: entry for entry in (INT8, FP8)}
 PRECISIONS = ("fp32", "fp16")  # of what is not quantized
 LAYER_TYPES = {entry.layer_type for entry in CODE_FORMATS.values()}

@@ -9,30 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.export.model.hooks import attached
+from passionsr_trt.export.model.hooks import attached, hooked
 from passionsr_trt.export.model.part import Model
 from passionsr_trt.export.model.sites import NamedSite, group_ports
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.fold import fold
-from passionsr_trt.export.quantize.quantizers import fake_quantizers
+from passionsr_trt.export.quantize.quantizers import FakePort, fake_quantizers
 from torch import Tensor, nn
 from tqdm import tqdm
 
 
 @dataclass(frozen=True)
 class PortReport:
-    """psnr_alone: with only this port quantized, dB. gain_if_float: of the quantized chain when it is not, dB."""
+    """psnr_alone: with only this port quantized, dB. gain_if_float: of the quantized chain when it is not, dB.
+    clipped: in the quantized chain, the share of the port's values that lies beyond its boundary.
+    """
 
     port: str
     sites: list[str]
     macs_share: float
     psnr_alone: float
     gain_if_float: float
+    clipped: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Probe:
                 self.ports[port], self.part_of[port] = sites, index
             tensors[part.output.name] = part.run(tensors)
         self.of_ports = {port: self._fakes_of(sites) for port, sites in self.ports.items()}
-        self.float_run, self.quantized_run = self._run(0, crops, {}), self._run(0, crops, self.fakes)
+        self.float_run = self._run(0, crops, {})
+        self.quantized_run, self.clipped = self._quantized_run(crops)
 
     def _fakes_of(self, sites: list[NamedSite]) -> dict[Any, nn.Module]:
         """What is attached to a port and its sites."""
@@ -86,6 +91,18 @@ class Probe:
                 for tensors in crops:
                     tensors[part.output.name] = part.run(tensors)
         return crops
+
+    def _quantized_run(self, crops: list[dict[str, Tensor]]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+        """Every crop's tensors in the quantized chain, and of each port the share of its values that clips."""
+        shares: dict[str, list[float]] = {port: [] for port in self.ports}
+
+        def count(port: str, fake: FakePort, args: tuple[Tensor]) -> None:
+            shares[port].append(fake.clipped(args[0]))
+
+        fakes = {port: self.fakes[sites[0].site.port] for port, sites in self.ports.items()}
+        with hooked(fake.register_forward_pre_hook(partial(count, port)) for port, fake in fakes.items()):
+            run = self._run(0, crops, self.fakes)
+        return run, {port: sum(found) / len(found) for port, found in shares.items()}
 
     def psnr(self, crops: list[dict[str, Tensor]]) -> float:
         """Of pictures in [-1, 1] to the float ones, over all crops: 10·log10(2² / MSE)."""
@@ -120,7 +137,8 @@ class Probe:
                 alone = self.quantized([port])
                 gain = self.without([port]) - everything
                 names = [named.name for named in sites]
-                ports.append(PortReport(port, names, sum(self.macs[name] for name in names) / total, alone, gain))
+                share = sum(self.macs[name] for name in names) / total
+                ports.append(PortReport(port, names, share, alone, gain, self.clipped[port]))
                 progress.set_postfix_str(f"{port} {alone:.1f} dB alone")
         return Sensitivity(everything, sorted(ports, key=lambda entry: -entry.gain_if_float))
 

@@ -64,9 +64,19 @@ class FakePort(nn.Module):
         self.register_buffer("let_shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x if self.let_shift is None else x - self.let_shift
-        x = x if self.let_scale is None else x / self.let_scale
+        x = self._transformed(x)
         return fake_quantize(x, self.scale.to(x.dtype), self.low, self.high, self.codes)
+
+    def clipped(self, x: Tensor) -> float:
+        """The share of x̃ that lies further beyond the outermost codes than what rounds to them."""
+        codes, half = self._transformed(x) / self.scale, self.codes.info.half_step
+        beyond = (codes > self.high + half) | (codes < self.low - half)
+        return int(beyond.count_nonzero()) / beyond.numel()
+
+    def _transformed(self, x: Tensor) -> Tensor:
+        """x̃"""
+        x = x if self.let_shift is None else x - self.let_shift
+        return x if self.let_scale is None else x / self.let_scale
 
 
 class FakeSite(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from passionsr_trt.engines.pictures.drawn_set import EXTREME, drawn_set
 from passionsr_trt.engines.pictures.files import Found, find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import cpu_name
+from passionsr_trt.runtime.apps.clipping import clipping, clipping_line
 from passionsr_trt.runtime.apps.html_report import (
     check_report,
     kept,
@@ -78,7 +79,7 @@ class CompareRequest:
 
 def compare(request: CompareRequest) -> int:
     """Report and pictures into `output`; 0 where every image was compared. UserError below `min_psnr`."""
-    open_reference, open_tested = load_bundles(request)
+    open_reference, open_tested, bundle = load_bundles(request)
     found, left = find_pictures(request.images, request.output)
     planned = in_folder(found, request.output, "png", OVERVIEW, DRAWN)
     for line in filter(None, (left.line(), *left.folders, *planned.refused)):
@@ -100,6 +101,10 @@ def compare(request: CompareRequest) -> int:
             report["drawn"], strips, drawn_views = compare_drawn(reference, tested, Options(align=request.align))
             save_image(overview(strips, limit=len(strips)), request.output / DRAWN)
             views = kept([*views, *drawn_views])
+        pictures = {"images": readable([image.path for image in images[: request.parts_on]])}
+        if request.drawn:
+            pictures["drawn"] = iter(drawn_set(DRAWN_SIDE).values())
+        report["clipped"] = clipping(bundle, tested, pictures)
     save_image(overview(sheets), request.output / OVERVIEW)
     text = json.dumps(report, indent=1) + "\n"
     request.output.mkdir(parents=True, exist_ok=True)
@@ -115,8 +120,11 @@ def compare(request: CompareRequest) -> int:
     return 1 if len(sheets) < len(images) or planned.refused or left.folders else 0
 
 
-def load_bundles(request: CompareRequest) -> tuple[Callable[[], Chain], Callable[[], Chain]]:
-    """What opens the reference and what is under test; UserError where they are not of one model."""
+def load_bundles(request: CompareRequest) -> tuple[Callable[[], Chain], Callable[[], Chain], Bundle]:
+    """What opens the reference and what is under test, and the latter's bundle.
+
+    UserError where they are not of one model.
+    """
     reference = OnnxBundle.load(request.reference)
     tested: Bundle
     if is_onnx(request.engines):
@@ -128,7 +136,7 @@ def load_bundles(request: CompareRequest) -> tuple[Callable[[], Chain], Callable
     check_same_model(reference, tested)
     if reference.spec is not None:
         raise UserError(f"{request.reference}: is quantized", "expected a float bundle", "use `export --float`")
-    return partial(open_onnx, reference, provider=request.provider), open_tested
+    return partial(open_onnx, reference, provider=request.provider), open_tested, tested
 
 
 def compare_all(
@@ -231,11 +239,7 @@ def find_truths(images: list[Found], folder: Path | None) -> dict[Path, Path]:
 def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[str, dict[str, float]]:
     """Every part alone, each fed the float chain's own tensors."""
     captured: list[dict[str, np.ndarray]] = []
-    for path in images:
-        try:
-            rgb = read_picture(path).rgb
-        except UserError:
-            continue
+    for rgb in readable(images):
         enlarged = to_array(upscale(rgb, reference.model.upscale))
         sources = chain_sources(rgb, enlarged, reference.parts, seed=0)
         captured.append(reference.tensors(sources))
@@ -245,6 +249,13 @@ def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[s
         part.name: compare_part(part, reference, tested, captured)
         for part in tqdm(reference.parts, desc="parts", unit="part")
     }
+
+
+def readable(images: Iterable[Path]) -> Iterator[Image.Image]:
+    """Pictures one by one, without those that cannot be read: of these comparing them says so."""
+    for path in images:
+        with suppress(UserError):
+            yield read_picture(path).rgb
 
 
 class PartRunner(BaseRunner):
@@ -336,4 +347,6 @@ def print_report(report: dict[str, Any], output: Path) -> None:
             row = drawn[key]["to_float"]
             print(f"  {text:<22} {row['psnr']:6.2f} ({row['psnr_worst']:5.2f})   {row['ssim']:.4f}   ", end="")
             print(f"{row['lpips']:.4f} ({row['lpips_worst']:.4f})  to float output")
+    for kind, shares in report["clipped"].items():
+        print(f"  {'clipped, ' + kind:<22} {clipping_line(shares)}")
     print(f"  pictures and comparison.json in {output}")

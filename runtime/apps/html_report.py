@@ -20,6 +20,7 @@ from passionsr_trt.runtime.apps.report_pictures import View
 
 MOST_VIEWS = 24  # pictures under sliders, the worst ones; the table has all
 MOST_CROPS = 12
+MOST_PORTS = 12  # that clip
 GROUPS = {
     "to_float": "to float",
     "float_to_truth": "float to original",
@@ -58,8 +59,15 @@ def kept(views: Sequence[View]) -> list[View]:
     return [view for view in views if id(view) in shown]
 
 
+def clipping_ports(clipped: Mapping[str, Mapping[str, float]]) -> list[tuple[str, list[float]]]:
+    """The ports that clip most, by the worst kind of pictures, and the share of each kind."""
+    ports = next(iter(clipped.values()), {})
+    rows = [(port, [shares[port] for shares in clipped.values()]) for port in ports]
+    return sorted((row for row in rows if max(row[1]) > 0), key=lambda row: -max(row[1]))[:MOST_PORTS]
+
+
 def read_sensitivity(path: Path) -> dict[str, Any]:
-    """What `passionsr-trt sensitivity` wrote; UserError for anything else."""
+    """What `passionsr-trt sensitivity` wrote; UserError for anything else. `clipped` is None in older files."""
     expected = "the sensitivity.json of `passionsr-trt sensitivity`"
     try:
         found = read_object(path, expected)
@@ -68,6 +76,7 @@ def read_sensitivity(path: Path) -> dict[str, Any]:
                 "port": str(port["port"]),
                 "sites": [str(site) for site in port["sites"]],
                 **{name: float(port[name]) for name in ("macs_share", "psnr_alone", "gain_if_float")},
+                "clipped": float(port["clipped"]) if "clipped" in port else None,
             }
             for port in found["ports"]
         ]
@@ -98,6 +107,7 @@ def write_comparison(
         groups=groups,
         views=worst_pictures(views),
         crops=worst_squares(views),
+        clipping=clipping_ports(report["clipped"]),
         sensitivity=sensitivity,
         conditions=conditions,
     )

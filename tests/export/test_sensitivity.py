@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export import sensitivity_cli
@@ -13,13 +14,16 @@ from passionsr_trt.export.calibrate.data import calibration_files, crops, load_s
 from passionsr_trt.export.calibrate.pipeline import calibrate
 from passionsr_trt.export.calibrate.sensitivity import Probe
 from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.model.part import Model
+from passionsr_trt.export.model.sites import SiteConv
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
-from passionsr_trt.export.quantize.values import PartQuant
+from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from passionsr_trt.runtime.main import main
+from torch import nn
 
 from tests.conftest import TINY
-from tests.helpers import applied
+from tests.helpers import applied, lone_part
 
 FILES = calibration_files(TINY, 2)
 
@@ -41,6 +45,20 @@ def test_the_extremes_are_the_float_and_the_quantized_chain(probe: Probe) -> Non
     assert probe.quantized(everything) == pytest.approx(quantized, abs=1e-3)
     assert probe.without([]) == pytest.approx(quantized, abs=1e-3)
     assert quantized < 60
+
+
+def test_what_a_port_clips_is_counted_in_the_quantized_chain() -> None:
+    steps = torch.tensor([0.0, 127.4, 127.6, 500, -128.4, -128.6, 3, 3, 3, 3]).reshape(1, 1, 2, 5)
+    layers = nn.Sequential(*(SiteConv(torch.ones(1, 1, 1, 1), None) for _layer in range(2)))
+    part = lone_part("part", layers, 1)
+    first, second = (named.name for named in part.sites())
+    ports = {first: PortQuant(torch.tensor(0.5)), second: PortQuant(torch.tensor(0.4))}
+    quant = PartQuant(ports, {name: SiteQuant(torch.tensor([1 / 127])) for name in ports})
+    model = Model("family", "digest", 1, "none", (part,), None)
+    probe = Probe(model, Calibration("digest", QuantSpec(), "data", quant), [{"image": steps * 0.5}] * 2)
+    # 3 of 10; their codes 127 and −128 are 158.75 and −160 of the second's: 3 above, 2 below
+    assert probe.clipped == {first: pytest.approx(0.3), second: pytest.approx(0.5)}
+    assert {entry.port: entry.clipped for entry in probe.report().ports} == probe.clipped
 
 
 def test_a_budget_is_met_with_as_few_float_ports_as_the_ranking_allows(probe: Probe) -> None:
@@ -78,7 +96,10 @@ def test_the_command_writes_report_plot_and_calibration(
     report = json.loads((output / "sensitivity.json").read_text())
     gains = [entry["gain_if_float"] for entry in report["ports"]]
     assert gains == sorted(gains, reverse=True) and max(gains) > 0
+    assert all(0 <= entry["clipped"] < 0.1 for entry in report["ports"])
+    assert any(entry["clipped"] > 0 for entry in report["ports"])
     assert sum(entry["macs_share"] for entry in report["ports"]) <= 1
     assert (output / "sensitivity.png").stat().st_size > 10_000
     assert Calibration.load(output / "calibration").quant == PartQuant(), "200 dB leaves nothing quantized"
-    assert "ports float" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ports float" in printed and "% clipped" in printed

@@ -38,6 +38,7 @@ def test_the_demo_keeps_its_promise(demo: Built, tmp_path: Path) -> None:
     assert truth["float_to_truth"]["lpips"] < truth["bicubic_to_truth"]["lpips"]
     for part in ("vae_encoder", "unet", "vae_decoder"):
         assert report["parts"][part]["cosine_similarity"] > 0.98, part
+    assert list(report["clipped"]) == ["images"] and max(report["clipped"]["images"].values()) < 0.05
     with Image.open(tmp_path / "chelsea.png") as sheet:
         assert sheet.width > 5 * 448
     assert (tmp_path / "overview.png").is_file()
@@ -99,6 +100,7 @@ def test_drawn_pictures_are_judged_apart(
     assert (mean["psnr"], mean["psnr_worst"]) == (pytest.approx(np.mean(usual)), min(usual))
     assert extreme["psnr_worst"] == min(figures[name] for name in EXTREME)
     assert f"of noise and checkerboard {extreme['psnr']:6.2f} (" in capsys.readouterr().out
+    assert list(report["clipped"]) == ["drawn"] and max(report["clipped"]["drawn"].values()) > 0
     with Image.open(tmp_path / "drawn.png") as sheet:
         assert sheet.height > 11 * 64
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

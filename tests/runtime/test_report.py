@@ -23,7 +23,14 @@ SENSITIVITY = {
     "psnr": 40.0,
     "ports": [
         {"port": "mild", "sites": ["a"], "macs_share": 0.5, "psnr_alone": 50.0, "gain_if_float": 0.1},
-        {"port": "costly", "sites": ["b", "c"], "macs_share": 0.25, "psnr_alone": 41.0, "gain_if_float": 0.9},
+        {
+            "port": "costly",
+            "sites": ["b", "c"],
+            "macs_share": 0.25,
+            "psnr_alone": 41.0,
+            "gain_if_float": 0.9,
+            "clipped": 0.01234,
+        },
     ],
 }
 
@@ -73,6 +80,7 @@ def test_a_report_holds_all_it_shows_and_the_command(report: Path) -> None:
     assert "<b>&.png" not in text and "&lt;b&gt;&amp;.png" in text
     for words in ("passionsr-trt compare", "--parts-on 1", "openvino 20", "unet", "SNR, dB"):
         assert words in text
+    assert "1.234 %" in text and "The ports that clip most" in text
     assert text.index("costly") < text.index("mild"), "the costliest site comes first"
     figures = json.loads((report.parent / "compare" / "comparison.json").read_text())
     worst = min(figures["images"].values(), key=lambda row: row["to_float"]["psnr"])["to_float"]["psnr"]

@@ -37,6 +37,7 @@ from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.calibrate.learners import LearnedPort, LearnedSite, reach
 from passionsr_trt.export.calibrate.placement import within
 from passionsr_trt.export.calibrate.steps.choose import chosen_together
+from passionsr_trt.export.calibrate.steps.reach import say_reach
 from passionsr_trt.export.calibrate.trainer import SEARCH_INPUTS, PartTrainer
 from passionsr_trt.export.model.absorb import may_shift_for_free
 from passionsr_trt.export.model.devices import HOST
@@ -240,6 +241,8 @@ def search(trainer: PartTrainer, _quant: PartQuant) -> PartQuant:
             find_ranges(part, searches, own, trainer.compute)
             if drawn:
                 find_ranges(part, searches, drawn, trainer.compute, drawn=True)
+                if trainer.compute.leads:
+                    say_reach(part.name, searches, spec)
             add_errors(part, searches, spec, trainer.small, trainer.compute)
         for entry, best in zip(searches, chosen_together(searches, spec, len(own[:SEARCH_INPUTS])), strict=True):
             begin_at(entry, best, spec)
