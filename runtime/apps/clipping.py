@@ -107,9 +107,8 @@ def counting_graph(path: Path, part: PartInfo, spec: QuantSpec) -> tuple[onnx.Mo
     """
     model = onnx.load(str(path), load_external_data=False)
     graph, outputs = model.graph, dict[str, str]()
-    found = {
-        entry.port: entry for entry in counted_ports(graph, part, spec)
-    }  # an engine may have a port's Q twice
+    # by ports: an engine may have one's Q twice
+    found = {entry.port: entry for entry in counted_ports(graph, part, spec)}
     del graph.output[:], graph.value_info[:]
     for node in graph.node:
         if any(entry.name == "to" and entry.i == TensorProto.BFLOAT16 for entry in node.attribute):
@@ -171,7 +170,7 @@ def _outermost(zero: TensorProto, spec: QuantSpec) -> tuple[float, float, float]
     if zero.data_type == FP8.onnx_type:
         return -FP8_MOST, FP8_MOST, FP8.half_step
     shift = TO_UNSIGNED if zero.data_type == TensorProto.UINT8 else 0
-    low, high = (code + shift - int(numpy_helper.to_array(zero)) for code in spec.activation_codes)
+    low, high = (code + shift - int(_number(zero)) for code in spec.activation_codes)
     return low, high, INT8.half_step
 
 
