@@ -74,7 +74,13 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="ONNX Runtime's, for the reference and an ONNX bundle under test",
     )
-    parser.add_argument("--parts-on", type=whole(0), default=2, metavar="N", help="compare per part on N images")
+    parser.add_argument(
+        "--parts-on",
+        type=whole(0),
+        default=2,
+        metavar="N",
+        help="compare per part on N images, and count what is clipped there",
+    )
     parser.add_argument(
         "--drawn",
         action="store_true",

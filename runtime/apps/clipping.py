@@ -42,7 +42,7 @@ Shares = dict[str, float]  # port → the share of its values that is clipped
 MUCH = 1e-3  # a share of values that is worth a word
 FP8_MOST = 448  # E4M3's largest number
 LAID_OUT = ("Reshape", "Transpose")  # what an engine may put between Clip and Q
-NEAR = 1e-3  # of a code, from float rounding of a Clip's limits
+NEAR = 0.1  # of a code, from rounding of a Clip's limits and of the scale, in half precision most
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,16 @@ def clipping(bundle: Bundle, chain: Chain, kinds: Mapping[str, Iterable[Image.Im
         for part in bundle.parts if captured else ():
             path = open_graph(bundle, part)
             graph, counted = counting_graph(path, part, bundle.spec)
-            session = reference_session(graph, folder=path.parent) if counted else None
+            if not counted:
+                continue
+            session = reference_session(graph, folder=path.parent)
             for kind, found in captured.items():
                 rows = []
-                for tensors in found if session else ():
+                for tensors in found:
                     rows.append(session.run(list(counted), part.feed(tensors)))
                     progress.update()
-                shares[kind] |= zip(counted.values(), np.mean(rows, 0).tolist() if rows else (), strict=True)
-    return shares
+                shares[kind] |= zip(counted.values(), np.mean(rows, 0).tolist(), strict=True)
+    return {kind: found for kind, found in shares.items() if found}
 
 
 def clipping_line(shares: Shares) -> str:
@@ -105,9 +107,8 @@ def counting_graph(path: Path, part: PartInfo, spec: QuantSpec) -> tuple[onnx.Mo
     """
     model = onnx.load(str(path), load_external_data=False)
     graph, outputs = model.graph, dict[str, str]()
-    found = {
-        entry.port: entry for entry in counted_ports(graph, part, spec)
-    }  # an engine may have a port's Q twice
+    # by ports: an engine may have one's Q twice
+    found = {entry.port: entry for entry in counted_ports(graph, part, spec)}
     del graph.output[:], graph.value_info[:]
     for node in graph.node:
         if any(entry.name == "to" and entry.i == TensorProto.BFLOAT16 for entry in node.attribute):
@@ -169,7 +170,7 @@ def _outermost(zero: TensorProto, spec: QuantSpec) -> tuple[float, float, float]
     if zero.data_type == FP8.onnx_type:
         return -FP8_MOST, FP8_MOST, FP8.half_step
     shift = TO_UNSIGNED if zero.data_type == TensorProto.UINT8 else 0
-    low, high = (code + shift - int(numpy_helper.to_array(zero)) for code in spec.activation_codes)
+    low, high = (code + shift - int(_number(zero)) for code in spec.activation_codes)
     return low, high, INT8.half_step
 
 

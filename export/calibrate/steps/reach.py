@@ -40,9 +40,9 @@ def reach_line(part: str, searches: Sequence[Ranged], spec: QuantSpec) -> str | 
         return None
     port = min(less, key=less.__getitem__)
     return (
-        f"{part}: your pictures reach less far than drawn ones at {len(less)} of {len(reached)} ports, "
-        f"{less[port]:.2f} as far at the least ({port}); boundaries count drawn ones {spec.drawn_weight:g} of the "
-        'whole, with "pictures": "photos" in the spec they would clip pictures unlike yours there'
+        f"{part}: your pictures reach less far than drawn ones at {len(less)} of {len(reached)} ports "
+        f"({less[port]:.2f} as far at {port}); drawn pictures count {spec.drawn_weight:g} of the whole here "
+        f'("pictures": "{spec.pictures}"). With "photos" what reaches further would be clipped'
     )
 
 
