@@ -7,7 +7,7 @@ set -eu
 
 case "${1:-}" in
     "" | -h | --help) exec passionsr-trt build-engines --help ;;
-    import-model | import-calibration | calibrate | export | build-engines | predict | infer | batch | sensitivity | compare | benchmark | serve | repository | doctor)
+    import-model | import-calibration | quantize | calibrate | export | build-engines | predict | infer | batch | sensitivity | compare | benchmark | serve | repository | doctor)
         exec passionsr-trt "$@" ;;
     -*) exec passionsr-trt "$@" ;;
     */*) ;;
