@@ -89,7 +89,7 @@ def test_with_drawn_pictures_scales_are_learned_and_boundaries_stay() -> None:
 
 SQUARE = ("astronaut", "brick", "grass")
 # dB to the float output, below what was measured: photos, drawn pictures, their worst, extremes
-FLOORS = {"realesrgan": (37.4, 37.2, 29.6, 24.3), "model": (50.0, 46.0, 41.0, 35.5)}
+FLOORS = {"realesrgan": (37.4, 37.2, 29.6, 24.3), "model": (49.0, 45.5, 42.0, 36.5)}
 
 
 @pytest.mark.parametrize("name", list(FLOORS))
