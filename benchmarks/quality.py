@@ -64,7 +64,10 @@ class Workspace:
         if not folder.is_dir():
             folder.mkdir()
             if drawn:
-                own = [read_picture(shutil.copy(path, folder)).rgb for path in sorted(self.crops(seed).iterdir())]
+                own = [
+                    read_picture(Path(shutil.copy(path, folder))).rgb
+                    for path in sorted(self.crops(seed).iterdir())
+                ]
                 count = round(len(own) * self.spec.synthetic / (1 - self.spec.synthetic))
                 for index, picture in enumerate(synthetic_pictures(count, CROP, seed, own)):
                     picture.save(folder / f"drawn{index:02}.png")

@@ -39,8 +39,8 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
             if metric == "psnr":
                 summary[f"{target}_psnr_spread"] = float(values.mean(axis=1).max() - values.mean(axis=1).min())
     for kind, chosen in (("drawn", False), ("extreme", True)):
-        values = [v["psnr"] for row in rows for name, v in row["drawn"].items() if (name in EXTREME) is chosen]
-        summary[f"{kind}_psnr"], summary[f"{kind}_psnr_worst"] = float(np.mean(values)), min(values)
+        drawn = [v["psnr"] for row in rows for name, v in row["drawn"].items() if (name in EXTREME) is chosen]
+        summary[f"{kind}_psnr"], summary[f"{kind}_psnr_worst"] = float(np.mean(drawn)), min(drawn)
     return summary
 
 

@@ -44,11 +44,11 @@ class Kind:
 
     def way_to(self, wanted: str) -> str:
         """The commands from here to an `onnx-bundle` or an `engine-bundle`; empty where none leads there."""
-        way = TO_BUNDLE.get(self.name, "").format(typed(self.path))
+        way = TO_BUNDLE.get(self.name, "").format(quoted(self.path))
         if wanted == "onnx-bundle":
             return way
         if wanted == "engine-bundle" and self.name == "onnx-bundle":
-            return f"`{BUILD} {typed(self.path)} -o …`"
+            return f"`{BUILD} {quoted(self.path)} -o …`"
         return f"{way}, then `{BUILD}`" if wanted == "engine-bundle" and way else ""
 
 
@@ -80,7 +80,7 @@ def _of_folder(path: Path) -> str:
     return "model" if any(path.glob(LOADABLE)) or any(path.glob(f"*/{LOADABLE}")) else ""
 
 
-def typed(path: Path) -> str:
+def quoted(path: Path) -> str:
     """A path as a shell takes it; double quotes hold in every one."""
     text = str(path)
     return text if re.fullmatch(r"[\w./:\\~+@%=-]+", text) else f'"{text}"'

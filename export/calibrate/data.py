@@ -95,7 +95,7 @@ def crops(images: Sequence[Tensors], model: Model, seed: int, crop: int, each: i
     step = chain_grid(model.parts)
     sources = sources_of(model.parts)
     result = []
-    for image in [image for _crop in range(each) for image in images]:
+    for image in [*images] * each:
         size = picture_size(sources.values(), {name: x.shape for name, x in image.items()})
         limits = [max(0, side - crop) // step for side in size]
         corner = [step * int(torch.randint(0, limit + 1, (), generator=generator)) for limit in limits]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passionsr_trt.engines.bundle.kinds import Kind, kind_of, typed
+from passionsr_trt.engines.bundle.kinds import Kind, kind_of, quoted
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.diffusers_folders import class_of
 
@@ -41,10 +41,10 @@ def check_base(base: Path | None, family: Family, families: Iterable[Family]) ->
 def _check_folder(base: Path, family: Family, families: Iterable[Family]) -> None:
     kind = kind_of(base)
     if kind is not None and kind.name in NEXT:
-        raise UserError(f"{base}: holds {kind}", "expected a model", NEXT[kind.name].format(typed(base)))
+        raise UserError(f"{base}: holds {kind}", "expected a model", NEXT[kind.name].format(quoted(base)))
     owner = next((other for other in families if other.detect(base)), None)
     if owner is not None and owner.name != family.name:
-        ready = f"`passionsr-trt calibrate {typed(base)} --images …`"
+        ready = f"`passionsr-trt calibrate {quoted(base)} --images …`"
         raise UserError(f"{base}: is a model folder of {owner.name} already", "expected other files", ready)
     named = class_of(base)
     if family.name == "stable-diffusion" and not (base / "unet").exists():
@@ -76,7 +76,7 @@ def _check_file(base: Path) -> None:
         raise UserError(
             f"{base}: is a LoRA",
             "expected the base that it changes",
-            f"import-model BASE --lora {typed(base)} -o …",
+            f"import-model BASE --lora {quoted(base)} -o …",
         )
     if any(name.endswith((SHIFTED, CODES)) for name in names):
         raise UserError(
@@ -88,7 +88,7 @@ def _check_file(base: Path) -> None:
         raise UserError(
             f"{base}: is an image network ({network})",
             "it needs no import",
-            f"start with `passionsr-trt calibrate {typed(base)} --images …`",
+            f"start with `passionsr-trt calibrate {quoted(base)} --images …`",
         )
 
 

@@ -87,14 +87,7 @@ REALESR_GENERAL = Packaged(
     source="realesr-general-x4v3 of github.com/xinntao/Real-ESRGAN",
 )
 PACKAGED = (REALESR_GENERAL,)
-DEFAULT = Path(REALESR_GENERAL.name)
-
-
-def default_engines() -> Path:
-    """The folder of engines that are taken when nothing is named, built now where they are not there yet: for
-    whatever takes a folder made by build-engines.
-    """
-    return located(DEFAULT)
+DEFAULT = Path(REALESR_GENERAL.name)  # where nothing is named
 
 
 def packaged(given: Path) -> Packaged | None:

@@ -81,6 +81,19 @@ class Chain:
         return chain_multiple(self.parts)
 
     @property
+    def least(self) -> Size:
+        """(height, width) that the engines take at least."""
+        return (0, 0) if self.limits is None else self.limits[0]
+
+    def padded(self, given: Size) -> Size:
+        """What a picture of (height, width) `given` is enlarged and filled up to."""
+        multiple, (height, width) = self.multiple, (side * self.model.upscale for side in given)
+        return (
+            max(-(-height // multiple) * multiple, self.least[0]),
+            max(-(-width // multiple) * multiple, self.least[1]),
+        )
+
+    @property
     def output(self) -> str:
         """The name of the picture that the chain ends with."""
         return self.parts[-1].output.name

@@ -125,10 +125,7 @@ def check_result(given: Size, chain: Chain, options: Options, target: Path) -> N
 
 def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:
     """A picture; its size in the header says whether it fits into memory, before anything of it is decoded."""
-    height, width = header_size(source)
-    if height:
-        sides = (side * chain.model.upscale for side in (height, width))
-        padded = [-(-side // chain.multiple) * chain.multiple for side in sides]
-        least = (0, 0) if chain.limits is None else chain.limits[0]
-        plan_tiles((max(padded[0], least[0]), max(padded[1], least[1])), chain, options)
+    size = header_size(source)
+    if size[0]:
+        plan_tiles(chain.padded(size), chain, options)
     return read_picture(source)

@@ -133,8 +133,7 @@ def prepare(chain: Chain, image: Given, options: Options) -> Prepared:
     else:
         bicubic = upscale(image, chain.model.upscale)
         enlarged = to_array(bicubic)
-    least = (0, 0) if chain.limits is None else chain.limits[0]
-    sources = chain_sources(image, enlarged, chain.parts, options.seed, least)
+    sources = chain_sources(image, enlarged, chain.parts, options.seed, chain.least)
     size = picture_size(sources_of(chain.parts).values(), {name: x.shape for name, x in sources.items()})
     tiles = plan_tiles(size, chain, options)
     counts = {} if tiles is None else {part.name: sum(tiles.counts(size, part.name)) for part in chain.parts}

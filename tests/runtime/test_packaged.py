@@ -16,7 +16,7 @@ from passionsr_trt.engines.openvino import cache as compiled_cache
 from passionsr_trt.engines.openvino import compile as compiling
 from passionsr_trt.runtime import Upscaler
 from passionsr_trt.runtime.backends import packaged
-from passionsr_trt.runtime.backends.packaged import DEFAULT, REALESR_GENERAL, default_engines, located
+from passionsr_trt.runtime.backends.packaged import DEFAULT, REALESR_GENERAL, located
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -45,7 +45,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, built: Path | None = None) -> list[
 @pytest.fixture(scope="module")
 def engines() -> Path:
     """Built as the first run does it."""
-    return default_engines()
+    return located(DEFAULT)
 
 
 def test_a_later_run_needs_nothing_that_builds(engines: Path, photo: Path, tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_what_is_damaged_is_built_again_and_what_is_whole_is_not(
 ) -> None:
     monkeypatch.setenv("PASSIONSR_CACHE", str(tmp_path))
     folders = counted(monkeypatch, engines)
-    folder = default_engines()
-    assert default_engines() == folder == tmp_path / "engines" / engines.name and folders == [folder]
+    folder = located(DEFAULT)
+    assert located(DEFAULT) == folder == tmp_path / "engines" / engines.name and folders == [folder]
     for name in ("manifest.json", "network.onnx"):
         (folder / name).write_bytes((folder / name).read_bytes()[:-9])
-        assert default_engines() == folder
+        assert located(DEFAULT) == folder
     assert len(folders) == 3
 
 
@@ -85,7 +85,7 @@ def test_of_two_that_start_at_once_one_builds(
     monkeypatch.setenv("PASSIONSR_CACHE", str(tmp_path))
     folders = counted(monkeypatch, engines)
     with ThreadPoolExecutor(2) as pool:
-        first, second = (pool.submit(default_engines) for _ in range(2))
+        first, second = (pool.submit(located, DEFAULT) for _ in range(2))
     assert first.result() == second.result() and len(folders) == 1
 
 
@@ -94,13 +94,13 @@ def test_another_version_or_processor_has_engines_of_its_own(
 ) -> None:
     monkeypatch.setenv("PASSIONSR_CACHE", str(tmp_path))
     folders = counted(monkeypatch)
-    default_engines()
+    located(DEFAULT)
     with monkeypatch.context() as patch:
         patch.setattr(packaged.importlib.metadata, "version", lambda _name: "another")
-        default_engines()
+        located(DEFAULT)
     with monkeypatch.context() as patch:
         patch.setattr(compiled_cache, "here", lambda: {"openvino": "another"})
-        default_engines()
+        located(DEFAULT)
     assert len(set(folders)) == 3 and folders[0].name == engines.name
 
 

@@ -13,7 +13,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.runtime.apps import progress as progress_module
 from passionsr_trt.runtime.apps.progress import Progress, about
 from passionsr_trt.runtime.backends.loading import open_engines
-from passionsr_trt.runtime.backends.packaged import REALESR_GENERAL, default_engines
+from passionsr_trt.runtime.backends.packaged import DEFAULT, REALESR_GENERAL, located
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.observing import Plan
 from passionsr_trt.runtime.core.planning import Options, Tiles
@@ -45,7 +45,7 @@ class Recorded:
 @pytest.fixture(scope="module", params=[1, 2])
 def chain(request: pytest.FixtureRequest) -> Iterator[Chain]:
     """Of one stream and of two."""
-    with closing(open_engines(EngineBundle.load(default_engines()), streams=request.param)) as opened:
+    with closing(open_engines(EngineBundle.load(located(DEFAULT)), streams=request.param)) as opened:
         yield opened
 
 

@@ -43,9 +43,7 @@ class Forecast:
 def forecast(chain: Chain, given: Size, options: Options) -> Forecast:
     """Of a picture of (height, width) `given`. UserError where no tiles fit into memory."""
     made = given[0] * chain.model.upscale, given[1] * chain.model.upscale
-    least = (0, 0) if chain.limits is None else chain.limits[0]
-    multiple = chain.multiple
-    padded = max(-(-made[0] // multiple) * multiple, least[0]), max(-(-made[1] // multiple) * multiple, least[1])
+    padded = chain.padded(given)
     tiles = plan_tiles(padded, chain, options)
     counts, work = {}, {}
     for part in chain.parts:
