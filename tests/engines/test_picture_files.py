@@ -66,7 +66,7 @@ def test_what_is_left_out_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     found, left = find_pictures([tmp_path])
     assert [picture.name for picture in found] == ["a.png"]
     assert left.line() == (
-        "7 files left out: 1 .cr2, 2 .heic (pip install 'passionsr-trt[heic]'), 2 broken links, "
+        '7 files left out: 1 .cr2, 2 .heic (pip install -e ".[heic]"), 2 broken links, '
         "1 whose name begins with a dot, 1 that is no file"
     )
     assert LeftOut().line() == ""

@@ -20,7 +20,9 @@ from passionsr_trt.runtime.main import main
 from tests.conftest import TINY
 from tests.export import networks
 
-LEARNED = {"method": "learned", "let_steps": 2, "lbq_steps": 2, "correction_steps": 2, "accumulate": 2}
+# two crops a step; with drawn pictures there would be four
+STEPS = {"let_steps": 2, "lbq_steps": 2, "correction_steps": 2, "accumulate": 2}
+LEARNED = {"method": "learned", "pictures": "photos", **STEPS}
 
 
 def words(model: Path, images: Path, cache: Path, settings: dict[str, Any]) -> list[str]:

@@ -70,7 +70,9 @@ def snr(folder: Path, spec: QuantSpec, files: list[Path], planted: bool) -> floa
 
 def test_let_absorbs_outlier_channels_and_minmax_does_not(small_model: Path) -> None:
     files = calibration_files(DEMO / "calib" / "lr", 2)
-    let = QuantSpec(method="learned", let_steps=8, lbq_steps=8, correction_steps=4)
+    let = QuantSpec(
+        method="learned", let_steps=8, lbq_steps=8, correction_steps=4, learning_rate=0.01, pictures="photos"
+    )
     minmax = QuantSpec(method="range", activation_observer="minmax")
     assert snr(small_model, let, files, True) > snr(small_model, let, files, False) - 0.5
     assert snr(small_model, minmax, files, True) < snr(small_model, minmax, files, False) - 3.0

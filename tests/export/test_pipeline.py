@@ -174,7 +174,7 @@ def test_the_search_is_where_learning_starts(model: Model) -> None:
 
 
 def test_smoothquant_scales_by_its_rule_and_shifts_nothing(model: Model) -> None:
-    spec = QuantSpec(method="smoothquant", smooth_alpha=0.7)
+    spec = QuantSpec(method="smoothquant", smooth_alpha=0.7, pictures="photos")
     result = calibrate(model, spec, FILES)
     shifts = [row.shift() for row in result.quant.ports.values() if row.let is not None]
     assert shifts and not any(bool(shift.any()) for shift in shifts if shift is not None)
