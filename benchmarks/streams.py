@@ -101,10 +101,10 @@ def main() -> None:
         outputs = [sorted((folder / f"out{streams}").iterdir()) for streams in workers]
         same = all(len({path.read_bytes() for path in group}) == 1 for group in zip(*outputs, strict=True))
     for streams, rounds in rates.items():
-        ratio = float(np.median(np.array(rounds) / np.array(rates[arguments.streams[0]])))
+        ratio = float(np.median(rounds) / np.median(rates[arguments.streams[0]]))
         print(
-            f"{streams} streams: {np.median(rounds):7.1f} pictures a minute, {ratio:.2f}× the first by the median "
-            f"of the rounds' ratios; {peaks[streams]:.2f} GiB at its peak"
+            f"{streams} streams: {np.median(rounds):7.1f} pictures a minute, {ratio:.2f}× the first; "
+            f"{peaks[streams]:.2f} GiB at its peak"
         )
     print("the outputs are equal to the byte" if same else "the outputs differ")
 

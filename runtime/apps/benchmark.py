@@ -169,7 +169,7 @@ def random_sources(parts: Sequence[PartInfo], size: Size, seed: int = 0) -> dict
 
 
 def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) -> dict[str, Any]:
-    """Median, p10, p90 per contestant and part; ratios are medians of the ratios of each round.
+    """Median, p10, p90 per contestant and part; ratios are quotients of a group's medians.
 
     groups: contestants that were measured in turn, `tested` in each of them. floats: the rivals of which the
     fastest counts for each part, all unless named; the chain's is the sum of those.
@@ -184,8 +184,7 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
                 kept[part] += rounds[part]
             if label != tested:
                 ratios[label] = {
-                    part: float(np.median(np.array(rounds[part]) / np.array(times[tested][part])))
-                    for part in parts
+                    part: float(np.median(rounds[part]) / np.median(times[tested][part])) for part in parts
                 }
     figures = {
         label: {

@@ -178,7 +178,7 @@ def test_compare_without_its_extras_ends_before_the_work(module: str, small: Bui
     assert not (tmp_path / "out").exists()
 
 
-def test_ratios_pair_the_rounds_and_the_fastest_part_counts() -> None:
+def test_ratios_are_of_one_group_and_the_fastest_part_counts() -> None:
     def times(encoder: float, unet: float, decoder: float, speed: float = 1.0) -> dict[str, list[float]]:
         drift = np.array([1.0, 2.0, 1.0, 3.0, 1.0])  # a machine that slows down for everybody
         parts = {"vae_encoder": encoder, "unet": unet, "vae_decoder": decoder}
