@@ -18,6 +18,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
+            Path(name).chmod(0o644)  # mkstemp's files are their owner's alone
             Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)

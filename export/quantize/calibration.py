@@ -172,6 +172,7 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """A safetensors file; UserError where the disk refuses."""
     try:
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path)
+        path.chmod(0o644)  # safetensors' files are their owner's alone
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be written ({error})", "expected room on the disk") from None
 

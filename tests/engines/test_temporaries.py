@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from passionsr_trt.engines.bundle.manifest import atomic_folder, write_manifest
 from passionsr_trt.engines.common.temporaries import HOST, OLD, prefix, sweep, temporary_folder
-from passionsr_trt.engines.common.writing import check_writable
+from passionsr_trt.engines.common.writing import check_writable, write_atomic
 from passionsr_trt.engines.pictures.files import list_images
 
 
@@ -90,3 +90,9 @@ def test_a_result_is_put_back_where_it_cannot_be_replaced(tmp_path: Path, monkey
         write_manifest(temporary, {"kind": "calibration", "content": "new"})
     assert json.loads((target / "manifest.json").read_text())["content"] == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_what_is_written_can_be_read_by_others(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "page.html", b"made")
+    assert (tmp_path / "page.html").read_bytes() == b"made"
+    assert (tmp_path / "page.html").stat().st_mode & 0o777 == 0o644 and len(list(tmp_path.iterdir())) == 1

@@ -86,6 +86,7 @@ def test_the_artefact_survives_a_round_trip_and_refuses_damage(model: Model, tmp
     calibration = calibrate(model, QuantSpec(method="range"), calibration_files(IMAGES, 1))
     folder = tmp_path / "calibration"
     calibration.save(folder)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
     loaded = Calibration.load(folder)
     assert loaded.key == calibration.key and loaded.spec == calibration.spec
     assert loaded == calibration and loaded.digest == calibration.digest
