@@ -83,7 +83,7 @@ lint: setup
 	$(BIN)/ruff check .
 	@mkdir -p .types/passionsr_trt && ln -sfn ../../export ../../engines ../../runtime .types/passionsr_trt
 	MYPYPATH=.types:benchmarks $(BIN)/mypy -p passionsr_trt.engines -p passionsr_trt.export -p passionsr_trt.runtime
-	MYPYPATH=.types:benchmarks $(BIN)/mypy benchmarks demo setup_torch.py
+	MYPYPATH=.types:benchmarks $(BIN)/mypy benchmarks demo docs/pictures.py setup_torch.py
 
 clean:
 	rm -rf $(OUT) $(VENV) .venv-runtime-*
