@@ -150,7 +150,7 @@ class Walk:
                 raise Skipped("the engines take pictures of any size")
             expected = run_picture(judge, sources, tiles).tensors[chain.output]
             found = run_picture(chain, sources, tiles)
-            return {"tiles": str(tiles), "error": distance(found.tensors, {chain.output: expected})}
+            return {"cut_into": str(tiles), "error": distance(found.tensors, {chain.output: expected})}
 
     def batches(self) -> dict[str, Any]:
         """The largest batch against pictures one by one: the same, and how many times as fast by the picture."""

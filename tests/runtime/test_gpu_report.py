@@ -68,7 +68,7 @@ def test_every_row_is_walked_and_the_figures_are_of_this_run() -> None:
     assert max(rows["against ONNX Runtime"].found.values()) < 1e-5, "the simulated parts are ONNX Runtime's"
     assert rows["graphs on and off"].found["difference"] == rows["pictures in a row"].found["difference"] == 0
     assert set(rows["INT8 against float"].found) == {"vae_encoder", "unet", "vae_decoder"}
-    assert "128×128" in rows["tiles"].found["tiles"] and rows["tiles"].found["error"] < 1e-5
+    assert "128×128" in rows["tiles"].found["cut_into"] and rows["tiles"].found["error"] < 1e-5
     assert rows["batches"].found["batch"] == 2 and rows["batches"].found["difference"] < 0.05
     memory = rows["memory"].found
     assert 0 < memory["taken_mib"] <= memory["predicted_mib"] <= 2 * memory["taken_mib"]
