@@ -38,20 +38,10 @@ class CudaPythonDevice:
         with needs_gpu():
             self._call(driver.cuInit, 0)
             installed = int(self._call(driver.cuDriverGetVersion))
-        self._check_version(installed)
+        check_version(installed, int(driver.CUDA_VERSION))
         with needs_gpu():
             self._device = self._call(driver.cuDeviceGet, index)
             self._context = self._call(driver.cuDevicePrimaryCtxRetain, self._device)
-
-    def _check_version(self, installed: int) -> None:
-        """CUDA's versions are 1000 × major + 10 × minor; a driver knows no later major one."""
-        wanted = int(self._driver.CUDA_VERSION)
-        if installed // 1000 < wanted // 1000:
-            raise UserError(
-                f"this NVIDIA driver knows CUDA {installed // 1000}.{installed % 1000 // 10}",
-                f"cuda-bindings for CUDA {wanted // 1000} expect {wanted // 1000}.0 or newer",
-                f'update the driver, or `pip install "cuda-bindings<{installed // 1000 + 1}"`',
-            )
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a call of the driver gives; OutOfDeviceMemory or UserError where it fails."""
@@ -147,3 +137,17 @@ def needs_gpu() -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"no usable NVIDIA GPU ({error.fact})", "expected one with its driver", NO_GPU) from None
+
+
+def check_version(installed: int, wanted: int) -> None:
+    """UserError where the driver is older than the bindings' CUDA: it lacks calls of a later major version.
+
+    Both as CUDA has them: 1000 × major + 10 × minor.
+    """
+    known, needed = installed // 1000, wanted // 1000
+    if known < needed:
+        raise UserError(
+            f"this NVIDIA driver knows CUDA {known}.{installed % 1000 // 10}",
+            f"cuda-bindings {needed} expect CUDA {needed}.0 or newer",
+            f'update the driver, or `pip install "cuda-bindings<{known + 1}"`',
+        )
