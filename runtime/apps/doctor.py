@@ -36,8 +36,9 @@ def run_doctor() -> int:
         print(f"  GPU       {gpu_line(gpu)}")
     if not found_gpus and not jetson:
         print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
-    useless = set() if found_gpus and not jetson else {"tensorrt", "cuda"}  # a Jetson has JetPack's own
-    useless |= {"rtx"} if jetson else set()
+    useless = set() if found_gpus else {"tensorrt", "cuda"}
+    if jetson:
+        useless = {"tensorrt", "rtx"}  # JetPack brings its own TensorRT, and no bindings of CUDA
     lacking = check_packages()
     missing = [package.extra for package in lacking if package.extra not in useless]
     drives = binding_runs()

@@ -284,3 +284,14 @@ def test_a_failed_wait_for_room_is_told(chain: Chain, device: SimulatedDevice) -
     device.failing["synchronize"] = 1
     with pytest.raises(UserError):
         list(pictures(chain, (48, 48), (40, 48)))
+
+
+def test_an_interrupt_is_told_rather_than_a_wait_that_fails_after_it(device: SimulatedDevice) -> None:
+    chain = simulated(device)
+    same(chain, (16, 24))
+    device.failing["drain"] = 1
+    with patch.object(SimulatedDevice, "upload", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        begin(chain, sources((16, 24)))
+    assert device.failed == 1
+    same(chain, (16, 24))
+    chain.close()
