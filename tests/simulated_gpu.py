@@ -90,6 +90,7 @@ class SimulatedDevice:
         self.open: set[object] = {self}  # with engines and graphs, which must be closed before it
         self._random, self._ahead = random.Random(seed), (0,) if seed is None else (0, 1, 4, 16)
         self._streams: list[Stream] = []
+        self.made: set[Event] = set()  # events and streams that were not given back
         self._over: Counter[str] = Counter()  # what the host knows to be over
         self._pinned: dict[int, np.ndarray] = {}
         self._recording: list[Operation] | None = None
@@ -115,7 +116,19 @@ class SimulatedDevice:
 
     def stream(self) -> Stream:
         self._streams.append(Stream(("up", "work", "down")[len(self._streams)]))
+        self.made.add(self._streams[-1])
         return self._streams[-1]
+
+    def event(self) -> Event:
+        event = Event()
+        self.made.add(event)
+        return event
+
+    def destroy(self, made: Event) -> None:
+        self.call("destroy")
+        if made not in self.made:
+            raise Fault("an event or a stream destroyed twice")
+        self.made.remove(made)
 
     def allocate(self, size: int) -> Buffer:
         self.call("allocate", str(size))
@@ -172,7 +185,6 @@ class SimulatedDevice:
         self._over |= event.latest.clock if event.latest else Counter()
 
     drain = synchronize
-    event = Event
 
     def seconds_between(self, start: Event, end: Event) -> float:
         if not all(event.latest and event.latest.done for event in (start, end)):
@@ -183,10 +195,12 @@ class SimulatedDevice:
         self.call("capture", stream.name)
         graph = SimulatedGraph(self, [])
         self._recording = graph.recorded
-        with suppress(UserError):
-            work()
-            self.open |= {graph} if self.captures else set()
-        self._recording = None
+        try:
+            with suppress(UserError):
+                work()
+                self.open |= {graph} if self.captures else set()
+        finally:
+            self._recording = None
         return graph if graph in self.open else None
 
     def free_memory(self) -> int:
@@ -194,9 +208,11 @@ class SimulatedDevice:
 
     def close(self) -> None:
         self.open.remove(self)
-        left = self.live, len(self._pinned), sum(len(each.waiting) for each in self._streams), len(self.open)
+        waiting = sum(len(each.waiting) for each in self._streams)
+        left = self.live, len(self._pinned), waiting, len(self.open), len(self.made)
         if any(left):
-            raise Fault("leak: {} bytes, {} pinned arrays, {} operations, {} engines or graphs".format(*left))
+            kinds = "{} bytes, {} pinned arrays, {} operations, {} engines or graphs, {} events or streams"
+            raise Fault(f"leak: {kinds.format(*left)}")
 
     def put(self, operation: Operation) -> Operation:
         if self._recording is not None:

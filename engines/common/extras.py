@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Package:
-    """module: what is imported of it; extra: what brings it; purpose: as `doctor` says it, empty: it does not."""
+    """module: what is imported of it; extra: what brings it; purpose: as `doctor` says it, empty: it does not.
+    spare: another package serves the same purpose, so nobody misses this one.
+    """
 
     name: str
     module: str
     extra: str
     purpose: str = ""
+    spare: bool = False
 
 
 PACKAGES = (
@@ -30,8 +33,8 @@ PACKAGES = (
         "compile engines for RTX cards, GPU not needed",
     ),
     Package("tensorrt", "tensorrt", "tensorrt", "build engines on the GPU at hand"),
-    Package("pycuda", "pycuda", "cuda", "run engines on the GPU"),
-    Package("cuda-python", "cuda.bindings", "cuda", "CUDA graphs, fewer launches"),
+    Package("cuda-bindings", "cuda.bindings", "cuda", "run engines on the GPU, CUDA graphs"),
+    Package("pycuda", "pycuda", "pycuda", "run engines on the GPU, in place of cuda-bindings", spare=True),
     Package("matplotlib", "matplotlib", "compare"),
     Package("jinja2", "jinja2", "compare"),
     Package("pi-heif", "pi_heif", "heic"),

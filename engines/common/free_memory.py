@@ -25,3 +25,10 @@ def free_memory(cgroup: Path = CGROUP) -> int:
         return free
     cached = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
     return min(free, max(0, int(limit) - used + cached))
+
+
+def in_words(size: float) -> str:
+    """Bytes as `1.53 GiB`; what is less than 0.10 of them as `12.3 MiB`, less than 0.1 of those as `99 bytes`."""
+    if size >= 0.095 * 2**30:
+        return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**20:.1f} MiB" if size >= 0.05 * 2**20 else f"{size:.0f} bytes"

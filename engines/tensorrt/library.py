@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import importlib
 import sys
 from typing import Any
@@ -22,5 +22,12 @@ def load_tensorrt(backend: Backend) -> Any:
 
 
 def has_driver() -> bool:
-    """True where the CUDA driver's library can be found."""
-    return ctypes.util.find_library("nvcuda" if sys.platform == "win32" else "cuda") is not None
+    """True where the CUDA driver's library can be loaded.
+
+    It is loaded by its name: `find_library` needs ldconfig or a compiler, which slim containers lack.
+    """
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

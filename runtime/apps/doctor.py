@@ -14,11 +14,13 @@ from pathlib import Path
 import psutil
 from passionsr_trt.engines.bundle.backends import BACKENDS, OPENVINO
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.extras import PACKAGES, Package, install
 from passionsr_trt.engines.common.free_memory import free_memory
-from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
+from passionsr_trt.engines.tensorrt.gpu import InstalledGPU, gpus, jetson_model
 from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.apps.benchmark import cpu_name
+from passionsr_trt.runtime.backends.tensorrt.bindings import BINDINGS, binding
 
 
 def run_doctor() -> int:
@@ -31,18 +33,20 @@ def run_doctor() -> int:
     if jetson:
         print(f"  Jetson    {jetson}{jetpack()}")
     for gpu in found_gpus:
-        print(f"  GPU       {gpu.name}, SM {gpu.capability}, {gpu.memory_mib} MiB, driver {gpu.driver}")
+        print(f"  GPU       {gpu_line(gpu)}")
     if not found_gpus and not jetson:
         print(f"  GPU       none{'' if not has_driver() else ' shown, though a driver library is here'}")
-    useless = set() if found_gpus and not jetson else {"tensorrt", "cuda"}  # a Jetson has JetPack's own
-    useless |= {"rtx"} if jetson else set()
+    useless = set() if found_gpus else {"tensorrt", "cuda"}
+    if jetson:
+        useless = {"tensorrt", "rtx"}  # JetPack brings its own TensorRT, and no bindings of CUDA
     lacking = check_packages()
     missing = [package.extra for package in lacking if package.extra not in useless]
+    drives = binding_runs()
     for line in odd_pairs(known_versions(), jetpack()):
         print(f"  beware    {line}")
     lacking_modules = {package.module for package in lacking}
     cpu = cpu_runs() if OPENVINO.library not in lacking_modules else False
-    runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking_modules)
+    runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking_modules, drives)
     if missing:
         print(f"to add everything that is missing, in the checkout: {install(*missing)}")
     return 0 if runs_here else 1
@@ -55,8 +59,9 @@ def check_packages() -> list[Package]:
         if not package.purpose:
             continue
         if not installed(package.module):
-            missing.append(package)
-            print(f"  missing   {package.name:<28} {package.purpose}: {install(package.extra)}")
+            if not package.spare:
+                missing.append(package)
+                print(f"  missing   {package.name:<28} {package.purpose}: {install(package.extra)}")
             continue
         try:
             version = importlib.metadata.version(package.name)
@@ -71,6 +76,31 @@ def installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # its parent package is not there
         return False
+
+
+def gpu_line(gpu: InstalledGPU) -> str:
+    """As far as the driver tells it: a Jetson's GPU has no memory of its own."""
+    known = [
+        gpu.name,
+        f"SM {gpu.capability}" if gpu.capability else "",
+        f"{gpu.memory_mib} MiB" if gpu.memory_mib else "",
+        f"driver {gpu.driver}" if gpu.driver else "",
+    ]
+    return ", ".join(each for each in known if each)
+
+
+def binding_runs() -> bool:
+    """Print which bindings of CUDA are broken; True where those that would be taken can be imported."""
+    for each in BINDINGS:
+        if (installed(each.package) or each.outdated()) and (problem := each.problem()):
+            print(f"  beware    {each.name} is here, but cannot be used: {problem}")
+    try:
+        binding()
+    except UserError as error:
+        if error.fact.startswith("$"):
+            print(f"  beware    {error}")
+        return False
+    return True
 
 
 def cpu_runs() -> bool:
@@ -91,14 +121,16 @@ def cpu_runs() -> bool:
     return True
 
 
-def print_targets(cpu: bool, gpu: bool, lacking: Collection[str]) -> bool:
-    """Print what can be built and run here; True where anything can be run. lacking: modules not installed."""
+def print_targets(cpu: bool, gpu: bool, lacking: Collection[str], drives: bool) -> bool:
+    """Print what can be built and run here; True where anything can be run. lacking: modules not installed;
+    drives: something here drives a GPU.
+    """
     runs_anything = False
     for backend in BACKENDS:
         builds = runs = cpu
         if backend.on_gpu:
             builds = backend.library not in lacking and (gpu or backend.compiles_on_gpu)
-            runs = builds and gpu and "pycuda" not in lacking
+            runs = builds and gpu and drives
         print(
             f"  target    {backend.name:<14} build: {'yes' if builds else 'no':<4} run: {'yes' if runs else 'no'}"
         )

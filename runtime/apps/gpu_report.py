@@ -25,6 +25,7 @@ from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.tensorrt.gpu import gpus, jetson_model
 from passionsr_trt.runtime.apps.benchmark import random_sources
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
+from passionsr_trt.runtime.backends.tensorrt.bindings import binding
 from passionsr_trt.runtime.core.chain import PROVIDERS, Chain
 from passionsr_trt.runtime.core.planning import Options, plan_tiles
 from passionsr_trt.runtime.core.tiling import run_picture
@@ -150,7 +151,7 @@ class Walk:
                 raise Skipped("the engines take pictures of any size")
             expected = run_picture(judge, sources, tiles).tensors[chain.output]
             found = run_picture(chain, sources, tiles)
-            return {"tiles": str(tiles), "error": distance(found.tensors, {chain.output: expected})}
+            return {"cut_into": str(tiles), "error": distance(found.tensors, {chain.output: expected})}
 
     def batches(self) -> dict[str, Any]:
         """The largest batch against pictures one by one: the same, and how many times as fast by the picture."""
@@ -206,6 +207,14 @@ class Walk:
         return random_sources(chain.parts, self._size(chain), seed)
 
 
+def driven_by() -> str:
+    """What drives the GPU, or why nothing does."""
+    try:
+        return binding().name
+    except UserError as error:
+        return str(error)
+
+
 def shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -257,6 +266,7 @@ def gpu_report(request: GpuReportRequest) -> int:
         "gpus": here,
         "jetson": jetson_model(),
         "versions": versions(),
+        "driven_by": driven_by(),
         "rows": [asdict(row) for row in rows],
     }
     write_atomic(request.gpu_report, (json.dumps(report, indent=1) + "\n").encode())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.free_memory import in_words
 from passionsr_trt.engines.pictures.pictures import Picture, header_size, read_picture
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.observing import PictureObserver
@@ -119,8 +120,8 @@ def check_result(given: Size, chain: Chain, options: Options, target: Path) -> N
     allowed = options.memory or (chain.memory.free if chain.memory is not None else 0)
     needed = RESIZED * math.prod(size)
     if options.outscale is not None and allowed and needed > allowed:
-        fact = f"{target}: {size[1]}×{size[0]} pixels take {needed / 2**30:.2f} GiB"
-        raise UserError(fact, f"{allowed / 2**30:.2f} GiB may be taken", "a smaller --outscale needs less")
+        fact = f"{target}: {size[1]}×{size[0]} pixels take {in_words(needed)}"
+        raise UserError(fact, f"{in_words(allowed)} may be taken", "a smaller --outscale needs less")
 
 
 def read_fitting(chain: Chain, options: Options, source: Path) -> Picture:

@@ -15,6 +15,7 @@ from itertools import product
 
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_grid, chain_multiple
 from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.engines.common.free_memory import in_words
 from passionsr_trt.runtime.core.chain import Chain, Limits
 from passionsr_trt.runtime.pictures.images import WHITE, Colour
 
@@ -158,8 +159,8 @@ def plan_tiles(size: Size, chain: Chain, options: Options) -> Tiles | None:
             if allowed is None or needed <= allowed:
                 return tiles
     raise UserError(
-        f"an image of {size[0]}×{size[1]} pixels takes {needed / 2**30:.2f} GiB at least",
-        f"{(allowed or 0) / 2**30:.2f} GiB may be taken",
+        f"an image of {size[0]}×{size[1]} pixels takes {in_words(needed)} at least",
+        f"{in_words(allowed or 0)} may be taken",
         "smaller engines, pictures, --tile or --overlap need less; --memory lifts the limit",
     )
 

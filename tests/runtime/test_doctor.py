@@ -35,6 +35,7 @@ def test_doctor_is_content_with_a_gpu_alone(
 ) -> None:
     present = {"tensorrt", "pycuda", "cuda.bindings"}
     monkeypatch.setattr(doctor, "installed", lambda module: module in present)
+    monkeypatch.setattr(doctor, "binding_runs", lambda: True)
     monkeypatch.setattr(
         doctor, "gpus", lambda: [InstalledGPU("NVIDIA GeForce RTX 4090", "8.9", 24564, "570.86.10")]
     )
@@ -43,6 +44,43 @@ def test_doctor_is_content_with_a_gpu_alone(
     assert "tensorrt       build: yes  run: yes" in printed and "openvino       build: no   run: no" in printed
     monkeypatch.setattr(doctor, "gpus", lambda: [])
     assert main(["doctor"]) == 1
+
+
+def test_doctor_says_no_where_what_drives_the_gpu_cannot_be_imported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
+    broken = 'raise ImportError("libcurand.so.10: cannot open shared object file")\n'
+    (tmp_path / "pycuda" / "driver.py").write_text(broken)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pycuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    monkeypatch.setattr(doctor, "installed", lambda module: module in ("tensorrt", "pycuda"))
+    monkeypatch.setattr(doctor, "gpus", lambda: [InstalledGPU("Orin (nvgpu)", "8.7", 0, "540.4.0")])
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "pycuda is here, but cannot be used: libcurand.so.10: cannot open" in printed
+    assert "tensorrt       build: yes  run: no" in printed
+    assert "Orin (nvgpu), SM 8.7, driver 540.4.0\n" in printed, "what the driver does not tell is not 0"
+
+
+def test_doctor_knows_the_version_of_every_package_that_it_finds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cuda.bindings")
+    monkeypatch.setattr(doctor, "installed", lambda module: module == "cuda.bindings")
+    doctor.check_packages()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "found" in line]
+    assert "cuda-bindings" in line and "version unknown" not in line
+
+
+def test_nobody_misses_pycuda_beside_cuda_bindings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda module: module != "pycuda")
+    assert not doctor.check_packages() and "pycuda" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_forecast_has_the_tiles_that_the_picture_is_cut_into(small: Built) -> 
         assert plan.cut is bool(options.tile) and plan.made == (150, 224)
     with pytest.raises(RuntimeError, match="not open"):
         shape.run({})
-    with pytest.raises(UserError, match="GiB may be taken"):
+    with pytest.raises(UserError, match=r"GiB at least; 1 bytes may be taken"):
         forecast(shape, (4000, 4000), Options(memory=1))
     choice.close()
     assert choice.shape("INT8") is shape and EngineBundle.load(small.engines_int8).parts == shape.parts

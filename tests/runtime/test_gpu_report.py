@@ -59,16 +59,17 @@ def walked(**given: Path | None) -> dict[str, gpu_report.Row]:
     return {row.name: row for row in walk.run()}
 
 
-def test_every_row_is_walked_and_the_figures_are_of_this_run() -> None:
+def test_every_row_is_walked_and_the_figures_are_of_this_run(capsys: pytest.CaptureFixture[str]) -> None:
     rows = walked(baseline=COMMITTED / "onnx_fp32", reference=COMMITTED / "onnx_int8")
     assert list(rows) == ROWS
+    assert "tiles: cut_into tiles of 128×128 pixels" in capsys.readouterr().out
     assert {name for name, row in rows.items() if row.state == "ok"} == set(ROWS[:9]), rows
     for name in ROWS[9:]:
         assert "ONNX Runtime has no" in rows[name].found["reason"] and rows[name].state == "skipped"
     assert max(rows["against ONNX Runtime"].found.values()) < 1e-5, "the simulated parts are ONNX Runtime's"
     assert rows["graphs on and off"].found["difference"] == rows["pictures in a row"].found["difference"] == 0
     assert set(rows["INT8 against float"].found) == {"vae_encoder", "unet", "vae_decoder"}
-    assert "128×128" in rows["tiles"].found["tiles"] and rows["tiles"].found["error"] < 1e-5
+    assert "128×128" in rows["tiles"].found["cut_into"] and rows["tiles"].found["error"] < 1e-5
     assert rows["batches"].found["batch"] == 2 and rows["batches"].found["difference"] < 0.05
     memory = rows["memory"].found
     assert 0 < memory["taken_mib"] <= memory["predicted_mib"] <= 2 * memory["taken_mib"]
@@ -117,6 +118,7 @@ def test_the_report_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     engines = tmp_path / "engines"  # none are there: every row fails, and the report is written
     assert main(["doctor", "--gpu-report", str(report), "--engines", str(engines)]) == 1
     found = json.loads(report.read_text())
+    assert found["driven_by"], "the bindings, or why there are none"
     assert found["gpus"][0]["capability"] == "8.9" and [row["name"] for row in found["rows"]] == ROWS
     assert {row["state"] for row in found["rows"]} == {"failed", "skipped"}
     assert "no manifest.json" in found["rows"][0]["found"]["reason"] and "python" in found["versions"]

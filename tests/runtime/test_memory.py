@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.free_memory import free_memory
+from passionsr_trt.engines.common.free_memory import free_memory, in_words
 from passionsr_trt.runtime.backends.host import HostMemory
 from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.core.chain import Chain
@@ -120,3 +120,18 @@ def test_memory_is_a_number_of_gibibytes(wrong: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["infer", "x.png", "-o", "out", "--engines", "engines", "--memory", wrong])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (50_000, "50000 bytes"),
+        (60_000, "0.1 MiB"),
+        (3 << 20, "3.0 MiB"),
+        (97 << 20, "97.0 MiB"),
+        (98 << 20, "0.10 GiB"),
+    ],
+)
+def test_a_small_amount_is_not_told_as_nothing(size: int, words: str) -> None:
+    assert in_words(size) == words

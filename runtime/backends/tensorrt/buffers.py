@@ -50,6 +50,7 @@ class Buffers:
     contexts: list[Context] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)  # of all slots
     graphs: list[Graph | None] = field(default_factory=list)
     scratch: Any = None  # what contexts were bound to
 
@@ -114,7 +115,8 @@ class Buffers:
         for context in self.contexts:
             context.enqueue(stream)
         self.device.drain(stream)
-        self.graphs = [self.device.capture(partial(context.enqueue, stream), stream) for context in self.contexts]
+        for context in self.contexts:  # one by one: those before a failure are freed with the rest
+            self.graphs.append(self.device.capture(partial(context.enqueue, stream), stream))
 
     def launch(self, index: int, stream: Any) -> None:
         """One part, as its graph where there is one."""
@@ -131,6 +133,7 @@ class Buffers:
     def free(self) -> None:
         """Give everything back; nothing may be under way. What fails is raised when all of it was tried."""
         slots, memory, self.slots, self.memory = self.slots, self.memory, [], {}
+        events, self.events = self.events, []
         arrays = [array for slot in slots for array in (*slot.host_in.values(), *slot.host_out.values())]
         staged = [buffer for slot in slots for buffer in (*slot.staged_in.values(), *slot.staged_out.values())]
         every(
@@ -138,14 +141,19 @@ class Buffers:
                 self.drop_graphs,
                 *(partial(self.device.unpin, array) for array in arrays),
                 *(partial(self.device.free, buffer) for buffer in (*staged, *memory.values())),
+                *(partial(self.device.destroy, event) for event in events),
                 self.contexts.clear,
             ]
         )
 
+    def _event(self) -> Any:
+        self.events.append(self.device.event())
+        return self.events[-1]
+
     def _add_slot(self) -> None:
         device, shapes = self.device, self.shapes
-        marks = [device.event() for _ in range(len(self.parts) + 1)]
-        slot = Slot({}, {}, {}, {}, device.event(), device.event(), device.event(), marks)
+        marks = [self._event() for _ in range(len(self.parts) + 1)]
+        slot = Slot({}, {}, {}, {}, self._event(), self._event(), self._event(), marks)
         self.slots.append(slot)  # first, so that what was allocated is freed where the next fails
         for names, host, staged in (
             (self.inputs, slot.host_in, slot.staged_in),

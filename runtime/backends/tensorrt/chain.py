@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
@@ -12,8 +13,8 @@ from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.tensorrt.library import has_driver
 from passionsr_trt.runtime.backends.loading import OpenOptions, check_one
-from passionsr_trt.runtime.backends.tensorrt.buffers import SLOTS, bytes_of
-from passionsr_trt.runtime.backends.tensorrt.device import CudaDevice
+from passionsr_trt.runtime.backends.tensorrt.bindings import open_device
+from passionsr_trt.runtime.backends.tensorrt.buffers import SLOTS, bytes_of, every
 from passionsr_trt.runtime.backends.tensorrt.engine import TensorRTEngine
 from passionsr_trt.runtime.backends.tensorrt.executor import DeviceExecutor
 from passionsr_trt.runtime.core.chain import Chain
@@ -59,7 +60,7 @@ def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
     target = bundle.target
     assert isinstance(target, TensorRTTarget)
     cuda_graph = options.cuda_graph
-    device = CudaDevice()
+    device = open_device()
     engines: dict[str, TensorRTEngine] = {}
     try:
         with device.current():
@@ -68,10 +69,10 @@ def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
                 engines[part.name] = TensorRTEngine(path, bundle.backend, target.version_compatible, cuda_graph)
         executor = DeviceExecutor(device, engines, cuda_graph and not bundle.backend.compiles_on_gpu)
     except BaseException:
-        with device.current():
-            for engine in engines.values():
-                engine.close()
-        device.close()
+        with suppress(Exception), device.current():  # what failed first is told
+            every(engine.close for engine in engines.values())
+        with suppress(Exception):
+            device.close()
         raise
     return Chain(
         bundle.model,

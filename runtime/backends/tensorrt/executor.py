@@ -54,8 +54,16 @@ class DeviceExecutor:
         self._scratch: Any = None
         self._scratch_size = 0
         self._closed = False
+        self._streams: list[Any] = []
         with device.current():
-            self._up, self._work, self._down = (device.stream() for _ in range(3))
+            try:
+                for _ in range(3):
+                    self._streams.append(device.stream())
+            except BaseException:
+                with suppress(Exception):  # what failed first is told
+                    every(partial(device.destroy, stream) for stream in self._streams)
+                raise
+        self._up, self._work, self._down = self._streams
 
     def submit(self, parts: Sequence[PartInfo], inputs: Arrays, keep: Collection[str]) -> Ticket:
         """Put a job's whole work on the streams."""
@@ -67,7 +75,7 @@ class DeviceExecutor:
             try:
                 self._enqueue(buffers, slot, inputs)
             except BaseException:
-                self._drain()
+                self._settle()
                 raise
             slot.busy = True
             ticket = Ticket(buffers, slot)
@@ -111,7 +119,7 @@ class DeviceExecutor:
             times = zip(buffers.parts, slot.marks, slot.marks[1:], strict=False)
             seconds = {part.name: self.device.seconds_between(start, end) for part, start, end in times}
         except BaseException:
-            self._drain()  # the job may still use its slot
+            self._settle()  # the job may still use its slot
             raise
         finally:
             slot.busy = False
@@ -123,16 +131,29 @@ class DeviceExecutor:
         if self._closed:
             return
         self._closed = True
-        scratch = [] if self._scratch is None else [partial(self.device.free, self._scratch)]
-        kept, engines = self._kept.values(), self.engines.values()
-        with suppress(UserError), self.device.current():
-            frees = [entry.free for entry in kept]
-            every([self._drain, *frees, *scratch, *(engine.close for engine in engines)])
-        self._kept.clear()
-        self._under_way.clear()
-        self.engines.clear()
-        del self._up, self._work, self._down
-        self.device.close()
+        try:
+            with suppress(UserError), self.device.current():
+                self._give_back()
+        finally:
+            self._kept.clear()
+            self._under_way.clear()
+            self.engines.clear()
+            self._streams.clear()
+            del self._up, self._work, self._down
+            self.device.close()
+
+    def _give_back(self) -> None:
+        """Everything on the device; what fails is raised when all of it was tried."""
+        device = self.device
+        every(
+            [
+                self._drain,
+                *(buffers.free for buffers in self._kept.values()),
+                *([] if self._scratch is None else [partial(device.free, self._scratch)]),
+                *(engine.close for engine in self.engines.values()),
+                *(partial(device.destroy, stream) for stream in self._streams),
+            ]
+        )
 
     def held(self) -> int:
         """Bytes of buffers that would be given up for others."""
@@ -154,7 +175,7 @@ class DeviceExecutor:
             if buffers.bind(self._scratch) and self.graphs:
                 buffers.capture(self._work)
         except BaseException:
-            self._drain()
+            self._settle()
             if known:  # a job of it may be under way
                 buffers.scratch = None  # bound and captured again when it is used
                 self._kept[key] = buffers
@@ -202,5 +223,9 @@ class DeviceExecutor:
 
     def _drain(self) -> None:
         """Wait for all that is under way."""
-        for stream in (self._up, self._work, self._down):
-            self.device.drain(stream)
+        every(partial(self.device.drain, stream) for stream in self._streams)
+
+    def _settle(self) -> None:
+        """Wait for all that is under way after a failure, which is told rather than one of waiting."""
+        with suppress(Exception):
+            self._drain()
