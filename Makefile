@@ -63,7 +63,7 @@ quick: setup
 
 # whatever a user may hand the commands, about half an hour; one class: PYTEST_ADDOPTS="-k pictures"
 hostile: setup
-	$(call PYTEST,$(VENV)) --dist worksteal --timeout-method thread -m "" tests/hostile
+	$(call PYTEST,$(VENV)) --dist worksteal -m "" tests/hostile
 
 # what takes long and proves a rare thing
 accept: setup

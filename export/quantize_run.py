@@ -20,6 +20,7 @@ from typing import Any
 
 from passionsr_trt.engines.bundle.manifest import MANIFEST, sha256
 from passionsr_trt.engines.bundle.records import read_object
+from passionsr_trt.engines.common.arguments import held_signals
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.next_step import PHOTOS, STEP, say_next, typed
 from passionsr_trt.engines.common.writing import check_writable, write_atomic
@@ -123,13 +124,15 @@ def run(step: Step) -> int:
     """The status of a step's process. UserError where a signal killed it."""
     command = [sys.executable, "-m", "passionsr_trt.runtime", *step.words]
     # modules are looked for where the console command looks, not in the working folder
-    process = subprocess.Popen(command, env={**os.environ, STEP: "1", "PYTHONSAFEPATH": "1"})
-    try:
-        status = process.wait()
-    except KeyboardInterrupt as stop:
-        if stop.args:  # SIGTERM, which has reached this process alone; Ctrl-C has reached both
-            process.terminate()
-        return process.wait() or INTERRUPTED
+    with held_signals() as release:
+        process = subprocess.Popen(command, env={**os.environ, STEP: "1", "PYTHONSAFEPATH": "1"})
+        try:
+            release()
+            status = process.wait()
+        except KeyboardInterrupt as stop:
+            if stop.args:  # SIGTERM, which has reached this process alone; Ctrl-C has reached both
+                process.terminate()
+            return process.wait() or INTERRUPTED
     if status < 0:
         killed = f"{shlex.join(step.words[:2])}: killed by signal {-status}"
         raise UserError(killed, "expected it to end by itself", "where memory was short, free some and go on")

@@ -254,6 +254,31 @@ def ended_by_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def held_signals() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM wait until what this yields is called, which then acts on them, or until the end.
+
+    Without it a process is lost where a signal comes while `subprocess.Popen` starts it.
+    """
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def release() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        before.clear()
+        while came:
+            signal.raise_signal(came.pop(0))
+
+    with suppress(ValueError):  # not the main thread, which no signal interrupts
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield release
+    finally:
+        release()
+
+
 def missing_extra(error: ModuleNotFoundError) -> int:
     """Says which of our extras brings a module; its status. What none of them brings is raised."""
     name = (error.name or "").split(".")[0]

@@ -47,10 +47,9 @@ SEES_FAR = {"SAFMN": 28, "SPAN": 34}  # dB; tiles as small as the test's, random
 needs_extra = pytest.mark.skipif(
     importlib.util.find_spec("spandrel_extra_arches") is None, reason="needs spandrel_extra_arches"
 )
-IMAGES = str(DEMO / "calib" / "lr")
 
 
-def calibrate(network: Path, tmp_path: Path, images: str = IMAGES, **spec: object) -> str:
+def calibrate(network: Path, tmp_path: Path, images: str = str(TINY), **spec: object) -> str:
     path, cache = tmp_path / "spec.json", str(tmp_path / "cache")
     path.write_text(json.dumps(spec))
     words = ["calibrate", str(network), "--images", images, "--limit", "2", "--spec", str(path), "--cache", cache]
@@ -186,6 +185,7 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
             bits_weights=6,
             bits_activations=6,
             min_channels=0,
+            pictures="photos",
             let_steps=4,
             lbq_steps=8,
             correction_steps=8,
@@ -220,7 +220,7 @@ def test_products_of_attention_are_quantized_where_the_spec_says_so(tmp_path: Pa
 def test_a_network_without_such_products_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network, spec = write_small("Compact", tmp_path / "network.pth"), tmp_path / "spec.json"
     spec.write_text('{"attention": true}')
-    words = ["calibrate", str(network), "--images", IMAGES, "--spec", str(spec), "--cache", str(tmp_path)]
+    words = ["calibrate", str(network), "--images", str(TINY), "--spec", str(spec), "--cache", str(tmp_path)]
     assert main(words) == 1
     assert "no product of attention" in capsys.readouterr().err.strip().splitlines()[-1]
 

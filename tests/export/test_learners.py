@@ -58,9 +58,10 @@ def test_a_following_boundary_covers_the_transformed_range() -> None:
 # six bits go through the same code; test_image_networks.py learns with six
 @pytest.mark.parametrize("bits", [8, pytest.param(6, marks=pytest.mark.accept)])
 def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits: int) -> None:
-    files = calibration_files(TINY, 4)
-    width = {"bits_weights": bits, "bits_activations": bits}
-    learned = QuantSpec(**width, method="learned", correction_steps=20)  # type: ignore[arg-type]
+    files = calibration_files(TINY, 2)
+    width = {"bits_weights": bits, "bits_activations": bits, "pictures": "photos"}
+    steps = {"let_steps": 8, "lbq_steps": 8, "correction_steps": 8}
+    learned = QuantSpec(**width, **steps, method="learned")  # type: ignore[arg-type]
     errors = {}
     for name, spec in (("range", QuantSpec(**width, method="range")), ("learned", learned)):  # type: ignore[arg-type]
         model = load_model(small_model)
@@ -83,7 +84,7 @@ def test_learning_beats_the_observers_and_folds_exactly(small_model: Path, bits:
 def test_learning_is_repeatable_and_leaves_the_parts_alone(small_model: Path) -> None:
     model = load_model(small_model)
     files = calibration_files(TINY, 2)
-    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, correction_steps=2)
+    spec = QuantSpec(method="learned", let_steps=2, lbq_steps=2, correction_steps=2, pictures="photos")
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = model.parts[0].module(image)

@@ -17,7 +17,7 @@ from passionsr_trt.export.families.stable_diffusion.blocks import SpatialTransfo
 from passionsr_trt.export.model.part import Model
 from passionsr_trt.export.model.proof import relative_error
 
-from tests.conftest import DEMO
+from tests.conftest import TINY
 from tests.helpers import applied, faked
 
 FACTOR = 30.0
@@ -69,13 +69,18 @@ def snr(folder: Path, spec: QuantSpec, files: list[Path], planted: bool) -> floa
 
 
 def test_let_absorbs_outlier_channels_and_minmax_does_not(small_model: Path) -> None:
-    files = calibration_files(DEMO / "calib" / "lr", 2)
+    """What the outliers cost each, in dB. LET's cost is near 0, of either sign: the two networks are the same, but
+    searching and learning end a few tenths of a dB apart on another CPU as well. Measured: 15.5 and -0.1."""
+    files = calibration_files(TINY, 2)
     let = QuantSpec(
-        method="learned", let_steps=8, lbq_steps=8, correction_steps=4, learning_rate=0.01, pictures="photos"
+        method="learned", let_steps=4, lbq_steps=4, correction_steps=4, learning_rate=0.01, pictures="photos"
     )
-    minmax = QuantSpec(method="range", activation_observer="minmax")
-    assert snr(small_model, let, files, True) > snr(small_model, let, files, False) - 0.5
-    assert snr(small_model, minmax, files, True) < snr(small_model, minmax, files, False) - 3.0
+    minmax = QuantSpec(method="range", activation_observer="minmax", pictures="photos")
+    lost_by_let, lost_by_minmax = (
+        snr(small_model, spec, files, False) - snr(small_model, spec, files, True) for spec in (let, minmax)
+    )
+    assert lost_by_minmax > 8
+    assert lost_by_let < lost_by_minmax / 5
 
 
 def test_the_chain_is_the_same_with_outliers(small_model: Path) -> None:

@@ -48,7 +48,7 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     model: Model, granularity: str, rounding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = {"let_steps": 2, "lbq_steps": 2, "correction_steps": 2}
-    spec = QuantSpec(method="learned", granularity=granularity, rounding=rounding, **steps)
+    spec = QuantSpec(method="learned", granularity=granularity, rounding=rounding, pictures="photos", **steps)
     whole = calibrate(model, spec, FILES)
     ran: list[str] = []
     run_stage = trainer.run_stage
@@ -93,9 +93,8 @@ def test_a_damaged_partial_result_is_learned_anew(model: Model, tmp_path: Path) 
 @pytest.mark.usefixtures("few_candidates")
 @pytest.mark.parametrize("granularity", ["module", "block"])
 def test_recomputing_activations_changes_nothing(model: Model, granularity: str) -> None:
-    learned = QuantSpec(
-        method="learned", let_steps=2, lbq_steps=2, correction_steps=2, accumulate=2, granularity=granularity
-    )
+    steps = {"let_steps": 2, "lbq_steps": 2, "correction_steps": 2, "accumulate": 2}
+    learned = QuantSpec(method="learned", granularity=granularity, pictures="photos", **steps)  # type: ignore[arg-type]
     spec = replace(learned, rounding="nearest")  # a rounding of what differs in its last digit may fall either way
     plain, low = (calibrate(model, spec, FILES, low_memory=on) for on in (False, True))
     tensors = tensors_of(low.quant)
@@ -168,8 +167,9 @@ def test_blocks_come_in_the_order_they_run(model: Model) -> None:
 
 @pytest.mark.usefixtures("few_candidates")
 def test_the_search_is_where_learning_starts(model: Model) -> None:
-    found = calibrate(model, QuantSpec(method="search"), FILES)
-    start = calibrate(model, QuantSpec(method="learned", let_steps=0, lbq_steps=0, correction_steps=0), FILES)
+    found = calibrate(model, QuantSpec(method="search", pictures="photos"), FILES)
+    steps = {"let_steps": 0, "lbq_steps": 0, "correction_steps": 0}
+    start = calibrate(model, QuantSpec(method="learned", pictures="photos", **steps), FILES)  # type: ignore[arg-type]
     assert found.quant == start.quant and found.key != start.key
 
 
@@ -193,7 +193,13 @@ def test_smoothquant_scales_by_its_rule_and_shifts_nothing(model: Model) -> None
 
 
 def test_block_by_block_beats_the_search_alone(model: Model, small_model: Path) -> None:
-    base = {"bits_weights": 6, "bits_activations": 6, "method": "learned", "granularity": "block"}
+    base = {
+        "bits_weights": 6,
+        "bits_activations": 6,
+        "method": "learned",
+        "granularity": "block",
+        "pictures": "photos",
+    }
     base["rounding"] = "nearest"  # what was learned, not what rounding makes of it
     searched, learned = (
         calibrate(model, QuantSpec(**base, let_steps=n, lbq_steps=n, correction_steps=2), FILES)  # type: ignore[arg-type]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import threading
+import subprocess
+import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.common.arguments import ended_by_signal
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.target_device import target_device
 from passionsr_trt.export import quantize_run
@@ -156,19 +155,46 @@ def test_a_step_s_status_passes_through_and_a_killed_one_is_one_line(
         run(Step(("export",)))
 
 
-def test_sigterm_ends_the_step_and_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = f"trap 'echo tidied > {tmp_path}/tidied; exit 130' TERM\necho > {tmp_path}/begun\nsleep 60 & wait"
-    as_python(tmp_path, monkeypatch, script)
+# what runs a step, in a process of its own: a signal that is handled wrongly must not end the one of the tests
+RUNNER = """
+import os, signal, subprocess, sys, time
+from passionsr_trt.engines.common.arguments import ended_by_signal
+from passionsr_trt.export.quantize_plan import Step
+from passionsr_trt.export.quantize_run import run
 
-    def stop() -> None:
-        while not (tmp_path / "begun").exists():
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
+start = subprocess.Popen
 
-    threading.Thread(target=stop).start()
-    with ended_by_signal():
-        assert run(Step(("calibrate",))) == 130
-    assert (tmp_path / "tidied").exists()
+def started(*words, **options):
+    process = start(*words, **options)
+    while {early} and process.poll() is None:
+        if os.path.exists({begun!r}):
+            os.kill(os.getpid(), signal.SIGTERM)
+            break
+        time.sleep(0.01)
+    return process
+
+subprocess.Popen = started
+sys.executable = {program!r}
+with ended_by_signal():
+    sys.exit(run(Step(("calibrate",))))
+"""
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["at-work", "while-it-is-started"])
+def test_sigterm_ends_the_step_and_waits_for_it(
+    early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, tidied = tmp_path / "begun", tmp_path / "tidied"
+    as_python(tmp_path, monkeypatch, f"trap 'echo > {tidied}; exit 130' TERM\necho > {begun}\nsleep 60 & wait")
+    script = RUNNER.format(early=early, begun=str(begun), program=sys.executable)
+    monkeypatch.undo()
+    with subprocess.Popen([sys.executable, "-c", script]) as runner:
+        while not early and not begun.exists() and runner.poll() is None:
+            time.sleep(0.01)
+        if not early:
+            runner.terminate()
+        assert runner.wait(60) == 130
+    assert tidied.exists()
 
 
 def test_a_step_that_fails_ends_it_with_its_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

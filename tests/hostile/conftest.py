@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from tests.hostile.bench import Bench, prepare
 from tests.hostile.trial import Trial, in_folder
 
 SAMPLE = 3  # cases of every test function, evenly spread
-MEMORY = 12 * 2**30  # bytes of addresses more: what reads without an end takes no machine with it
+# bytes of addresses more: what reads without an end takes no machine with it. Each thread of a native library
+# reserves some, and where that is refused the library may abort: the limit is far above what threads take
+MEMORY = 12 * 2**30 + (os.cpu_count() or 1) * 2**28
 NEED_TORCH = ("test_models.py", "test_pickles.py")
 OWN_PROCESS = ("test_streams.py", "test_kills.py")  # a process or two for each case: none in the sample
 

