@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.common.arguments import ended_by_signal
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.signals import ended_by_signal
 from passionsr_trt.engines.target_device import target_device
 from passionsr_trt.export import quantize_run
 from passionsr_trt.export.quantize_cli import device_of
