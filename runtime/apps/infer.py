@@ -131,10 +131,10 @@ def without_outputs(
     sources = {(picture.path.parent, picture.path.stem) for picture in found}
     kept = []
     for picture in found:
-        source = (picture.path.parent, source_stem(picture, suffix))
+        source = (picture.path.parent, source_stem(picture.path.stem, suffix))
         if notes.made(picture):
             left.kinds["made"] += 1
-        elif picture.walked and named_as_output(picture, suffix) and (beside_them or source in sources):
+        elif picture.walked and named_as_output(picture.path.stem, suffix) and (beside_them or source in sources):
             left.kinds["enlarged"] += 1
         else:
             kept.append(picture)
