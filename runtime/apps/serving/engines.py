@@ -35,7 +35,7 @@ class Offer:
 def offers(folders: Sequence[Path], provider: str, threads: int, cache: int) -> dict[str, Offer]:
     """Label → offer of each folder: engines, or an ONNX bundle under ONNX Runtime's `provider`.
 
-    A label is the bundle's own; where several have one, what runs them is added, then their folder.
+    A label is the bundle's title; where several have one, what runs them is added, then their folder.
     """
     found = [_offer(folder, provider, threads, cache) for folder in folders]
     for more in ("runs", "place"):
@@ -55,9 +55,9 @@ def _offer(folder: Path, provider: str, threads: int, cache: int) -> Offer:
     if is_onnx(folder):
         onnx = OnnxBundle.load(folder)
         runs = f"ONNX Runtime, {provider}"
-        return Offer(onnx.label, onnx, lambda: open_onnx(onnx, threads, provider), runs)
+        return Offer(onnx.title, onnx, lambda: open_onnx(onnx, threads, provider), runs)
     engines = EngineBundle.load(folder)
-    return Offer(engines.label, engines, lambda: open_engines(engines, threads, cache=cache), str(engines.backend))
+    return Offer(engines.title, engines, lambda: open_engines(engines, threads, cache=cache), str(engines.backend))
 
 
 @dataclass
