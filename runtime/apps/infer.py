@@ -162,6 +162,7 @@ def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: NotesBy
             if made.error is None:
                 notes.of[made.source].note(made.source, pairs[made.source])
             else:
-                progress.say(f"error: {str(made.error) or 'out of memory; a smaller --tile needs less'}")
+                line = str(made.error) or "out of memory; a smaller --tile needs less"
+                progress.say(f"error: {line if str(made.source) in line else f'{made.source}: {line}'}")
             progress.ended(made.source, failed=made.error is not None)
     return progress.failed
