@@ -131,7 +131,7 @@ def test_one_chain_is_open_at_a_time(small: Built) -> None:
 
 def test_engines_of_one_label_are_told_apart(small: Built) -> None:
     found = offers([small.engines_int8, small.onnx_int8, small.onnx_fp32], "cpu", 1, 0)
-    assert list(found) == ["INT8 (openvino)", "INT8 (ONNX Runtime, cpu)", "FP32"]
+    assert list(found) == ["INT8 (OpenVINO)", "INT8 (ONNX Runtime, cpu)", "FP32"]
     assert len(offers([small.onnx_fp32, small.onnx_fp32 / "." / ".." / small.onnx_fp32.name], "cpu", 1, 0)) == 2
 
 

@@ -56,7 +56,9 @@ def _offer(folder: Path, provider: str, threads: int, cache: int) -> Offer:
         runs = f"ONNX Runtime, {provider}"
         return Offer(onnx.title, onnx, lambda: open_onnx(onnx, threads, provider), runs)
     engines = EngineBundle.load(folder)
-    return Offer(engines.title, engines, lambda: open_engines(engines, threads, cache=cache), str(engines.backend))
+    return Offer(
+        engines.title, engines, lambda: open_engines(engines, threads, cache=cache), engines.backend.label
+    )
 
 
 @dataclass
