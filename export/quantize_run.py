@@ -20,9 +20,9 @@ from typing import Any
 
 from passionsr_trt.engines.bundle.manifest import MANIFEST, sha256
 from passionsr_trt.engines.bundle.records import read_object
-from passionsr_trt.engines.common.arguments import held_signals
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.next_step import PHOTOS, STEP, say_next, typed
+from passionsr_trt.engines.common.signals import held_signals
 from passionsr_trt.engines.common.writing import check_writable, write_atomic
 from passionsr_trt.engines.target_device import target_device
 from passionsr_trt.export.quantize_plan import Quantized, QuantizeRequest, Step, results, steps

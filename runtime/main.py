@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from passionsr_trt.engines.common.arguments import HelpFormatter, missing_extra, refuse_twice, run
 from passionsr_trt.engines.common.errors import printable
+from passionsr_trt.engines.common.signals import ended_by_signal
 
 # name: (module, function that adds its options, one line of help)
 COMMANDS = {
@@ -57,7 +58,8 @@ EPILOG = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. 0 ok, 1 the work failed, 2 usage, 130 interrupted."""
     try:
-        return _main(sys.argv[1:] if argv is None else list(argv))
+        with ended_by_signal():
+            return _main(sys.argv[1:] if argv is None else list(argv))
     except KeyboardInterrupt:  # while libraries were loaded
         print("interrupted", file=sys.stderr)
         return 130

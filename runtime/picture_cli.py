@@ -51,7 +51,7 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         "--list", action="store_true", help="name the engines that come with the package, and stop"
     )
     _add_engines(parser)
-    _add_format(parser, None, "files in a folder (default: as the image came, JPEG, WebP or PNG; of others PNG)")
+    _add_format(parser)
     add_picture_options(parser)
     parser.add_argument(
         "--resume",
@@ -81,9 +81,12 @@ def _add_engines(parser: argparse.ArgumentParser, more: str = "") -> None:
     )
 
 
-def _add_format(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
+def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--format", choices=("png", "jpg", "webp"), default=default, help=f"{text}; JPEG and WebP of quality 95"
+        "--format",
+        choices=("png", "jpg", "webp"),
+        help="of files in a folder (default: as the image came, JPEG, WebP or PNG; of others PNG); JPEG and WebP "
+        "of quality 95",
     )
 
 
@@ -211,7 +214,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         "--list", action="append", type=Path, default=[], metavar="FILE", help="a list of pictures, one per line"
     )
     _add_engines(parser, "; at that path on every machine")
-    _add_format(parser, "png", "of all outputs")
+    _add_format(parser)
     add_picture_options(parser)
     _add_pool_options(parser)
     parser.set_defaults(run=_run_batch)

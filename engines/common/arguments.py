@@ -7,15 +7,15 @@ import io
 import math
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.extras import EXTRAS, install
+from passionsr_trt.engines.common.signals import ended_by_signal
 
 CALIBRATIONS = Path("calib_cache")  # where calibrations are kept, by content
 
@@ -234,49 +234,6 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left for a full disk would fail again
         return 1
-
-
-@contextmanager
-def ended_by_signal() -> Iterator[None]:
-    """SIGTERM (docker stop) ends the work as Ctrl-C does, so that nothing half-written stays behind."""
-
-    def end(number: int, _frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def held_signals() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM wait until what this yields is called, which then acts on them, or until the end.
-
-    Without it a process is lost where a signal comes while `subprocess.Popen` starts it.
-    """
-    came: list[int] = []
-    before: dict[int, Any] = {}
-
-    def release() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        before.clear()
-        while came:
-            signal.raise_signal(came.pop(0))
-
-    with suppress(ValueError):  # not the main thread, which no signal interrupts
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda number, _frame: came.append(number))
-    try:
-        yield release
-    finally:
-        release()
 
 
 def missing_extra(error: ModuleNotFoundError) -> int:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.temporaries import prefix, sweep
+from passionsr_trt.engines.common.temporaries import prefix, temporary_folder
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -29,16 +29,15 @@ def write_atomic(path: Path, content: bytes) -> None:
 def check_writable(folder: Path) -> None:
     """Fail before the work, not after it, where the folder cannot take a file; leaves nothing behind.
 
-    What earlier runs that were killed left there is removed.
+    What earlier runs that were killed left there is removed. A folder that is missing is tried under a name of
+    this process: others may be making it, or trying it too.
     """
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place) or place == place.parent)
     try:
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        sweep(folder)
-        handle, name = tempfile.mkstemp(prefix=prefix(), dir=folder)
-        os.close(handle)
-        Path(name).unlink()
-        for parent in missing:
-            parent.rmdir()
+        with temporary_folder(there) as trial:
+            tried = trial / folder.relative_to(there)
+            tried.mkdir(parents=True, exist_ok=True)
+            handle, _name = tempfile.mkstemp(dir=tried)
+            os.close(handle)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})", "expected a writable folder") from None

@@ -131,10 +131,10 @@ def without_outputs(
     sources = {(picture.path.parent, picture.path.stem) for picture in found}
     kept = []
     for picture in found:
-        source = (picture.path.parent, source_stem(picture, suffix))
+        source = (picture.path.parent, source_stem(picture.path.stem, suffix))
         if notes.made(picture):
             left.kinds["made"] += 1
-        elif picture.walked and named_as_output(picture, suffix) and (beside_them or source in sources):
+        elif picture.walked and named_as_output(picture.path.stem, suffix) and (beside_them or source in sources):
             left.kinds["enlarged"] += 1
         else:
             kept.append(picture)
@@ -162,6 +162,7 @@ def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: NotesBy
             if made.error is None:
                 notes.of[made.source].note(made.source, pairs[made.source])
             else:
-                progress.say(f"error: {str(made.error) or 'out of memory; a smaller --tile needs less'}")
+                line = str(made.error) or "out of memory; a smaller --tile needs less"
+                progress.say(f"error: {line if str(made.source) in line else f'{made.source}: {line}'}")
             progress.ended(made.source, failed=made.error is not None)
     return progress.failed

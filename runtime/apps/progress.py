@@ -1,7 +1,6 @@
 """How a run over pictures is seen at work: on a terminal a bar, elsewhere lines at an interval, both on stderr.
 
-Before each picture a line says what it will be. Times are told once something is known: from the first tiles or
-pictures that were done, loading and compiling left out.
+Before each picture a line says what it will be.
 """
 
 from __future__ import annotations
@@ -10,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from passionsr_trt.engines.common.errors import printable
+from passionsr_trt.runtime.apps.estimate import Estimate, about, ticking
 from passionsr_trt.runtime.core.observing import Plan
 from tqdm import tqdm
 
@@ -26,30 +27,21 @@ class Progress:
     """
 
     def __init__(self, label: str, weights: Mapping[Path, int], streams: int = 1) -> None:
-        self.weights, self.streams = weights, streams
+        self.estimate, self.streams = Estimate(weights), streams
         self.made = self.failed = 0
-        self.rate = Rate()
-        self.total = sum(weights.values())
-        self.finished = self.lost = 0  # pixels of pictures that are written, of pictures that failed
-        self.shares: dict[Path, float] = {}  # of pictures under way
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.bar = tqdm(total=self.total, desc=label, bar_format=FORM, disable=not self.terminal)
-        self._said = time.monotonic()
-        self._over = threading.Event()
+        self.bar = tqdm(total=1.0, desc=label, bar_format=FORM, disable=not self.terminal)
+        self._what, self._said = "", time.monotonic()
+        self._lock = threading.RLock()
+        self._ticking = ExitStack()
 
     def __enter__(self) -> Progress:
-        if self.terminal:
-            threading.Thread(target=self._tick, daemon=True).start()
+        self._ticking.enter_context(ticking(self.show))  # while a large tile is computed or a file written
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._over.set()
+        self._ticking.close()
         self.bar.close()
-
-    def _tick(self) -> None:
-        """The clock moves while a large tile is computed or a file written."""
-        while not self._over.wait(1.0):
-            self.bar.refresh()
 
     def observer(self, source: Path) -> Observed:
         """Of one picture, by the name that it was given with."""
@@ -60,40 +52,42 @@ class Progress:
 
     def ended(self, source: Path, failed: bool) -> None:
         """A picture's file is written, or it failed."""
-        self.failed += failed
-        self.made += not failed
-        self.shares.pop(source, None)
-        if failed:
-            self.lost += self.weights[source]
-        else:
-            self.finished += self.weights[source]
-        self.moved()
+        with self._lock:
+            self.failed += failed
+            self.made += not failed
+            self.estimate.ended(source, failed)
+        self.show("")
 
     def began(self, source: Path, plan: Plan) -> None:
-        self.shares[source] = 0.0
-        seconds = self.rate.seconds(self.weights[source] * min(self.streams, len(self.shares)))
+        with self._lock:
+            self.estimate.at(source, 0.0, plan.share(0) if plan.tiles else 1.0)
+            at_once = min(self.streams, len(self.estimate.shares))
+            seconds = self.estimate.seconds(self.estimate.weights[source] * at_once)
+            self._what = ": ".join(filter(None, (source.name, plan.doing(0))))
         self.say(f"{source}: {plan}{'' if seconds is None else f', {about(seconds)}'}")
 
-    def advanced(self, source: Path, share: float, what: str) -> None:
-        self.shares[source] = share
-        self.moved(f"{source.name}: {what}")
+    def advanced(self, source: Path, share: float, tile: float, what: str) -> None:
+        with self._lock:
+            self.estimate.at(source, share, tile)
+        self.show(f"{source.name}: {what}")
 
-    def moved(self, what: str = "") -> None:
-        """Show what is done now. what: is under way."""
-        done = self.finished + sum(share * self.weights[source] for source, share in self.shares.items())
-        self.rate.saw(done)  # what failed says nothing of it
-        done += self.lost
-        seconds = self.rate.seconds(self.total - done)
-        left = "" if seconds is None else f"{about(seconds)} left"
-        failed = f"{self.failed} failed" if self.failed else ""
-        pictures = f"{self.made} of {len(self.weights)} written" if len(self.weights) > 1 else ""
-        line = ", ".join(filter(None, (left, pictures, failed, what)))
-        if self.terminal:
-            self.bar.set_postfix_str(printable(line), refresh=False)
-            self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self._said >= INTERVAL and done < self.total:
-            self._said = time.monotonic()
-            self.say(f"{done / self.total:.0%}, {line}" if line else f"{done / self.total:.0%}")
+    def show(self, what: str | None = None) -> None:
+        """What is done now. what: is under way, None: as before."""
+        with self._lock:
+            self._what = self._what if what is None else what
+            done, seconds = self.estimate.now()
+            left = f"{about(seconds)} left" if seconds else ""
+            failed = f"{self.failed} failed" if self.failed else ""
+            count = len(self.estimate.weights)
+            pictures = f"{self.made} of {count} written" if count > 1 else ""
+            line = ", ".join(filter(None, (left, pictures, failed, self._what)))
+            if self.terminal:
+                self.bar.set_postfix_str(printable(line), refresh=False)
+                self.bar.n = done
+                self.bar.refresh()
+            elif time.monotonic() - self._said >= INTERVAL and done < 1:
+                self._said = time.monotonic()
+                self.say(f"{done:.0%}, {line}" if line else f"{done:.0%}")
 
 
 class Observed:
@@ -101,43 +95,15 @@ class Observed:
 
     def __init__(self, progress: Progress, source: Path) -> None:
         self._progress, self._source = progress, source
-        self._count = 0
+        self._plan: Plan | None = None
 
     def begins(self, plan: Plan) -> None:
-        self._count = plan.count
+        self._plan = plan
         self._progress.began(self._source, plan)
 
     def advances(self, tiles: int, share: float) -> None:
-        self._progress.advanced(self._source, share, f"tile {tiles} of {self._count}")
+        assert self._plan is not None
+        self._progress.advanced(self._source, share, self._plan.share(tiles), self._plan.doing(tiles))
 
     def ends(self) -> None:
-        self._progress.advanced(self._source, 1.0, "writing")
-
-
-class Rate:
-    """How much is done a second, from the first time that anything was: before it was loading and compiling."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
-        self._last = (0.0, 0.0)
-
-    def saw(self, done: float) -> None:
-        """So much is done in all, now."""
-        if done > self._last[1]:
-            self._last = time.monotonic(), done
-            self._first = self._first or self._last
-
-    def seconds(self, work: float) -> float | None:
-        """That some work takes, None where not even a hundredth of so much was seen."""
-        if self._first is None or self._last[1] - self._first[1] < max(work / 100, 1):
-            return None
-        (began, before), (now, done) = self._first, self._last
-        return work * (now - began) / (done - before)
-
-
-def about(seconds: float) -> str:
-    """`about 2 min`."""
-    for unit, name, most in ((1, "s", 90), (60, "min", 5400)):
-        if seconds < most:
-            return f"about {max(1, round(seconds / unit))} {name}"
-    return f"about {seconds / 3600:.1f} h"
+        self._progress.advanced(self._source, 1.0, 0.0, "writing")

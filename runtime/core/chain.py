@@ -136,7 +136,7 @@ def rescaled(chain: Chain, scale: int | None) -> Chain:
         return chain
     if not any_scale(chain.parts):
         fact = f"--scale {scale}: this model enlarges by itself, {chain.model.upscale} times"
-        raise UsageError(fact, f"expected {chain.model.upscale}", "leave --scale out, and shrink the result")
+        raise UsageError(fact, f"expected {chain.model.upscale}", f"--outscale {scale} resizes the result")
     return replace(chain, model=replace(chain.model, upscale=scale))
 
 

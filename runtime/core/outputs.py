@@ -80,15 +80,13 @@ def beside(found: list[Found], kind: str | None, suffix: str) -> Outputs:
     return guarded({path: Path(name) for path, name in names.items()}, found, outputs)
 
 
-def named_as_output(picture: Found, suffix: str) -> bool:
-    """Does a picture's name end as those do that are written beside pictures? suffix: this run's."""
-    stem = picture.path.stem
+def named_as_output(stem: str, suffix: str = "") -> bool:
+    """Does a name, without `.jpg`, end as those do that are written beside pictures? suffix: this run's."""
     return bool(suffix and stem.endswith(suffix)) or ENLARGED.search(stem) is not None
 
 
-def source_stem(picture: Found, suffix: str) -> str:
+def source_stem(stem: str, suffix: str = "") -> str:
     """Of the picture that one of such a name was made from."""
-    stem = picture.path.stem
     return stem.removesuffix(suffix) if suffix and stem.endswith(suffix) else ENLARGED.sub("", stem)
 
 

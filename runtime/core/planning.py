@@ -81,7 +81,7 @@ class Tiles:
         return self.counts(size, part)[0] * math.prod(map(min, size, self.sides[part]))
 
     def __str__(self) -> str:
-        """`tiles of 728×464 pixels (unet 576×576)`."""
+        """`tiles of 464×728 pixels (unet 576×576)`, width first."""
         (_first, side), *others = self.sides.items()
         different = ", ".join(f"{name} {_by(other)}" for name, other in others if other != side)
         at_once = f", up to {self.batch} at once" if self.batch > 1 else ""
@@ -89,7 +89,7 @@ class Tiles:
 
 
 def _by(size: Size) -> str:
-    return f"{size[0]}×{size[1]}"
+    return f"{size[1]}×{size[0]}"
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -159,7 +159,7 @@ def plan_tiles(size: Size, chain: Chain, options: Options) -> Tiles | None:
             if allowed is None or needed <= allowed:
                 return tiles
     raise UserError(
-        f"an image of {size[0]}×{size[1]} pixels takes {in_words(needed)} at least",
+        f"an image of {_by(size)} pixels takes {in_words(needed)} at least",
         f"{in_words(allowed or 0)} may be taken",
         "smaller engines, pictures, --tile or --overlap need less; --memory lifts the limit",
     )
@@ -183,7 +183,7 @@ def _choices(size: Size, chain: Chain, options: Options) -> Iterator[Tiles | Non
         given = (min(options.tile, length) for length in size) if cut else size
         if limits and not all(a <= side <= b for a, side, b in zip(low, given, high, strict=True)):
             raise UserError(
-                f"--tile {options.tile}: the engines take {low[0]}×{low[1]} to {high[0]}×{high[1]} pixels",
+                f"--tile {options.tile}: the engines take {_by(low)} to {_by(high)} pixels",
                 "expected tiles of that",
                 "without --tile they are",
             )
@@ -211,7 +211,7 @@ def tilings(size: Size, overlap: int, limits: Limits | None, parts: Sequence[Par
         low, high = limits
         if overlap > min(high) - multiple:
             raise UserError(
-                f"--overlap {overlap}: too much for engines of {high[0]}×{high[1]} pixels at most",
+                f"--overlap {overlap}: too much for engines of {_by(high)} pixels at most",
                 f"expected at most {min(high) - multiple}",
             )
         tile = least_work(size, overlap, multiple, low, high, high)

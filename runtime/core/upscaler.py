@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from passionsr_trt.engines.bundle.wiring import Size, picture_size, sources_of
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale, upscale_deep
 from passionsr_trt.runtime.core.chain import Arrays, Chain
 from passionsr_trt.runtime.core.colour import align
-from passionsr_trt.runtime.core.observing import PictureObserver, Plan, TileWatch
+from passionsr_trt.runtime.core.observing import PictureObserver, Plan, TileWatch, plan_of
 from passionsr_trt.runtime.core.ordered import attempt
-from passionsr_trt.runtime.core.planning import Options, Tiles, plan_tiles
+from passionsr_trt.runtime.core.planning import Options, Tiles
 from passionsr_trt.runtime.core.tiling import PictureRun, Watch, run_pictures
 from passionsr_trt.runtime.pictures.images import resized, resized_deep, to_deep, to_image
 from PIL import Image
@@ -43,16 +42,12 @@ class SRResult:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture on its way into the chain. enlarged: the bicubic enlargement as an array [3, H, W]; counts: tiles
-    of each part, none where it is not tiled.
-    """
+    """A picture on its way into the chain. enlarged: the bicubic enlargement as an array [3, H, W]."""
 
     bicubic: Image.Image
     enlarged: np.ndarray
     sources: Arrays
-    tiles: Tiles | None
     plan: Plan
-    counts: dict[str, int]
     deep: bool = False
 
 
@@ -95,14 +90,16 @@ def super_resolve_each(
     """
 
     def started(key: K, image: Given) -> PictureRun[Started[K]]:
-        prepared = prepare(chain, image, options)
+        given = image.shape[1:] if isinstance(image, np.ndarray) else (image.height, image.width)
+        plan = plan_of(chain, (given[0], given[1]), options)
         observer = None if observe is None else observe(key)
         told = watch
         if observer is not None:
-            observer.begins(prepared.plan)
-            if told is None and prepared.tiles is not None:  # an untiled one goes through all parts at once
-                told = TileWatch(observer, chain.parts, prepared.counts)
-        return PictureRun((key, prepared, observer), chain, dict(prepared.sources), prepared.tiles, told)
+            observer.begins(plan)  # a large picture takes seconds to prepare
+            if told is None and plan.tiles is not None:  # an untiled one goes through all parts at once
+                told = TileWatch(observer.advances, plan)
+        prepared = prepare(chain, image, plan, options.seed)
+        return PictureRun((key, prepared, observer), chain, dict(prepared.sources), plan.tiles, told)
 
     def runs() -> Iterator[PictureRun[Started[K]]]:
         for key, image in images:
@@ -124,8 +121,8 @@ def super_resolve_each(
         yield from map(ended, ready)
 
 
-def prepare(chain: Chain, image: Given, options: Options) -> Prepared:
-    """The chain's sources for a picture, and its tiles."""
+def prepare(chain: Chain, image: Given, plan: Plan, seed: int) -> Prepared:
+    """The chain's sources for a picture."""
     deep = isinstance(image, np.ndarray)
     if isinstance(image, np.ndarray):
         enlarged = upscale_deep(image, chain.model.upscale)
@@ -133,18 +130,8 @@ def prepare(chain: Chain, image: Given, options: Options) -> Prepared:
     else:
         bicubic = upscale(image, chain.model.upscale)
         enlarged = to_array(bicubic)
-    sources = chain_sources(image, enlarged, chain.parts, options.seed, chain.least)
-    size = picture_size(sources_of(chain.parts).values(), {name: x.shape for name, x in sources.items()})
-    tiles = plan_tiles(size, chain, options)
-    counts = {} if tiles is None else {part.name: sum(tiles.counts(size, part.name)) for part in chain.parts}
-    given = given_size(enlarged, chain)
-    plan = Plan(given, options.result_size(given, chain.model.upscale), tiles, sum(counts.values()))
-    return Prepared(bicubic, enlarged, sources, tiles, plan, counts, deep)
-
-
-def given_size(enlarged: np.ndarray, chain: Chain) -> Size:
-    """(height, width) of the picture whose enlargement [3, H, W] this is."""
-    return enlarged.shape[1] // chain.model.upscale, enlarged.shape[2] // chain.model.upscale
+    sources = chain_sources(image, enlarged, chain.parts, seed, chain.least)
+    return Prepared(bicubic, enlarged, sources, plan, deep)
 
 
 def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Options) -> SRResult:
@@ -159,4 +146,4 @@ def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Opti
     if options.outscale is not None and options.outscale != chain.model.upscale:
         size = prepared.plan.result
         image, deep = resized(image, size), None if deep is None else resized_deep(deep, size)
-    return SRResult(image, prepared.bicubic, run.seconds, prepared.tiles, deep)
+    return SRResult(image, prepared.bicubic, run.seconds, prepared.plan.tiles, deep)

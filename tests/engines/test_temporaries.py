@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from passionsr_trt.engines.bundle.manifest import atomic_folder, write_manifest
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import HOST, OLD, prefix, sweep, temporary_folder
 from passionsr_trt.engines.common.writing import check_writable, write_atomic
 from passionsr_trt.engines.pictures.files import list_images
@@ -51,6 +55,43 @@ def test_runs_begin_with_it(folder: Path) -> None:
     with atomic_folder(folder / "result", "calibration") as temporary:
         assert temporary.name.startswith(prefix())
     assert {path.name for path in folder.iterdir()} >= {"result"} and len(list(folder.iterdir())) == 4
+
+
+def test_several_may_try_the_same_missing_folder_at_once(tmp_path: Path) -> None:
+    missing = tmp_path / "out" / "pictures"
+
+    def tries(number: int) -> None:
+        for _ in range(50):
+            check_writable(missing if number % 2 else missing / "deeper")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(tries, range(8)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_makes_meanwhile_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing, make = tmp_path / "out" / "pictures", tempfile.mkstemp
+
+    def mkstemp(**where: Any) -> tuple[int, str]:
+        missing.mkdir(parents=True, exist_ok=True)
+        (missing / "theirs.png").write_text("")
+        return make(**where)
+
+    monkeypatch.setattr("passionsr_trt.engines.common.writing.tempfile.mkstemp", mkstemp)
+    check_writable(missing)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "pictures", "theirs.png"]
+
+
+@pytest.mark.parametrize("what", ["below a file", "a file", "a dead link", "too long"])
+def test_what_can_be_no_folder_is_said_before_the_work(tmp_path: Path, what: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "at all")
+    names = {"below a file": "file/out", "a file": "file", "a dead link": "link", "too long": "x" * 300}
+    with pytest.raises(UserError, match=r"cannot be written \(.*\); expected a writable folder"):
+        check_writable(tmp_path / names[what])
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link"}
 
 
 def test_what_begins_with_a_dot_is_no_input(folder: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_step_s_status_passes_through_and_a_killed_one_is_one_line(
 # what runs a step, in a process of its own: a signal that is handled wrongly must not end the one of the tests
 RUNNER = """
 import os, signal, subprocess, sys, time
-from passionsr_trt.engines.common.arguments import ended_by_signal
+from passionsr_trt.engines.common.signals import ended_by_signal
 from passionsr_trt.export.quantize_plan import Step
 from passionsr_trt.export.quantize_run import run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from passionsr_trt.engines.pictures.files import LeftOut
 pytest.importorskip("fsspec", reason="needs fsspec (extra [batch])")
 from passionsr_trt.runtime.apps.batch.cluster import Starts
 from passionsr_trt.runtime.apps.batch.inputs import Item, Refused, pictures, safe_key
-from passionsr_trt.runtime.apps.batch.ledger import OWN, Entry, Ledger, Place, Stamp, parse, verdict
+from passionsr_trt.runtime.apps.batch.ledger import OWN, Entry, Ledger, Place, Stamp, local_stamp, parse, verdict
 from passionsr_trt.runtime.apps.batch.worker import Outcome, Settings, Worker
 from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.core.planning import Options
+from passionsr_trt.runtime.picture_cli import add_batch
 
 from tests.conftest import Built
 from tests.pictures import noise
@@ -33,8 +35,14 @@ def put(folder: Path, *names: str) -> Path:
     return folder
 
 
-def keys(inputs: list[str], output: Path, lists: list[Path] | None = None) -> list[str]:
-    found = pictures(inputs, lists or [], str(output), ".png", LeftOut())
+def keys(
+    inputs: list[str],
+    output: Path,
+    lists: list[Path] | None = None,
+    kind: str | None = "png",
+    left: LeftOut | None = None,
+) -> list[str]:
+    found = pictures(inputs, lists or [], str(output), kind, left or LeftOut())
     return [item.key for item in found if isinstance(item, Item)]
 
 
@@ -47,11 +55,48 @@ def test_folders_keep_their_structure_and_names_never_meet(tmp_path: Path) -> No
     assert keys([f"file://{source}"], tmp_path / "out") == expected
     assert keys([str(source)], source / "sub") == expected[:3], "the output folder is no input"
     put(source, "a.jpg.png")
-    found = pictures([str(source)], [], "out", ".png", LeftOut())
+    found = pictures([str(source)], [], "out", "png", LeftOut())
     refused = [item for item in found if isinstance(item, Refused)]
     assert [Path(item.source).name for item in refused] == ["a.jpg"] and "would become a.jpg.png" in refused[
         0
     ].reason
+
+
+def test_a_file_keeps_its_format_unless_one_is_named(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "a.JPG", "a.bmp", "a.png", "b.jfif", "c.webp")
+    own = ["a.JPG", "a.bmp.png", "a.png", "b.jfif.jpg", "c.webp"]
+    assert keys([str(source)], tmp_path / "out", kind=None) == own
+    assert keys([f"{source}/a.JPG"], tmp_path / "out", kind=None) == ["a.JPG"]
+    assert keys([str(source)], tmp_path / "out", kind="jpg") == [
+        f"{name}.jpg" for name in sorted(("a.JPG", "a.bmp", "a.png", "b.jfif", "c.webp"))
+    ]
+    parser = argparse.ArgumentParser()
+    add_batch(parser)
+    assert parser.parse_args(["in", "out"]).format is None, "as of infer"
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_what_infer_made_beside_its_pictures_is_no_input(tmp_path: Path, store: bool) -> None:
+    source = put(tmp_path / "in", "a.jpg", "a_x4.jpg", "b_x4.jpg", "sub/a_x2.png", "sub/a.png")
+    left = LeftOut()
+    url = "memory://batch-beside" if store else str(source)
+    for path in source.rglob("*.*"):
+        if store:
+            Place(url).write(path.relative_to(source).as_posix(), b"x")
+    assert keys([url], tmp_path / "out", kind=None, left=left) == ["a.jpg", "b_x4.jpg", "sub/a.png"]
+    assert left.line() == "2 files left out: 2 named as enlarged ones are"
+
+
+def test_what_is_noted_in_a_folder_is_no_input(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "a.jpg", "sub/a-large.jpg")
+    made = local_stamp(source / "sub" / "a-large.jpg")
+    assert made is not None
+    Ledger(Place(str(source))).write([Entry("sub/a-large.jpg", "c", 1, "then", "", made.size, made.mark, "")])
+    left = LeftOut()
+    assert keys([str(source)], tmp_path / "out", left=left) == ["a.jpg.png"]
+    assert left.line() == "1 file left out: 1 that an earlier run made"
+    (source / "sub" / "a-large.jpg").write_bytes(b"mine now")
+    assert keys([str(source)], tmp_path / "out") == ["a.jpg.png", "sub/a-large.jpg.png"]
 
 
 def test_a_path_that_cannot_be_asked_costs_no_other_picture(tmp_path: Path, small: Built) -> None:

@@ -106,7 +106,9 @@ def test_memory_is_decided_from_the_header(
     Image.new("1", (7000, 7000)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(files, "read_picture", lambda _path: pytest.fail("was decoded"))
     assert infer(small, tmp_path / "out", tmp_path / "bomb.png", "--memory", "0.5") == 1
-    assert "GiB at least; 0.50 GiB may be taken" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"error: {tmp_path / 'bomb.png'}: an image of 14016×14016 pixels takes" in told, "the picture is named"
+    assert "GiB at least; 0.50 GiB may be taken" in told
 
 
 def test_what_is_no_number_is_no_picture(

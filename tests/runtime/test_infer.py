@@ -91,7 +91,8 @@ def test_another_scale_where_the_model_takes_the_enlarged_picture(
             assert rescaled(chain, 3).model.upscale == 3
         else:
             with pytest.raises(
-                UsageError, match="--scale 3: this model enlarges by itself, 4 times; expected 4; leave"
+                UsageError,
+                match="--scale 3: this model enlarges by itself, 4 times; expected 4; --outscale 3 resizes",
             ):
                 rescaled(chain, 3)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.common.errors import UsageError
-from passionsr_trt.engines.pictures.files import Found, find_pictures
+from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.runtime.core import outputs
 from passionsr_trt.runtime.core.outputs import (
     Outputs,
@@ -69,8 +69,7 @@ def test_beside_its_picture_each_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "yes"), [("a_x4", True), ("a_x2.5", True), ("a_big", True), ("max4", False)])
 def test_names_of_enlarged_pictures_are_known(name: str, yes: bool) -> None:
-    picture = Found(Path(f"in/{name}.png"), f"{name}.png", walked=True)
-    assert named_as_output(picture, "_big") is yes and source_stem(picture, "_big") == ("a" if yes else name)
+    assert named_as_output(name, "_big") is yes and source_stem(name, "_big") == ("a" if yes else name)
 
 
 def test_of_two_folders_the_first_has_the_name(tmp_path: Path) -> None:

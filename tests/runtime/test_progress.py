@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.runtime.apps import progress as progress_module
-from passionsr_trt.runtime.apps.progress import Progress, about
+from passionsr_trt.runtime.apps import estimate as estimate_module
+from passionsr_trt.runtime.apps.progress import Progress
 from passionsr_trt.runtime.backends.loading import open_engines
 from passionsr_trt.runtime.backends.packaged import DEFAULT, REALESR_GENERAL, located
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.observing import Plan
 from passionsr_trt.runtime.core.planning import Options, Tiles
-from passionsr_trt.runtime.core.upscaler import super_resolve_each
+from passionsr_trt.runtime.core.upscaler import super_resolve, super_resolve_each
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
@@ -76,11 +76,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(progress_module.time, "monotonic", made.monotonic)
+    monkeypatch.setattr(estimate_module.time, "monotonic", made.monotonic)
+    monkeypatch.setattr(estimate_module, "TICK", 1e6)
     return made
 
 
-PLAN = Plan((10, 20), (40, 80), Tiles({"net": (16, 16)}, 4), 10)
+PLAN = Plan((10, 20), (40, 80), Tiles({"net": (16, 16)}, 4), {"net": 10}, {"net": 1.0})
 
 
 def test_lines_are_said_at_an_interval_and_time_once_it_is_known(
@@ -99,10 +100,10 @@ def test_lines_are_said_at_an_interval_and_time_once_it_is_known(
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "in/a.png: 20×10 → 80×40, 10 tiles of 16×16 pixels",
-        "5%, 0 of 3 written, 1 failed, a.png: tile 1 of 10",
-        "20%, about 2 min left, 0 of 3 written, 1 failed, a.png: tile 4 of 10",
-        "35%, about 2 min left, 0 of 3 written, 1 failed, a.png: tile 7 of 10",
-        "50%, about 70 s left, 0 of 3 written, 1 failed, a.png: tile 10 of 10",
+        "5%, 0 of 3 written, 1 failed, a.png: tile 2 of 10",
+        "20%, about 2 min left, 0 of 3 written, 1 failed, a.png: tile 5 of 10",
+        "35%, about 2 min left, 0 of 3 written, 1 failed, a.png: tile 8 of 10",
+        "50%, about 70 s left, 0 of 3 written, 1 failed, a.png: finishing",
         "in/b.png: 20×10 → 80×40, 10 tiles of 16×16 pixels, about 70 s",
     ]
 
@@ -120,12 +121,32 @@ def test_on_a_terminal_there_is_a_bar_with_failures_apart(
     assert "100%" in bar and "0 of 2 written, 1 failed, a.png: writing" in bar
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "about 1 s"), (89, "about 89 s"), (100, "about 2 min"), (3600, "about 60 min"), (9000, "about 2.5 h")],
-)
-def test_times_are_round(seconds: float, words: str) -> None:
-    assert about(seconds) == words
+def test_between_two_tiles_the_bar_goes_on(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress("engines", {A: 1000}) as progress:
+        picture = progress.observer(A)
+        picture.begins(PLAN)
+        for tile in (1, 2):
+            clock.now += 30
+            picture.advances(tile, tile / 10)
+        clock.now += 15
+        progress.show()
+        assert "25%" in capsys.readouterr().err.split("\r")[-1]
+        clock.now += 3000
+        progress.show()
+        assert "30%" in capsys.readouterr().err.split("\r")[-1], "not to the tile's end: 29.5"
+
+
+def test_a_large_picture_is_said_before_it_is_enlarged(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    observer = Recorded()
+    monkeypatch.setattr(
+        "passionsr_trt.runtime.core.upscaler.upscale", lambda *_given: observer.told.append("enlarged")
+    )
+    with pytest.raises(ValueError, match="axes"):
+        super_resolve(chain, Image.new("RGB", (40, 30)), Options(), observer=observer)
+    assert observer.told == ["40×30 → 160×120", "enlarged"]
 
 
 def test_infer_says_what_each_picture_will_be(

@@ -172,6 +172,7 @@ def test_the_page_fits_its_screen_and_can_be_read_and_used_by_all(
         assert page.locator("#viewer .stack").evaluate("(stack) => stack.offsetWidth") == 2 * 224
         page.click("#details button")
         page.wait_for_selector("#seconds table", timeout=COMING)
+        assert page.locator("#seconds").evaluate("(one) => one.scrollWidth <= one.clientWidth"), "nothing is cut"
         assert page.locator("[aria-label*=hare]").count() == 0, "nothing is sent elsewhere"
         page.wait_for_function("getComputedStyle(document.querySelector('#go')).opacity === '1'", timeout=COMING)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -14,6 +14,7 @@ from passionsr_trt.runtime.apps.serving.app import is_loopback
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice, offers
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
 from passionsr_trt.runtime.apps.serving.work import Wishes, compare_picture, upscale_pictures
+from passionsr_trt.runtime.backends.packaged import REALESR_GENERAL
 from passionsr_trt.runtime.core.chain import Chain
 
 from tests.conftest import Built
@@ -130,8 +131,16 @@ def test_one_chain_is_open_at_a_time(small: Built) -> None:
 
 def test_engines_of_one_label_are_told_apart(small: Built) -> None:
     found = offers([small.engines_int8, small.onnx_int8, small.onnx_fp32], "cpu", 1, 0)
-    assert list(found) == ["INT8 (openvino)", "INT8 (ONNX Runtime, cpu)", "FP32"]
+    assert list(found) == ["INT8 (OpenVINO)", "INT8 (ONNX Runtime, cpu)", "FP32"]
     assert len(offers([small.onnx_fp32, small.onnx_fp32 / "." / ".." / small.onnx_fp32.name], "cpu", 1, 0)) == 2
+
+
+def test_engines_are_called_by_their_model_and_those_of_one_title_are_told_apart(small: Built) -> None:
+    packaged = REALESR_GENERAL.folder
+    first, second = packaged / "int8", packaged / "int8-63"
+    assert list(offers([first, small.onnx_fp32], "cpu", 1, 0)) == ["Real-ESRGAN general ×4, INT8", "FP32"]
+    runs = "Real-ESRGAN general ×4, INT8 (ONNX Runtime, cpu)"
+    assert list(offers([first, second], "cpu", 1, 0)) == [f"{runs} ({first})", f"{runs} ({second})"]
 
 
 def test_the_first_result_is_there_before_the_second_picture_is_begun(

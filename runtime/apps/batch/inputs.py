@@ -6,9 +6,11 @@
 | one of several inputs  | a folder under its own name, a file under its name                             |
 | a line of a list       | a relative path as it is, others without `/` or `scheme://`, as `tar` does it  |
 
-A name that ends in the output's format stays; to any other the format is added (`a.jpg` → `a.jpg.png`). So a name
-never depends on what else there is, and no two files of one folder meet but `a.jpg` and `a.jpg.png`: the first of
-those is refused.
+A file keeps its format as in `infer`, or all are of one. A name that ends in the output's format stays; to any
+other the format is added (`a.bmp` → `a.bmp.png`). So a name never depends on what else there is, and no two files
+of one folder meet but `a.bmp` and `a.bmp.png`: the first of those is refused.
+
+What `infer` made beside a folder's pictures is no input: it is noted there, or `a_x4.jpg` lies beside `a.jpg`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, reason_of
-from passionsr_trt.engines.pictures.files import LeftOut, is_folder, kind_of, no_picture, walk
+from passionsr_trt.engines.pictures.files import Found, LeftOut, is_folder, kind_of, no_picture, walk
 from passionsr_trt.runtime.apps.batch.ledger import (
     OWN,
     Stamp,
@@ -32,7 +34,9 @@ from passionsr_trt.runtime.apps.batch.ledger import (
     open_store,
     stamp_of,
 )
+from passionsr_trt.runtime.apps.notes import Notes
 from passionsr_trt.runtime.core.ordered import ordered
+from passionsr_trt.runtime.core.outputs import ending, named_as_output, source_stem
 
 UNKNOWN = Stamp(-1, "")
 AT_ONCE = 64  # lines of a list that are looked up together, half of them waiting
@@ -56,9 +60,10 @@ class Refused:
 
 
 def pictures(
-    inputs: list[str], lists: list[Path], output: str, suffix: str, left: LeftOut
+    inputs: list[str], lists: list[Path], output: str, kind: str | None, left: LeftOut
 ) -> Iterator[Item | Refused]:
-    """All of them, folder by folder. suffix: of outputs, `.png`; left: gets what is no picture that can be read.
+    """All of them, folder by folder. kind: of outputs, `png`, `jpg` or `webp`, None: each its own; left: gets what
+    is no picture that can be read, or an earlier run's.
 
     UsageError where an input and OUT overlap.
     """
@@ -68,7 +73,7 @@ def pictures(
         folder = as_folder(url)
         name = url.rstrip("/\\").rsplit("/", 1)[-1].rsplit(os.sep, 1)[-1]
         if folder is None:
-            found: Iterable[Item | Refused] = [_one(url, name, suffix)]
+            found: Iterable[Item | Refused] = [_one(url, name, kind)]
         else:
             check_apart(url, output)
             if not alone and name in ("", ".", ".."):
@@ -77,14 +82,22 @@ def pictures(
                 raise UsageError(
                     f"{taken[f'{name}/']}, {url}: would both go to {name}/", "expected different names"
                 )
-            found = folder.pictures("" if alone else f"{name}/", output, suffix, left)
+            found = folder.pictures("" if alone else f"{name}/", output, kind, left)
         yield from found if folder is not None else _apart(found, taken)
     for file in lists:
-        yield from _apart(_listed(file, suffix), taken)
+        yield from _apart(_listed(file, kind), taken)
 
 
-def output_name(name: str, suffix: str) -> str:
-    return name if name.endswith(suffix) else name + suffix
+def output_name(name: str, kind: str | None) -> str:
+    end = ending(name, kind)
+    return name if name.endswith(end) else name + end
+
+
+def enlarged_in(names: Iterable[str]) -> set[str]:
+    """Of a folder's pictures those that are named as one of the others, enlarged."""
+    stems = {name: Path(name).stem for name in names}
+    there = set(stems.values())
+    return {name for name, stem in stems.items() if named_as_output(stem) and source_stem(stem) in there}
 
 
 def safe_key(key: str) -> bool:
@@ -111,11 +124,23 @@ class LocalFolder:
     def __init__(self, url: str) -> None:
         self.root = local_path(url)
 
-    def pictures(self, where: str, output: str, suffix: str, left: LeftOut) -> Iterator[Item | Refused]:
+    def pictures(self, where: str, output: str, kind: str | None, left: LeftOut) -> Iterator[Item | Refused]:
         found = 0
+        notes = Notes(Path(self.root), "", keep=False)
         for relative, entries in walk(self.root, left, local_path(output) if is_local(output) else ""):
-            files = {entry.name: (entry.path, local_stamp(Path(entry.path)) or UNKNOWN) for entry in entries}
-            for item in _of_folder(f"{where}{relative}", files, suffix):
+            enlarged = enlarged_in(entry.name for entry in entries)
+            made = {
+                entry.name
+                for entry in entries
+                if notes.made(Found(Path(entry.path), f"{relative}{entry.name}", walked=True))
+            }
+            left.kinds.update(["made"] * len(made) + ["enlarged"] * len(enlarged - made))
+            files = {
+                entry.name: (entry.path, local_stamp(Path(entry.path)) or UNKNOWN)
+                for entry in entries
+                if entry.name not in enlarged | made
+            }
+            for item in _of_folder(f"{where}{relative}", files, kind):
                 found += 1
                 yield item
         for reason in left.folders:
@@ -131,7 +156,7 @@ class StoreFolder:
     def __init__(self, url: str, store: Any, root: str) -> None:
         self.url, self.store, self.root = url, store, root
 
-    def pictures(self, where: str, output: str, suffix: str, left: LeftOut) -> Iterator[Item | Refused]:
+    def pictures(self, where: str, output: str, kind: str | None, left: LeftOut) -> Iterator[Item | Refused]:
         found = 0
         scheme, _, chained = self.url.partition("://")
         for path, folders, files in self.store.walk(self.root, detail=True):
@@ -142,13 +167,14 @@ class StoreFolder:
                 folders.clear()
                 continue
             kinds = {name: kind_of(name) for name in sorted(files)}
-            left.kinds.update(kind for kind in kinds.values() if kind not in ("", "picture"))
+            kinds |= dict.fromkeys(enlarged_in(name for name in kinds if kinds[name] == "picture"), "enlarged")
+            left.kinds.update(each for each in kinds.values() if each not in ("", "picture"))
             listed = {
                 name: (_join(scheme, files[name]["name"], chained), stamp_of(files[name]))
-                for name, kind in kinds.items()
-                if kind == "picture"
+                for name, each in kinds.items()
+                if each == "picture"
             }
-            for item in _of_folder(f"{where}{relative}/" if relative else where, listed, suffix):
+            for item in _of_folder(f"{where}{relative}/" if relative else where, listed, kind):
                 found += 1
                 yield item
         if not found:
@@ -172,12 +198,13 @@ def _join(scheme: str, path: str, chained: str) -> str:
     return f"{scheme}://{path}::{behind}" if behind else f"{scheme}://{path.removeprefix(f'{scheme}://')}"
 
 
-def _of_folder(where: str, files: dict[str, tuple[str, Stamp]], suffix: str) -> Iterator[Item | Refused]:
+def _of_folder(where: str, files: dict[str, tuple[str, Stamp]], kind: str | None) -> Iterator[Item | Refused]:
     for name, (source, stamp) in files.items():
-        key = f"{where}{output_name(name, suffix)}"
+        made = output_name(name, kind)
+        key = f"{where}{made}"
         if not safe_key(key):
             yield Refused(source, f"{source}: is no name for an output; expected one inside the folder")
-        elif not name.endswith(suffix) and name + suffix in files:
+        elif made != name and made in files:
             yield Refused(source, f"{source}: would become {key}, as another does; expected different names")
         else:
             yield Item(source, key, stamp)
@@ -196,8 +223,8 @@ def _apart(found: Iterable[Item | Refused], taken: dict[str, str]) -> Iterator[I
             )
 
 
-def _one(source: str, name: str, suffix: str) -> Item | Refused:
-    key = output_name(name, suffix)
+def _one(source: str, name: str, kind: str | None) -> Item | Refused:
+    key = output_name(name, kind)
     if not safe_key(key):
         return Refused(source, f"{source}: is no name for an output; expected one inside the folder")
     if is_local(source):
@@ -209,16 +236,16 @@ def _one(source: str, name: str, suffix: str) -> Item | Refused:
         return Refused(source, f"{source}: cannot be read ({reason_of(error)}); expected an image")
 
 
-def _listed(file: Path, suffix: str) -> Iterator[Item | Refused]:
+def _listed(file: Path, kind: str | None) -> Iterator[Item | Refused]:
     """A line a picture, as it stands; many are looked up at once, where the store is far."""
 
     def one(line: str) -> Item | Refused:
         if not is_local(line):
-            return _one(line, line.split("://", 1)[1].partition("::")[0].strip("/"), suffix)
+            return _one(line, line.split("://", 1)[1].partition("::")[0].strip("/"), kind)
         path = os.path.normpath(local_path(line))
         if path.startswith(".."):
             path = absolute(line)
-        return _one(absolute(line), os.path.splitdrive(path)[1].replace(os.sep, "/").lstrip("/"), suffix)
+        return _one(absolute(line), os.path.splitdrive(path)[1].replace(os.sep, "/").lstrip("/"), kind)
 
     try:
         with file.open(encoding="utf-8") as lines, ThreadPoolExecutor(AT_ONCE // 2) as pool:

@@ -75,7 +75,7 @@ def list_pending(
     failed.begin()
     folder, there = None, dict[str, Stamp]()
     left = LeftOut()
-    found = pictures(inputs, lists, output.url, f".{settings.recipe.form or 'png'}", left)
+    found = pictures(inputs, lists, output.url, settings.recipe.form, left)
     with (
         file.open("w", encoding="utf-8") as lines,
         tqdm(found, desc="listing", unit="picture", leave=False) as items,

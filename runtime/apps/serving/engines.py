@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.runtime.apps.serving.forecast import Pace
 from passionsr_trt.runtime.backends.loading import is_onnx, open_engines, open_onnx
 from passionsr_trt.runtime.core.chain import Arrays, Chain, any_scale
 
@@ -35,7 +34,7 @@ class Offer:
 def offers(folders: Sequence[Path], provider: str, threads: int, cache: int) -> dict[str, Offer]:
     """Label → offer of each folder: engines, or an ONNX bundle under ONNX Runtime's `provider`.
 
-    A label is the bundle's own; where several have one, what runs them is added, then their folder.
+    A label is the bundle's title; where several have one, what runs them is added, then their folder.
     """
     found = [_offer(folder, provider, threads, cache) for folder in folders]
     for more in ("runs", "place"):
@@ -55,9 +54,11 @@ def _offer(folder: Path, provider: str, threads: int, cache: int) -> Offer:
     if is_onnx(folder):
         onnx = OnnxBundle.load(folder)
         runs = f"ONNX Runtime, {provider}"
-        return Offer(onnx.label, onnx, lambda: open_onnx(onnx, threads, provider), runs)
+        return Offer(onnx.title, onnx, lambda: open_onnx(onnx, threads, provider), runs)
     engines = EngineBundle.load(folder)
-    return Offer(engines.label, engines, lambda: open_engines(engines, threads, cache=cache), str(engines.backend))
+    return Offer(
+        engines.title, engines, lambda: open_engines(engines, threads, cache=cache), engines.backend.label
+    )
 
 
 @dataclass
@@ -89,7 +90,7 @@ class EngineChoice:
 
     def __init__(self, available: dict[str, Offer]) -> None:
         self.offers = available
-        self.pace = Pace()
+        self.paces: dict[str, float] = {}  # label → seconds per multiply-accumulate, as it last ran here
         self._turn = threading.Lock()
         self._shapes: dict[str, Chain] = {}
         self._open: tuple[str, Chain] | None = None
@@ -106,6 +107,10 @@ class EngineChoice:
     def open_label(self) -> str | None:
         """Of what need not be loaded again."""
         return self._open[0] if self._open else None
+
+    def seconds(self, label: str, work: float) -> float | None:
+        """That so many multiply-accumulates will take; None where these engines have not run."""
+        return self.paces[label] * work if label in self.paces else None
 
     @contextmanager
     def turn(self, check: Callable[[], None]) -> Iterator[None]:

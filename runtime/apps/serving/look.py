@@ -21,6 +21,12 @@ button[role=tab].selected { color: var(--body-text-color) !important; font-weigh
 #plan img { width: 4.5rem; max-height: 6rem; object-fit: contain; flex: none; margin: 0; }
 #viewer select { appearance: auto; }
 #compare { align-self: end; }
+#seconds table { width: 100%; border-collapse: collapse; font-size: .875rem; }
+#seconds caption { text-align: left; padding-bottom: .25rem; color: var(--body-text-color-subdued); }
+#seconds :is(th, td) { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; }
+#seconds th { font-weight: 600; }
+#seconds tbody > tr > * { border-top: 1px solid var(--border-color-primary); }
+#engines input, #other input { text-overflow: ellipsis; padding-right: 1.75rem; }
 #status textarea::placeholder { color: var(--body-text-color-subdued); }
 #viewer { --page: var(--background-fill-primary); --soft: var(--body-text-color-subdued); --accent: #2563eb; }
 """

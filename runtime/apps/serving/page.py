@@ -15,7 +15,7 @@ from passionsr_trt.runtime.apps.serving.look import uploads
 from passionsr_trt.runtime.apps.serving.meter import Report
 from passionsr_trt.runtime.apps.serving.plans import plans
 from passionsr_trt.runtime.apps.serving.sessions import Cancelled, Sessions
-from passionsr_trt.runtime.apps.serving.viewer import FRAME, SCRIPT, viewer
+from passionsr_trt.runtime.apps.serving.viewer import FRAME, SCRIPT, rendered, viewer
 from passionsr_trt.runtime.apps.serving.work import (
     OWN_FORMAT,
     Shown,
@@ -106,10 +106,10 @@ class Page:
             seen = gr.HTML(html_template=FRAME, js_on_load=SCRIPT, elem_id="viewer", apply_default_css=False)
             self.files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
             with gr.Row(visible=len(self.labels) > 1):
-                other = gr.Dropdown([], label="Compare with", elem_id="other", scale=2)
+                other = gr.Dropdown([], label="Compare with", elem_id="other", scale=2, min_width=240)
                 self.compare = gr.Button("Compare", elem_id="compare", min_width=120)
             with gr.Accordion("Details", open=False, elem_id="details"):
-                figures = gr.Dataframe(label="Seconds by part", interactive=False, elem_id="seconds")
+                figures = gr.HTML(elem_id="seconds", apply_default_css=False)
         self.looks = [seen, other, figures]
 
     def _connect(self) -> None:
@@ -268,20 +268,16 @@ class Page:
     def _look(self, one: Shown) -> tuple[Any, ...]:
         """Of a good outcome: the slider, what it may be compared with, its figures."""
         others = [label for label in self.labels if label != one.wishes.engines]
-        parts = list(next(iter(one.figures.values())).seconds)
+        figures = one.figures.values()
         rows = [
-            [
-                label,
-                *(f"{found.seconds[part]:.3f}" for part in parts),
-                f"{sum(found.seconds.values()):.3f}",
-                found.tiles or "nothing",
-            ]
-            for label, found in one.figures.items()
+            [part, *(f"{found.seconds[part]:.3f}" for found in figures)] for part in next(iter(figures)).seconds
         ]
+        rows.append(["in all", *(f"{sum(found.seconds.values()):.3f}" for found in figures)])
+        rows.append(["cut into", *(found.tiles or "nothing" for found in figures)])
         return (
             viewer(one),
             gr.Dropdown(others, value=one.other or next(iter(others), None)),
-            gr.Dataframe(rows, headers=["model", *parts, "in all", "cut into"]),
+            rendered("seconds.html", headers=["part", *one.figures], rows=rows),
         )
 
 

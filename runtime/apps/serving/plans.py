@@ -11,11 +11,12 @@ from pathlib import Path
 from passionsr_trt.engines.bundle.wiring import Size
 from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.pictures.pictures import header_size, read_picture
+from passionsr_trt.runtime.apps.estimate import about
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice
-from passionsr_trt.runtime.apps.serving.forecast import Forecast, about, forecast
 from passionsr_trt.runtime.apps.serving.viewer import rendered
 from passionsr_trt.runtime.apps.serving.work import Wishes, check_pixels, told
 from passionsr_trt.runtime.core.chain import Chain, rescaled
+from passionsr_trt.runtime.core.observing import Plan, plan_of
 from passionsr_trt.runtime.core.planning import check_options
 from PIL import Image
 
@@ -50,10 +51,11 @@ def plans(choice: EngineChoice, paths: Sequence[Path], wishes: Wishes, most: int
         except (UserError, MemoryError) as error:
             rows.append(Row(path.name, printable(told(error, path)).removeprefix(f"{path.name}: ")))
             continue
-        rows.append(Row(path.name, plan.text(choice.pace.seconds(wishes.engines, plan.total)), thumbnail))
-        works.append(plan.total)
+        seconds = choice.seconds(wishes.engines, plan.work)
+        rows.append(Row(path.name, f"{plan}{'' if seconds is None else f', {about(seconds)}'}", thumbnail))
+        works.append(plan.work)
     lines = [f"and {len(paths) - MOST_ROWS} more"] if len(paths) > MOST_ROWS else []
-    seconds = choice.pace.seconds(wishes.engines, sum(works))
+    seconds = choice.seconds(wishes.engines, sum(works))
     if seconds and len(works) > 1 and not lines:
         lines = [f"together {about(seconds)}"]
     return rendered("plan.html", rows=rows, lines=lines)
@@ -69,10 +71,10 @@ def _chain(choice: EngineChoice, wishes: Wishes) -> Chain | None:
     return chain
 
 
-def _plan(chain: Chain | None, size: Size, scale: int, wishes: Wishes) -> Forecast:
+def _plan(chain: Chain | None, size: Size, scale: int, wishes: Wishes) -> Plan:
     if chain is None:
-        return Forecast(size, (size[0] * scale, size[1] * scale), {}, {})
-    return forecast(chain, size, wishes.options)
+        return Plan(size, (size[0] * scale, size[1] * scale), None, {}, {})
+    return plan_of(chain, size, wishes.options)
 
 
 def _thumbnail(image: Image.Image) -> str:

@@ -14,11 +14,11 @@ from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.pictures.pictures import MAX_PIXELS, Picture, header_size, opened, read_picture
 from passionsr_trt.runtime.apps.report_pictures import difference
 from passionsr_trt.runtime.apps.serving.engines import EngineChoice
-from passionsr_trt.runtime.apps.serving.forecast import Forecast, forecast
 from passionsr_trt.runtime.apps.serving.meter import Meter, Report
 from passionsr_trt.runtime.apps.serving.sessions import CancelToken
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import read_fitting
+from passionsr_trt.runtime.core.observing import Plan, plan_of
 from passionsr_trt.runtime.core.planning import Options, check_options
 from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve
 from passionsr_trt.runtime.pictures.images import as_written, save_image
@@ -85,18 +85,18 @@ class Run:
         token: CancelToken,
         report: Report,
     ) -> None:
-        self.pace, self.chain, self.wishes = choice.pace, chain, wishes
-        self.meter = Meter(token, report, works, self.pace.seconds(wishes.engines, sum(works)))
+        self.paces, self.chain, self.wishes = choice.paces, chain, wishes
+        self.meter = Meter(token, report, works, self.paces.get(wishes.engines))
 
     @contextmanager
     def of(self, index: int, picture: Picture, name: str) -> Iterator[SRResult]:
         """One picture's result; it counts as under way until the context ends. Raises Cancelled."""
         self.meter.token.check()
-        plan = forecast(self.chain, (picture.rgb.height, picture.rgb.width), self.wishes.options)
-        with self.meter.picture(index, plan, name):
+        plan = plan_of(self.chain, (picture.rgb.height, picture.rgb.width), self.wishes.options)
+        with self.meter.picture(index, plan, name) as watch:
             began = time.monotonic()
-            result = super_resolve(self.chain, picture.given, self.wishes.options, self.meter.watch)
-            self.pace.note(self.wishes.engines, plan.total, time.monotonic() - began)
+            result = super_resolve(self.chain, picture.given, self.wishes.options, watch)
+            self.paces[self.wishes.engines] = (time.monotonic() - began) / plan.work
             yield result
 
 
@@ -117,7 +117,7 @@ def upscale_pictures(
         report(0.0, "getting ready")
         chain = fitting(choice, wishes)
         plans = [plan_or_none(chain, path, wishes.options, most) for path in paths]
-        run = Run(choice, chain, wishes, [plan.total if plan else 0.0 for plan in plans], token, report)
+        run = Run(choice, chain, wishes, [plan.work if plan else 0.0 for plan in plans], token, report)
         with run.meter.ticking():
             for index, path in enumerate(paths):
                 place = folder / str(index)
@@ -129,6 +129,7 @@ def upscale_pictures(
                         shown = _shown(path, wishes, picture, result, place)
                     yield shown
                 except (UserError, MemoryError) as error:
+                    run.meter.failed(index)
                     yield Shown(path, wishes, printable(told(error, path)))
 
 
@@ -142,8 +143,8 @@ def compare_picture(
         report(0.0, "getting ready")
         chain = fitting(choice, wishes)
         picture = read_fitting(chain, wishes.options, shown.source)
-        plan = forecast(chain, (picture.rgb.height, picture.rgb.width), wishes.options)
-        run = Run(choice, chain, wishes, [plan.total], token, report)
+        plan = plan_of(chain, (picture.rgb.height, picture.rgb.width), wishes.options)
+        run = Run(choice, chain, wishes, [plan.work], token, report)
         with run.meter.ticking(), run.of(0, picture, shown.name) as result:
             if result.image.size != (width, height):
                 raise UserError(
@@ -169,13 +170,13 @@ def try_out(choice: EngineChoice, path: Path, token: CancelToken) -> None:
         return
     with choice.turn(token.check):
         chain, options = choice.chain(label), Options()
-        plan = forecast(chain, header_size(path), options)
+        plan = plan_of(chain, header_size(path), options)
 
         def watch(_part: str, _done: int, _count: int) -> None:
             token.check()
 
         result = super_resolve(chain, read_picture(path).given, options, watch)
-        choice.pace.note(label, plan.total, sum(result.seconds.values()))
+        choice.paces[label] = sum(result.seconds.values()) / plan.work
 
 
 def fitting(choice: EngineChoice, wishes: Wishes) -> Chain:
@@ -191,12 +192,12 @@ def told(error: Exception, path: Path) -> str:
     return message.replace(str(path), path.name)
 
 
-def plan_or_none(chain: Chain, path: Path, options: Options, most: int) -> Forecast | None:
+def plan_or_none(chain: Chain, path: Path, options: Options, most: int) -> Plan | None:
     """None for what is no picture, or does not fit: whatever it is will be told when its turn comes."""
     size = header_size(path)
     try:
         check_pixels(path, most)
-        return forecast(chain, size, options) if math.prod(size) else None
+        return plan_of(chain, size, options) if math.prod(size) else None
     except UserError:
         return None
 
