@@ -55,7 +55,7 @@ def scheduler(config: pytest.Config, log: object) -> object:
             return died_of
 
         def _reschedule(self, node: object) -> None:
-            if node not in self.registered_collections:
+            if node not in self.registered_collections or node.shutting_down:  # type: ignore[attr-defined]
                 return
             super()._reschedule(node)
             # a process runs a test once it knows the next
