@@ -10,13 +10,15 @@ FIRST = (
     "tests/runtime/test_batch.py",
     "tests/export/test_image_networks.py",
     "tests/export/test_resshift.py",
-    "tests/engines/test_coverage.py",
-    "tests/runtime/test_infer.py",
-    "tests/runtime/test_serving.py",
-    "tests/engines/test_proof.py",
-    "tests/engines/test_cpu.py",
     "tests/export/test_pipeline.py",
-    "tests/export/test_block_by_block.py",
+    "tests/runtime/test_infer.py",
+    "tests/engines/test_fp8.py",
+    "tests/runtime/test_memory.py",
+    "tests/engines/test_wrong_kernels.py",
+    "tests/engines/test_cpu.py",
+    "tests/export/test_drawn_pictures_count.py",
+    "tests/hostile/test_uploads.py",
+    "tests/export/test_round_weights.py",
 )
 APART = ("tests/export/test_image_networks.py",)  # whose tests share nothing that takes long to make
 

@@ -47,6 +47,7 @@ BLOCK = {
     "let_steps": 1,
     "lbq_steps": 1,
     "rounding": "nearest",
+    "pictures": "photos",
 }
 
 

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from passionsr_trt.export.families.stable_diffusion.checkpoints import SD21
@@ -77,6 +76,8 @@ def test_one_file_is_read_as_diffusers_reads_it(
 
 def test_our_own_configuration_reads_one_file(tmp_path: Path) -> None:
     """Stable Diffusion 2.1's, narrower: nothing that the reading of one file asks for may be left to a default."""
+    import diffusers
+
     widths = {"block_out_channels": [32, 64, 64, 64]}
     changes = {"unet": {**widths, "attention_head_dim": [1, 2, 2, 2], "cross_attention_dim": 24}, "vae": widths}
     kinds = {"unet": diffusers.UNet2DConditionModel, "vae": diffusers.AutoencoderKL}

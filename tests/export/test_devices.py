@@ -32,7 +32,7 @@ from tests.pretended_device import DEVICE, HOST, PretendedDevice, There
 
 FILES = calibration_files(TINY, 1)
 RANGE = {"method": "range"}
-LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "correction_steps": 1}
+LEARNED = {"method": "learned", "let_steps": 1, "lbq_steps": 1, "correction_steps": 1, "pictures": "photos"}
 
 
 @pytest.fixture(scope="module")

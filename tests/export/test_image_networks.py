@@ -186,6 +186,7 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
             bits_weights=6,
             bits_activations=6,
             min_channels=0,
+            pictures="photos",
             let_steps=4,
             lbq_steps=8,
             correction_steps=8,

@@ -114,7 +114,7 @@ def calibrations(small_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """Of weights of 4 bits, by their rounding."""
     folders = {how: tmp_path_factory.mktemp("rounded") / how for how in ("nearest", "second_order")}
     for how, folder in folders.items():
-        spec = QuantSpec(method="smoothquant", bits_weights=4, rounding=how)
+        spec = QuantSpec(method="smoothquant", bits_weights=4, rounding=how, pictures="photos")
         calibrate(load_model(small_model), spec, FILES).save(folder)
     return folders
 

@@ -31,9 +31,8 @@ FILES = calibration_files(TINY, 2)
 @pytest.fixture(scope="module")
 def probe(small_model: Path) -> Probe:
     model = load_model(small_model)
-    spec = QuantSpec(
-        method="learned", let_steps=0, lbq_steps=0, correction_steps=0, bits_weights=6, bits_activations=6
-    )
+    steps = {"let_steps": 0, "lbq_steps": 0, "correction_steps": 0}
+    spec = QuantSpec(method="learned", bits_weights=6, bits_activations=6, pictures="photos", **steps)  # type: ignore[arg-type]
     calibration = calibrate(model, spec, FILES)
     return Probe(model, calibration, crops([load_sources(FILES[0], model)], model, 0, 64))
 
