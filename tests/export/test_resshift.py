@@ -181,7 +181,7 @@ def built(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(out: Path) -> None:
         spec, cache = out / "spec.json", str(out / "cache")
-        steps = {"let_steps": 1, "lbq_steps": 1, "correction_steps": 2, "rounding": "nearest"}
+        steps = {"let_steps": 1, "lbq_steps": 2, "correction_steps": 2}
         spec.write_text(json.dumps({"method": "learned", "granularity": "block", "pictures": "photos", **steps}))
         words = ["calibrate", str(model), "--images", str(TINY), "--limit", "1", "--spec", str(spec)]
         assert main([*words, "--cache", cache]) == 0
