@@ -17,12 +17,12 @@ from passionsr_trt.engines.target_device import target_device
 from passionsr_trt.export import quantize_run
 from passionsr_trt.export.quantize_cli import device_of
 from passionsr_trt.export.quantize_plan import QuantizeRequest, Step, results, steps, write_test_pictures
-from passionsr_trt.export.quantize_run import key_of, quantize_model, read_notes, run
+from passionsr_trt.export.quantize_run import coverage_of, key_of, quantize_model, read_notes, run
 from passionsr_trt.runtime import main as console
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
-from tests.conftest import DEMO, ROOT, TINY, needs_rtx
+from tests.conftest import DEMO, ROOT, TINY, Built, needs_rtx
 from tests.export.networks import write_small
 
 PAGE = ROOT / "docs" / "python.md"
@@ -195,6 +195,25 @@ def test_sigterm_ends_the_step_and_waits_for_it(
             runner.terminate()
         assert runner.wait(60) == 130
     assert tidied.exists()
+
+
+def test_the_summary_says_what_runs_in_float_and_engines_all_in_float_fail(small: Built) -> None:
+    engines = EngineBundle.load(small.engines_int8)
+    (first, figures), *_others = engines.coverage.items()
+    sites = sum(part.sites_quantized for part in engines.coverage.values())
+    assert re.fullmatch(rf"INT8 at {sites} of {sites} sites \(\d\d\.\d% of MACs\)", coverage_of(engines))
+
+    def fallen(count: int, names: list[str]) -> EngineBundle:
+        figures_of_first = replace(figures, sites_int8=figures.sites_int8 - count, float_sites=names)
+        return replace(engines, coverage={**engines.coverage, first: figures_of_first})
+
+    said = coverage_of(fallen(4, ["a", "b", "c", "d"]))
+    assert said.startswith(f"INT8 at {sites - 4} of {sites} sites") and said.endswith(
+        ", in float: a, b, c and 1 more"
+    )
+    none = {name: replace(part, sites_int8=0) for name, part in engines.coverage.items()}
+    with pytest.raises(UserError, match=f"no site runs INT8, of {sites} that the calibration quantizes; expected"):
+        coverage_of(replace(engines, coverage=none))
 
 
 def test_a_step_that_fails_ends_it_with_its_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
