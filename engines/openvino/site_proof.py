@@ -324,7 +324,7 @@ def allowed(product: ir.Node, expected: np.ndarray) -> dict[int, np.ndarray]:
     """
     channel = 1 if product.op_type == "Conv" else expected.ndim - 1
     x, w = inputs_of(product)[:2]
-    weight = w.producer()
+    weight = giver(w, "DequantizeLinear")  # of attention's keys it is a Transpose
     energy, channels, reach = 0.0, 1, 1
     if weight is not None and not quantizer(w):
         step = array(quantizer(x)[-1].inputs[1])

@@ -25,7 +25,7 @@ pytest.importorskip("openvino")
 from passionsr_trt.engines.bundle.backends import OPENVINO
 from passionsr_trt.engines.openvino import proof
 from passionsr_trt.engines.openvino.half_range import within_limit
-from passionsr_trt.engines.openvino.site_proof import Original, Tensors, prove_sites, segments
+from passionsr_trt.engines.openvino.site_proof import Original, Tensors, allowed, prove_sites, segments
 
 SMALL_SITES = {
     "vae_encoder": "vae_encoder.down_blocks.1.resnets.0.conv2",
@@ -123,6 +123,25 @@ def test_a_linear_s_scale_is_judged_as_well(cases: dict[str, Case], tmp_path: Pa
     onnx.save(model, str(tmp_path / case.engine.name))
     with pytest.raises(UserError, match=rf"{site} is off by"):
         prove_sites(case.part, tmp_path / case.engine.name, case.judge, case.feeds)
+
+
+@pytest.mark.parametrize("keys", ["Transpose <perm = [0, 2, 1]> (c)", "Identity (c)"])
+def test_a_product_of_two_activations_is_judged_by_its_norm(keys: str) -> None:
+    text = f"""<ir_version: 9, opset_import: ["": 20]>
+        scores (float[1, 4, 4] q, float[1, 4, 4] k) => (float[1, 4, 4] y)
+        <float scale = {{0.1}}, int8 zero = {{0}}>
+        {{
+            p = QuantizeLinear (q, scale, zero)
+            a = DequantizeLinear (p, scale, zero)
+            b = QuantizeLinear (k, scale, zero)
+            c = DequantizeLinear (b, scale, zero)
+            t = {keys}
+            y = MatMul (a, t)
+        }}"""
+    product = next(node for node in ir.from_onnx_text(text).graph if node.op_type == "MatMul")
+    expected = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
+    most = allowed(product, expected)
+    assert list(most) == [1, 2] and np.isclose(most[1][3], 1e-4 * np.square(expected[0, 3]).sum())
 
 
 def test_every_site_is_in_one_sub_graph_s_results(cases: dict[str, Case]) -> None:

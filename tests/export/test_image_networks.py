@@ -204,11 +204,14 @@ def test_learned_calibration_folds_under_proof_and_beats_ranges(
 def test_products_of_attention_are_quantized_where_the_spec_says_so(tmp_path: Path) -> None:
     network = write_small("SwinIR", tmp_path / "network.safetensors")
     picture, results, quantizers = Image.open(DEMO / "photos" / "lr" / "brick.png").convert("RGB"), [], []
-    for attention in (False, True):
-        folder = tmp_path / str(attention)
+    for attention, bits in ((False, 8), (True, 8), (True, 6)):
+        folder = tmp_path / f"{attention}-{bits}"
         folder.mkdir()
-        cache = calibrate(network, folder, method="range", attention=attention, min_channels=0)
+        how = {"attention": attention, "bits_weights": bits, "bits_activations": bits}
+        cache = calibrate(network, folder, method="range", min_channels=0, **how)
         assert main(["export", str(network), "--cache", cache, "-o", str(folder / "onnx")]) == 0
+        if attention:
+            assert main(["build-engines", str(folder / "onnx"), "-o", str(folder / "engines")]) == 0
         nodes = onnx.load(str(folder / "onnx" / "network.onnx"), load_external_data=False).graph.node
         quantizers.append(sum(node.op_type == "QuantizeLinear" for node in nodes))
         chain = open_onnx(OnnxBundle.load(folder / "onnx"))
