@@ -245,7 +245,10 @@ def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
     """8-bit RGB → [3, H, W] float32 in [-1, 1]; an array of that is returned as it is."""
     if isinstance(image, np.ndarray):
         return image
-    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1.0
+    array = np.array(image, dtype=np.float32).transpose(2, 0, 1)
+    array /= 127.5  # in place: an enlarged photo takes gigabytes
+    array -= 1.0
+    return array
 
 
 def pad_to_multiple(array: np.ndarray, multiple: int, least: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -267,13 +270,15 @@ def chain_sources(
 
     enlarged: `rgb` ×upscale as an array [3, H, W]; seed: of the noise, None for 0; least: sides in output pixels.
     """
-    padded = pad_to_multiple(enlarged, chain_multiple(parts), least)
-    size = (padded.shape[1], padded.shape[2])
+    multiple = chain_multiple(parts)
+    height, width = (
+        max(-(-side // multiple) * multiple, low) for side, low in zip(enlarged.shape[1:], least, strict=True)
+    )
     made = {}
     for tensor in sources_of(parts).values():
-        shape = tensor.at(size)
+        shape = tensor.at((height, width))
         if tensor.name == "image":
-            made[tensor.name] = padded[None]
+            made[tensor.name] = pad_to_multiple(enlarged, multiple, least)[None]
         elif tensor.name == "lr":
             small = to_array(rgb)
             missing = [(0, wanted - side) for wanted, side in zip(shape[2:], small.shape[1:], strict=True)]

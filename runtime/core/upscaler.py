@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from passionsr_trt.engines.bundle.wiring import sources_of
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale, upscale_deep
 from passionsr_trt.runtime.core.chain import Arrays, Chain
@@ -27,28 +28,37 @@ Started = tuple[K, "Prepared | None", PictureObserver | None]
 
 @dataclass(frozen=True)
 class SRResult:
-    """The picture, the bicubic enlargement it started from, seconds per part, tiles (None: untiled).
+    """The picture, what it was made from, the model's factor, seconds per part, tiles (None: untiled).
 
     The picture alone is of `Options.outscale`.
     deep: the picture in 16 bits, uint16 [H, W, 3], where what was given had more than 8.
     """
 
     image: Image.Image
-    bicubic: Image.Image
+    given: Given
+    factor: int
     seconds: dict[str, float]
     tiles: Tiles | None
     deep: np.ndarray | None = None
 
+    @property
+    def bicubic(self) -> Image.Image:
+        """The bicubic enlargement, made anew each time: few ask for it, and of a large picture it is large."""
+        if isinstance(self.given, np.ndarray):
+            return to_image(upscale_deep(self.given, self.factor))
+        return upscale(self.given, self.factor)
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture on its way into the chain. enlarged: the bicubic enlargement as an array [3, H, W]."""
+    """A picture on its way into the chain. enlarged: the bicubic enlargement as an array [3, H, W]; zeros, which
+    take no memory, where neither a part nor the colour fix sees it.
+    """
 
-    bicubic: Image.Image
+    given: Given
     enlarged: np.ndarray
     sources: Arrays
     plan: Plan
-    deep: bool = False
 
 
 def super_resolve(
@@ -98,7 +108,7 @@ def super_resolve_each(
             observer.begins(plan)  # a large picture takes seconds to prepare
             if told is None and plan.tiles is not None:  # an untiled one goes through all parts at once
                 told = TileWatch(observer.advances, plan)
-        prepared = prepare(chain, image, plan, options.seed)
+        prepared = prepare(chain, image, plan, options)
         return PictureRun((key, prepared, observer), chain, dict(prepared.sources), plan.tiles, told)
 
     def runs() -> Iterator[PictureRun[Started[K]]]:
@@ -121,17 +131,17 @@ def super_resolve_each(
         yield from map(ended, ready)
 
 
-def prepare(chain: Chain, image: Given, plan: Plan, seed: int) -> Prepared:
+def prepare(chain: Chain, image: Given, plan: Plan, options: Options) -> Prepared:
     """The chain's sources for a picture."""
-    deep = isinstance(image, np.ndarray)
-    if isinstance(image, np.ndarray):
-        enlarged = upscale_deep(image, chain.model.upscale)
-        bicubic = to_image(enlarged)
+    factor = chain.model.upscale
+    if "image" not in sources_of(chain.parts) and (options.align or chain.model.align) == "none":
+        height, width = plan.given
+        enlarged = np.broadcast_to(np.float32(0), (3, factor * height, factor * width))
+    elif isinstance(image, np.ndarray):
+        enlarged = upscale_deep(image, factor)
     else:
-        bicubic = upscale(image, chain.model.upscale)
-        enlarged = to_array(bicubic)
-    sources = chain_sources(image, enlarged, chain.parts, seed, chain.least)
-    return Prepared(bicubic, enlarged, sources, plan, deep)
+        enlarged = to_array(upscale(image, factor))
+    return Prepared(image, enlarged, chain_sources(image, enlarged, chain.parts, options.seed, chain.least), plan)
 
 
 def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Options) -> SRResult:
@@ -142,8 +152,8 @@ def finish(chain: Chain, prepared: Prepared, run: PictureRun[Any], options: Opti
     result = run.tensors[chain.output][0, :, : enlarged.shape[1], : enlarged.shape[2]]
     np.clip(result, -1.0, 1.0, out=result)
     result = align(result, enlarged, options.align or chain.model.align)
-    image, deep = to_image(result), to_deep(result) if prepared.deep else None
+    image, deep = to_image(result), to_deep(result) if isinstance(prepared.given, np.ndarray) else None
     if options.outscale is not None and options.outscale != chain.model.upscale:
         size = prepared.plan.result
         image, deep = resized(image, size), None if deep is None else resized_deep(deep, size)
-    return SRResult(image, prepared.bicubic, run.seconds, prepared.plan.tiles, deep)
+    return SRResult(image, prepared.given, chain.model.upscale, run.seconds, prepared.plan.tiles, deep)

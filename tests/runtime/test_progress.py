@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.runtime.apps import estimate as estimate_module
 from passionsr_trt.runtime.apps.progress import Progress
 from passionsr_trt.runtime.backends.loading import open_engines
 from passionsr_trt.runtime.backends.packaged import DEFAULT, REALESR_GENERAL, located
+from passionsr_trt.runtime.core import upscaler
 from passionsr_trt.runtime.core.chain import Chain
 from passionsr_trt.runtime.core.observing import Plan
 from passionsr_trt.runtime.core.planning import Options, Tiles
@@ -21,6 +23,7 @@ from passionsr_trt.runtime.core.upscaler import super_resolve, super_resolve_eac
 from passionsr_trt.runtime.main import main
 from PIL import Image
 
+from tests.conftest import DEMO
 from tests.runtime.test_images import write_bad
 
 A, B, C = Path("in/a.png"), Path("in/b.png"), Path("in/c.png")
@@ -139,14 +142,28 @@ def test_between_two_tiles_the_bar_goes_on(
         assert "30%" in capsys.readouterr().err.split("\r")[-1], "not to the tile's end: 29.5"
 
 
-def test_a_large_picture_is_said_before_it_is_enlarged(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_picture_is_said_before_it_is_prepared(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     observer = Recorded()
-    monkeypatch.setattr(
-        "passionsr_trt.runtime.core.upscaler.upscale", lambda *_given: observer.told.append("enlarged")
-    )
-    with pytest.raises(ValueError, match="axes"):
+
+    def prepare(*_given: object) -> None:
+        observer.told.append("prepared")
+        raise UserError("enough")
+
+    monkeypatch.setattr("passionsr_trt.runtime.core.upscaler.prepare", prepare)
+    with pytest.raises(UserError, match="enough"):
         super_resolve(chain, Image.new("RGB", (40, 30)), Options(), observer=observer)
-    assert observer.told == ["40×30 → 160×120", "enlarged"]
+    assert observer.told == ["40×30 → 160×120", "prepared"]
+
+
+def test_a_picture_is_enlarged_only_for_who_sees_it(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, seen = Image.open(DEMO / "photos" / "lr" / "chelsea.png").convert("RGB"), []
+    bicubic = image.resize((448, 300), Image.Resampling.BICUBIC)
+    enlarge = upscaler.upscale
+    monkeypatch.setattr(upscaler, "upscale", lambda *given: [seen.append(given), enlarge(*given)][1])
+    result = super_resolve(chain, image, Options())
+    assert seen == [] and result.bicubic.tobytes() == bicubic.tobytes() and len(seen) == 1
+    aligned = super_resolve(chain, image, Options(align="wavelet"))
+    assert len(seen) == 2 and aligned.image.tobytes() != result.image.tobytes()
 
 
 def test_infer_says_what_each_picture_will_be(
