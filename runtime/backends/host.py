@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 from passionsr_trt.engines.bundle.bundles import EngineBundle
-from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, picture_size
+from passionsr_trt.engines.bundle.wiring import REFERENCE_SIZE, PartInfo, picture_size, sources_of
 from passionsr_trt.engines.common.free_memory import free_memory
 from passionsr_trt.runtime.core.chain import Arrays, Done
 
@@ -33,6 +33,7 @@ BASE = 260e6  # Python, decoders of pictures, OpenVINO, its compiler's leavings
 WEIGHTS = 1.1  # OpenVINO's own copies, in its layouts
 STREAM = 250e6  # each stream after the first: 120 to 190 MB were measured, from 256² to 1024²
 PICTURE = 60.0  # bytes a pixel: source and result in float32, the one being read, the one being written
+UNSEEN = 36.0  # the same where no enlarged source is made
 
 
 class Engine(Protocol):
@@ -113,24 +114,28 @@ def shapes_of(parts: Sequence[PartInfo], inputs: Arrays) -> dict[str, tuple[int,
 class HostMemory:
     """Bytes: of all engines' weights, of each part's activations at 512×512, which OpenVINO keeps apart; free:
     what there was for the whole process before anything was loaded. streams: pictures or tiles at once; they share
-    the weights, and another picture waits.
+    the weights, and another picture waits. picture: for each of its pixels; a colour fix that is asked for, of a
+    network that needs none, is not counted.
     """
 
     weights: int
     activations: dict[str, int]
     free: int
     streams: int = 1
+    picture: float = PICTURE
 
     @classmethod
     def of(cls, bundle: EngineBundle, streams: int = 1) -> HostMemory:
         activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
         listed = (entry for part in bundle.parts for entry in bundle.listed(part).values())
-        return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams)
+        seen = "image" in sources_of(bundle.parts) or bundle.model.align != "none"
+        picture = PICTURE if seen else UNSEEN
+        return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams, picture)
 
     def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
         """Peak bytes from output pixels: the picture's, and what each part's engine gets at once."""
         pictures = 1 if self.streams == 1 else self.streams + 1
-        total = BASE + WEIGHTS * self.weights + PICTURE * picture * pictures + STREAM * (self.streams - 1)
+        total = BASE + WEIGHTS * self.weights + self.picture * picture * pictures + STREAM * (self.streams - 1)
         for name, activations in self.activations.items():
             total += self.streams * activations * at_once[name] / REFERENCE_SIZE**2
         return round(total)
