@@ -10,6 +10,7 @@ FIRST = (
     "tests/runtime/test_batch.py",
     "tests/export/test_image_networks.py",
     "tests/export/test_resshift.py",
+    "tests/export/test_resshift_steps.py",
     "tests/engines/test_coverage.py",
     "tests/runtime/test_infer.py",
     "tests/runtime/test_serving.py",

@@ -2,7 +2,10 @@
 
 What a picture takes is known before it is begun: engines' weights, a tile's activations, the picture itself.
 
-    peak = BASE + WEIGHTS · weights + Σ activations at 512² · pixels at once / 512² + PICTURE · picture pixels
+    peak = BASE + WEIGHTS · weights + Σ activations at 512² · pixels at once / 512² + (PICTURE + between) · pixels
+
+A chain of N steps has N engines: their weights and activations are summed up like any. `between` are the chain's
+small tensors, whose stride is above 1: latents and noise, of each step its own.
 
 With several streams each has activations of its own and takes STREAM beside them, and one picture more is held.
 
@@ -113,24 +116,28 @@ def shapes_of(parts: Sequence[PartInfo], inputs: Arrays) -> dict[str, tuple[int,
 class HostMemory:
     """Bytes: of all engines' weights, of each part's activations at 512×512, which OpenVINO keeps apart; free:
     what there was for the whole process before anything was loaded. streams: pictures or tiles at once; they share
-    the weights, and another picture waits.
+    the weights, and another picture waits. between: bytes of small tensors per output pixel.
     """
 
     weights: int
     activations: dict[str, int]
     free: int
     streams: int = 1
+    between: float = 0.0
 
     @classmethod
     def of(cls, bundle: EngineBundle, streams: int = 1) -> HostMemory:
         activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
         listed = (entry for part in bundle.parts for entry in bundle.listed(part).values())
-        return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams)
+        tensors = {tensor.name: tensor for part in bundle.parts for tensor in (*part.inputs, part.output)}
+        between = sum(4 * x.channels / x.stride**2 for x in tensors.values() if x.stride > 1)
+        return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams, between)
 
     def predict(self, picture: int, at_once: Mapping[str, int]) -> int:
         """Peak bytes from output pixels: the picture's, and what each part's engine gets at once."""
         pictures = 1 if self.streams == 1 else self.streams + 1
-        total = BASE + WEIGHTS * self.weights + PICTURE * picture * pictures + STREAM * (self.streams - 1)
+        total = BASE + WEIGHTS * self.weights + STREAM * (self.streams - 1)
+        total += (PICTURE + self.between) * picture * pictures
         for name, activations in self.activations.items():
             total += self.streams * activations * at_once[name] / REFERENCE_SIZE**2
         return round(total)
