@@ -11,6 +11,7 @@ FIRST = (
     "tests/export/test_image_networks.py",
     "tests/export/test_resshift.py",
     "tests/export/test_resshift_steps.py",
+    "tests/export/test_dit_sr.py",
     "tests/engines/test_coverage.py",
     "tests/runtime/test_infer.py",
     "tests/runtime/test_serving.py",

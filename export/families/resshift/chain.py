@@ -24,7 +24,7 @@ from passionsr_trt.export.families.resshift import reference
 from passionsr_trt.export.families.resshift.autoencoder import POSITIONS, VQDecoder, VQEncoder
 from passionsr_trt.export.families.resshift.sampler import Sampler, Step
 from passionsr_trt.export.families.resshift.unet import (
-    UNET_ABSORB,
+    AdaFM,
     FirstUNet,
     LastUNet,
     NextUNet,
@@ -34,6 +34,7 @@ from passionsr_trt.export.families.resshift.unet import (
     SwinLayer,
     UNet,
     layers_of,
+    unet_absorb,
 )
 from passionsr_trt.export.model.part import Model, Part, Tensors, smooth_sources
 from passionsr_trt.export.model.proof import prove
@@ -135,14 +136,15 @@ def build_model(model: ResShiftModel) -> Model:
 def step_parts(model: ResShiftModel, lr: TensorInfo, z_y: TensorInfo) -> list[Part]:
     """The sampler's steps, a part each, with every block proved."""
     steps, layers, multiple = model.sampler.run(), layers_of(model.unet), unet_multiple(model)
+    adaptive = any(isinstance(module, AdaFM) for module in layers.modules())
     parts: list[Part] = []
     given = z_y
     for step in steps:
         noise, own, result = (replace(z_y, name=name) for name in ("noise", step.noise, step.result))
         kind, inputs = wiring_of(step, steps, given, noise, own, lr)
         unet = kind(model.unet, layers, step).eval()
-        prove_blocks(model, step, unet, swin=step is steps[0])
-        parts.append(Part(step.name, unet, inputs, result, multiple, absorb=UNET_ABSORB, blocks=BLOCKS))
+        prove_blocks(model, step, unet, swin=adaptive or step is steps[0])
+        parts.append(Part(step.name, unet, inputs, result, multiple, absorb=unet_absorb(adaptive), blocks=BLOCKS))
         given = result
     return parts
 
@@ -167,8 +169,10 @@ def unet_multiple(model: ResShiftModel) -> int:
 
 
 def prove_blocks(model: ResShiftModel, step: Step, unet: UNet, swin: bool) -> None:
-    """Every ResBlock alone, and every Swin layer, which no step changes, where `swin`; on seeded noise of two
-    windows by three."""
+    """Every ResBlock alone, and every Swin layer where `swin`, on seeded noise of two windows by three.
+
+    Without AdaFM no step changes a Swin layer.
+    """
     generator = torch.Generator().manual_seed(0)
     embedding = model.unet.embedding(step.timestep)
     twins = dict(unet.named_modules())
@@ -179,7 +183,7 @@ def prove_blocks(model: ResShiftModel, step: Step, unet: UNet, swin: bool) -> No
         elif isinstance(block, reference.SwinLayer) and swin:
             size = (1, _inputs(block.patch_embed["proj"]), 2 * block.window, 3 * block.window)
             x = torch.randn(size, generator=generator)
-            prove(f"{step.name}.{path}", block(x), twins[path](x))
+            prove(f"{step.name}.{path}", block(x, embedding), twins[path](x))
 
 
 def _inputs(conv: nn.Module) -> int:

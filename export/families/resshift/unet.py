@@ -10,6 +10,7 @@
 1. The timestep: GroupNorm → ·(1 + scale) + shift is one GroupNorm, γ' = γ(1 + scale), β' = β(1 + scale) + shift.
 2. 1/√(κ²η + 1) of what the network sees, and κ√η of x_T = z_y + κ√η·noise: gains of the first convolution's
    columns. It reads cat(z_y, noise, LR picture) or cat(x_t, LR picture).
+   DiT-SR: AdaFM is a constant matrix on the positions of a window's patch, the same for every channel.
 3. 1/√d of the windows' attention → W_q; the table of relative positions → one constant for each head.
 4. Nearest ×2 in front of a 3×3 convolution → sub-pixel form.
 
@@ -33,11 +34,14 @@ from passionsr_trt.export.model.sites import Port, SiteConv, SiteLinear, data_of
 from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
-UNET_ABSORB = (
-    Absorb("attn.to_q", "norm1"),
-    Absorb("attn.proj", "attn.to_v", Into.ROWS),
-    Absorb("mlp.fc1", "norm2"),
-)
+
+def unet_absorb(adaptive: bool) -> tuple[Absorb, ...]:
+    """adaptive: AdaFM lies between a norm and its port, where a scale of channels passes and a shift does not."""
+    return (
+        Absorb("attn.to_q", "norm1", takes_shift=not adaptive),
+        Absorb("attn.proj", "attn.to_v", Into.ROWS),
+        Absorb("mlp.fc1", "norm2", takes_shift=not adaptive),
+    )
 
 
 class ResBlock(nn.Module):
@@ -66,6 +70,27 @@ def conditioned(block: reference.ScaledResBlock, embedding: Tensor) -> nn.GroupN
     norm.weight.data = (before.weight.double() * (1 + scale)).float()
     norm.bias.data = (before.bias.double() * (1 + scale) + shift).float()
     return norm
+
+
+class AdaFM(nn.Module):
+    """x [B, C, H, W] → the same: a matrix [side², side²] on the positions of every patch. Fold 1."""
+
+    matrix: Tensor
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = in_windows(x.permute(0, 2, 3, 1), (self.side,) * 2, 0, lambda patches: self.matrix @ patches)
+        return pixels.permute(0, 3, 1, 2)
+
+
+def adafm_matrix(scale: nn.Module, side: int, embedding: Tensor) -> Tensor:
+    """[side², side²], symmetric: what AdaFM makes of every unit patch, in float64."""
+    gains = scale(embedding).double().reshape(side, side // 2 + 1)
+    patches = torch.eye(side**2, dtype=torch.float64, device=gains.device).reshape(side**2, 1, side, side)
+    return reference.adafm(patches, gains).flatten(1).t().float().contiguous()
 
 
 class WindowAttention(nn.Module):
@@ -129,14 +154,16 @@ class SwinBlock(nn.Module):
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attn, self.mlp = WindowAttention(block.attn), Mlp(block.mlp)
         self.window, self.shift = block.window, block.shift
+        adaptive = block.adaLN_scale_msa is not None
+        self.adafm1, self.adafm2 = (AdaFM(self.window) if adaptive else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         down, across = x.shape[2] // self.window, x.shape[3] // self.window
         seam = seam_mask(down, self.window, x.device) if self.shift else None
         attend = partial(self.attn, seam=seam, across=across)
-        pixels = in_windows(self.norm1(x).permute(0, 2, 3, 1), (self.window,) * 2, self.shift, attend)
+        pixels = in_windows(self.adafm1(self.norm1(x)).permute(0, 2, 3, 1), (self.window,) * 2, self.shift, attend)
         x = x + pixels.permute(0, 3, 1, 2)
-        result: Tensor = x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.adafm2(self.norm2(x)))
         return result
 
 
@@ -192,6 +219,11 @@ class UNet(nn.Module):
         for path, block in unet.named_modules():
             if isinstance(block, reference.ScaledResBlock):
                 twins[f"{path}.out_layers"]._modules["0"] = conditioned(block, embedding)
+            elif isinstance(block, reference.SwinBlock):
+                for name, scale in (("adafm1", block.adaLN_scale_msa), ("adafm2", block.adaLN_scale_mlp)):
+                    if scale is not None:
+                        matrix = adafm_matrix(scale, block.window, embedding)
+                        twins[f"{path}.{name}"].register_buffer("matrix", matrix)
         first = next(module for module in self.modules() if isinstance(module, SiteConv))
         first.assign(columns(first.weight.data, unet.outputs, step, self.reads_start), data_of(first.bias))
         for name in self.gains:
