@@ -35,6 +35,7 @@ class Sizes:
     vae_layers: int = 2
     latent: int = 3
     codes: int = 8192
+    adaptive: bool = False  # DiT-SR's layers: Swin with AdaFM alone
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Layout:
 
 
 def unet(sizes: Sizes) -> dict[str, Tensor]:
-    """UNetModelSwin's names."""
+    """UNetModelSwin's names, or DiTSRModel's."""
     own, time = Layout(), 4 * sizes.channels
     own.weight("time_embed.0", time, sizes.channels)
     own.weight("time_embed.2", time, time)
@@ -85,6 +86,9 @@ def unet(sizes: Sizes) -> dict[str, Tensor]:
             own.norm(f"{place}.norm2", sizes.embed)
             own.weight(f"{place}.mlp.fc1", 4 * sizes.embed, sizes.embed, 1, 1)
             own.weight(f"{place}.mlp.fc2", sizes.embed, 4 * sizes.embed, 1, 1, gain=0.3)
+            for name in ("adaLN_scale_msa", "adaLN_scale_mlp") if sizes.adaptive else ():
+                own.weight(f"{place}.{name}.1", sizes.window * (sizes.window // 2 + 1), time)
+                own.state[f"{place}.{name}.1.bias"] += 1
         own.weight(f"{path}.patch_unembed.proj", channels, sizes.embed, 1, 1)
 
     widths, side, number = [sizes.channels * level for level in sizes.levels], sizes.side, 0
@@ -93,29 +97,41 @@ def unet(sizes: Sizes) -> dict[str, Tensor]:
     for level, width in enumerate(widths):
         for layer in range(sizes.layers):
             number += 1
-            block(f"input_blocks.{number}.0", channels, width)
-            if not layer:
-                swin(f"input_blocks.{number}.1", width, side)
-            channels = width
-            skips.append(width)
+            if sizes.adaptive:
+                swin(f"input_blocks.{number}.0", channels, side)
+            else:
+                block(f"input_blocks.{number}.0", channels, width)
+                if not layer:
+                    swin(f"input_blocks.{number}.1", width, side)
+                channels = width
+            skips.append(channels)
         if level < len(widths) - 1:
             number, side = number + 1, side // 2
-            own.weight(f"input_blocks.{number}.0.op", width, width, 3, 3)
-            skips.append(width)
-    block("middle_block.0", channels, channels)
-    swin("middle_block.1", channels, side)
-    block("middle_block.2", channels, channels)
+            after = widths[level + 1] if sizes.adaptive else channels
+            own.weight(f"input_blocks.{number}.0.op", after, channels, 3, 3)
+            channels = after
+            skips.append(channels)
+    if sizes.adaptive:
+        swin("middle_block.0", channels, side)
+    else:
+        block("middle_block.0", channels, channels)
+        swin("middle_block.1", channels, side)
+        block("middle_block.2", channels, channels)
     number = 0
     for level, width in reversed(list(enumerate(widths))):
         for layer in range(sizes.layers + 1):
-            block(f"output_blocks.{number}.0", channels + skips.pop(), width)
-            channels, place = width, 1
-            if not layer:
+            inputs, channels, place = channels + skips.pop(), width, 1
+            if sizes.adaptive:
+                own.weight(f"output_blocks.{number}.0", width, inputs, 3, 3)
+            else:
+                block(f"output_blocks.{number}.0", inputs, width)
+            if sizes.adaptive or not layer:
                 swin(f"output_blocks.{number}.1", width, side)
                 place = 2
             if level and layer == sizes.layers:
-                own.weight(f"output_blocks.{number}.{place}.conv", width, width, 3, 3)
-                side *= 2
+                after = widths[level - 1] if sizes.adaptive else width
+                own.weight(f"output_blocks.{number}.{place}.conv", after, width, 3, 3)
+                channels, side = after, side * 2
             number += 1
     own.norm("out.0", channels)
     own.weight("out.2", sizes.latent, channels, 3, 3)

@@ -10,6 +10,8 @@ FIRST = (
     "tests/runtime/test_batch.py",
     "tests/export/test_image_networks.py",
     "tests/export/test_resshift.py",
+    "tests/export/test_resshift_steps.py",
+    "tests/export/test_dit_sr.py",
     "tests/export/test_pipeline.py",
     "tests/runtime/test_infer.py",
     "tests/engines/test_fp8.py",

@@ -2,11 +2,13 @@
 
 A part's inputs are sources or outputs of parts before it; there is no general graph. Sources:
 
-| name    | what                                                        | stride            |
-| ------- | ----------------------------------------------------------- | ----------------- |
-| `lr`    | the picture as it came                                      | the model's upscale |
-| `image` | its bicubic enlargement                                     | 1                 |
-| `noise` | seeded normals, the same for every backend                  | the tensor's own  |
+| name                | what                                                        | stride              |
+| ------------------- | ----------------------------------------------------------- | ------------------- |
+| `lr`                | the picture as it came                                      | the model's upscale |
+| `image`             | its bicubic enlargement                                     | 1                   |
+| `noise`, `noise_15` | normals of the seed and their name, alike on every backend  | the tensor's own    |
+
+A model of several steps lists one part a step, `unet_15` to `unet_1`: nothing here or in the runtime loops.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from passionsr_trt.engines.common.errors import UserError
 
 REFERENCE_SIZE = 512  # pixels a side; SiteInfo.macs counts one image of this size
 PICTURES = ("lr", "image")
-SOURCES = (*PICTURES, "noise")
+NOISE = "noise"  # names that begin so are sources too
 # colour fixes: runtime/core/colour.py, as a graph export/onnx/around_chain.py
 ALIGNMENTS = ("adain", "wavelet", "none")
 ADAIN_EPSILON, WAVELET_LEVELS = 1e-5, 5  # of both
@@ -145,9 +147,19 @@ def chain_grid(parts: Sequence[Wired]) -> int:
     return math.lcm(*(tensor.stride or 1 for tensor in tensors))
 
 
+def is_noise(name: str) -> bool:
+    """Is a tensor of this name seeded normals that the runtime draws?"""
+    return name.startswith(NOISE)
+
+
+def is_source(name: str) -> bool:
+    """Does the runtime hand in a tensor of this name?"""
+    return name in PICTURES or is_noise(name)
+
+
 def sources_of(parts: Sequence[Wired]) -> dict[str, TensorInfo]:
     """The sources that a chain takes, by name."""
-    return {tensor.name: tensor for part in parts for tensor in part.inputs if tensor.name in SOURCES}
+    return {tensor.name: tensor for part in parts for tensor in part.inputs if is_source(tensor.name)}
 
 
 def picture_size(tensors: Iterable[TensorInfo], shapes: Mapping[str, Sequence[int]]) -> Size:
@@ -167,8 +179,9 @@ def check_wiring(parts: Sequence[PartInfo], where: str) -> None:
         _check_tensors(part, where)
         for tensor in part.inputs:
             _check_input(part, tensor, given, where)
-        if part.output.name in given:
-            raise UserError(f"{where}: {part.name} gives {part.output.name!r} again", "expected a new name")
+        if part.output.name in given or is_source(part.output.name):
+            again = "again" if part.output.name in given else "as if it were a source"
+            raise UserError(f"{where}: {part.name} gives {part.output.name!r} {again}", "expected a new name")
         given[part.output.name] = part.output
     last = parts[-1].output
     if (last.channels, last.stride) != (3, 1):
@@ -200,14 +213,14 @@ def _check_tensors(part: PartInfo, where: str) -> None:
 def _check_input(part: PartInfo, tensor: TensorInfo, given: dict[str, TensorInfo], where: str) -> None:
     """given: sources and outputs of the parts before, by name; a source is added."""
     known = given.get(tensor.name)
-    if known is None and tensor.name not in SOURCES:
+    if known is None and not is_source(tensor.name):
         raise UserError(
             f"{where}: {part.name} takes {tensor.name!r}, which no part before it gives",
-            f"expected one of {', '.join((*SOURCES, *given))}",
+            f"expected one of {', '.join(dict.fromkeys((*PICTURES, NOISE, *given)))}",
         )
     if known is not None and known != tensor:
         raise UserError(f"{where}: {part.name} takes {tensor}", f"expected {known}")
     if tensor.name in PICTURES and tensor.channels != 3:
         raise UserError(f"{where}: {part.name} takes {tensor}", "expected a picture's 3 channels")
-    if tensor.name in SOURCES:
+    if is_source(tensor.name):
         given[tensor.name] = tensor

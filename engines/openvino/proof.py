@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.wiring import PartInfo, Size, reference_size, sources_of
+from passionsr_trt.engines.bundle.wiring import PartInfo, Size, is_noise, reference_size, sources_of
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.openvino.compile import compile_static, runs_in_bfloat16
 from passionsr_trt.engines.openvino.half_range import within_limit
@@ -115,12 +115,12 @@ def proof_sources(bundle: OnnxBundle, draw: Callable[[Size], Image.Image]) -> Te
     """The chain's sources of a drawn picture in [-1, 1], for 128×128 output pixels or what the bundle takes."""
     size = bundle.model.size or reference_size(bundle.parts, PROOF_SIZE)
     sources = sources_of(bundle.parts)
-    coarsest = max(tensor.stride for tensor in sources.values() if tensor.name != "noise")
+    coarsest = max(tensor.stride for tensor in sources.values() if not is_noise(tensor.name))
     picture, made = draw((size[0] // coarsest, size[1] // coarsest)), {}
     for tensor in sources.values():
         _batch, channels, height, width = tensor.at(size)
-        if tensor.name == "noise":
-            made[tensor.name] = noise(0, tensor.at(size))
+        if is_noise(tensor.name):
+            made[tensor.name] = noise(0, tensor.at(size), tensor.name)
         else:
             resized = picture.resize((width, height), Image.Resampling.BICUBIC)
             made[tensor.name] = np.asarray(resized, np.float32).transpose(2, 0, 1)[None, :channels] / 127.5 - 1.0

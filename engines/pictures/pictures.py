@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from passionsr_trt.engines.bundle.wiring import Size, Wired, chain_multiple, sources_of
+from passionsr_trt.engines.bundle.wiring import NOISE, Size, Wired, chain_multiple, sources_of
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.pictures.files import READABLE, advice, formats_for, marked
 from passionsr_trt.engines.pictures.metadata import Metadata, coding_of, drop_strangers, metadata_of
@@ -284,10 +284,14 @@ def chain_sources(
             missing = [(0, wanted - side) for wanted, side in zip(shape[2:], small.shape[1:], strict=True)]
             made[tensor.name] = np.pad(small, [(0, 0), *missing], mode="reflect")[None]
         else:
-            made[tensor.name] = np.zeros(shape, np.float32) if seed is None else noise(seed, shape)
+            made[tensor.name] = np.zeros(shape, np.float32) if seed is None else noise(seed, shape, tensor.name)
     return made
 
 
-def noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Seeded normals, float32: equal seeds and shapes give equal noise on every backend."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+def noise(seed: int, shape: tuple[int, ...], name: str = NOISE) -> np.ndarray:
+    """Seeded normals, float32: equal seeds, shapes and names give equal noise on every backend.
+
+    `noise` itself is of the seed alone; of other names each has numbers of its own.
+    """
+    own = () if name == NOISE else name.encode()
+    return np.random.default_rng([seed, *own] if own else seed).standard_normal(shape, dtype=np.float32)

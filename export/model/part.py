@@ -15,6 +15,7 @@ from passionsr_trt.engines.bundle.wiring import (
     SiteInfo,
     Size,
     TensorInfo,
+    is_noise,
     sources_of,
 )
 from passionsr_trt.export.model.absorb import Absorb, Absorber, resolve
@@ -159,7 +160,7 @@ def smooth_sources(parts: Sequence[Part], size: Size, batch: int = 1, seed: int 
     made = {}
     for tensor in sources_of(parts).values():
         shape = tensor.at(size, batch)
-        if tensor.name == "noise":
+        if is_noise(tensor.name):
             made[tensor.name] = torch.randn(shape, generator=generator)
         else:
             picture = nn.functional.interpolate(coarse, size=shape[2:], mode="bicubic")

@@ -11,7 +11,13 @@ import numpy as np
 import onnx
 from onnx import parser
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.wiring import ADAIN_EPSILON, WAVELET_LEVELS, TensorInfo, chain_multiple
+from passionsr_trt.engines.bundle.wiring import (
+    ADAIN_EPSILON,
+    WAVELET_LEVELS,
+    TensorInfo,
+    chain_multiple,
+    is_noise,
+)
 from passionsr_trt.export.onnx.bicubic import enlargement
 
 SIDES = """
@@ -28,7 +34,7 @@ MISSING = """
 
 def of_chain(tensor: str) -> str:
     """The name of a chain's tensor in the file; noise is an input of it under its own."""
-    return tensor if tensor == "noise" else f"chain_{tensor}"
+    return tensor if is_noise(tensor) else f"chain_{tensor}"
 
 
 def before(

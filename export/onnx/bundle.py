@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from passionsr_trt.export.model.devices import HOST, on_device, working_on
 from passionsr_trt.export.model.hooks import attached
 from passionsr_trt.export.model.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.model.proof import prove, relative_error
+from passionsr_trt.export.onnx.alike import Traced
 from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
@@ -47,11 +49,11 @@ def export_bundle(
     scales = None if calibration is None else to_format(calibration, model.parts, CODES[plan.format])
     with working_on(device, model.parts):
         overlap = model.overlap()
-    infos, multiple = [], chain_multiple(model.parts)
+    infos, traced, multiple = [], dict[str, Traced](), chain_multiple(model.parts)
     tensors = on_device(_proof_sources(model, plan, multiple), device)
     with atomic_folder(output, "onnx-bundle") as folder:
         with Stages(len(model.parts)) as stages:
-            for part in model.parts:
+            for index, part in enumerate(model.parts):
                 stages.begin(part.name)
                 stages.enter("folding")
                 path = folder / f"{part.name}.onnx"
@@ -60,7 +62,10 @@ def export_bundle(
                     info = part.info(path.name, tensors, quant.sites)
                     infos.append(replace(info, format=plan.format if quant.sites else plan.precision))
                     reference, allowed = expected_result(part, quant, tensors, plan)
-                export_part(part, quant.on(HOST), multiple, plan, path, consume, stages)
+                needed = storages(model.parts[index + 1 :]) if consume else ()
+                known = tuple(traced.values())
+                made = export_part(part, quant.on(HOST), multiple, plan, path, consume, stages, needed, known)
+                traced[made.form] = made
                 stages.enter("proving")
                 feed = {tensor.name: tensors[tensor.name].cpu().numpy() for tensor in part.inputs}
                 prove(f"{part.name} graph", reference.cpu(), torch.from_numpy(run_reference(path, feed)), allowed)
@@ -76,6 +81,12 @@ def export_bundle(
         )
         bundle.save(folder)
     return replace(bundle, folder=output)
+
+
+def storages(parts: Sequence[Part]) -> set[int]:
+    """Where the weights of some parts lie: steps of a sampler share them."""
+    tensors = (tensor for part in parts for tensor in (*part.module.parameters(), *part.module.buffers()))
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type != "meta"}
 
 
 def _proof_sources(model: Model, plan: ExportPlan, multiple: int) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ Around the bundle's parts, with their nodes as they are:
 1. the bicubic enlargement of its 8 bits, equal to Pillow's (bicubic.py);
 2. mirroring out to the chain's multiple, at the bottom and on the right, and the ranges of the parts' sources;
 3. cropping, clamping, the colour fix, and back to [0, 1].
-A model that takes noise has it as a second input. Sides have to be larger than what is mirrored.
+Noise that a model takes is an input, under its own name. Sides have to be larger than what is mirrored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
-from passionsr_trt.engines.bundle.wiring import TensorInfo, chain_multiple, sources_of
+from passionsr_trt.engines.bundle.wiring import TensorInfo, chain_multiple, is_noise, sources_of
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.engines.graph.checked import open_graph
@@ -66,7 +66,7 @@ def prove_single(bundle: OnnxBundle, path: Path) -> None:
     enlarged = to_array(upscale(picture, bundle.model.upscale))
     tensors = chain_sources(picture, enlarged, bundle.parts, seed=0)
     feed = {"lr": np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255}
-    feed |= {name: x for name, x in tensors.items() if name == "noise"}
+    feed |= {name: x for name, x in tensors.items() if is_noise(name)}
     found = reference_session(model, node_by_node=True, folder=path.parent).run([last], feed)[0]
     for part in bundle.parts:
         session = reference_session(open_graph(bundle, part), node_by_node=True)
@@ -97,8 +97,7 @@ def single_graph(bundle: OnnxBundle, align: str) -> onnx.ModelProto:
     shown: list[int | str] = [*size] if size else ["height", "width"]
     large: list[int | str] = [*(info.size or ("picture_height", "picture_width"))]
     inputs = [helper.make_tensor_value_info("lr", TensorProto.FLOAT, [batch, 3, *shown])]
-    if "noise" in sources:
-        inputs.append(_noise_input(sources["noise"], info.size, batch))
+    inputs += [_noise_input(tensor, info.size, batch) for name, tensor in sources.items() if is_noise(name)]
     output = helper.make_tensor_value_info("picture", TensorProto.FLOAT, [batch, 3, *large])
     used = {name for node in nodes for name in node.input}
     constants = [constant for constant in constants if constant.name in used]
@@ -152,4 +151,4 @@ def _take(
 def _noise_input(tensor: TensorInfo, size: tuple[int, int] | None, batch: int | str) -> onnx.ValueInfoProto:
     """As large as the chain's tensor of a picture that was mirrored out."""
     sides = ["noise_height", "noise_width"] if size is None else [side // tensor.stride for side in size]
-    return helper.make_tensor_value_info("noise", TensorProto.FLOAT, [batch, tensor.channels, *sides])
+    return helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, [batch, tensor.channels, *sides])

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.names import DEQUANTIZE, QUANTIZE, port_node, weight_names, weight_node
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite, named_sites
+from passionsr_trt.export.onnx.alike import Traced
 from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.quantize.quantizers import export_twin
 from passionsr_trt.export.quantize.values import PartQuant
@@ -55,28 +56,40 @@ def export_part(
     path: Path,
     consume: bool = False,
     stages: Stages | None = None,
-) -> None:
+    needed: Collection[int] = (),
+    traced: Sequence[Traced] = (),
+) -> Traced:
     """Write `path`. Sites with a row in `quant`, whose LET is folded, become QDQ; the others stay float in
     `plan.precision`.
 
-    multiple: of picture sides that the chain takes. consume: the part's own weights are let go on the way.
-    stages: told which stage begins.
+    multiple: of picture sides that the chain takes. consume: the part's own weights are let go on the way, but for
+    storages that are `needed`. stages: told which stage begins. traced: graphs of parts before, one of which may
+    do with other constants.
     """
     twin = export_twin(part, quant, plan.precision == "fp16", consume)
+    for known in traced:
+        if known.fits(twin):
+            if stages is not None:
+                stages.enter("writing")
+            save_whole(known.with_constants(part, twin), path)
+            onnx.checker.check_model(str(path))
+            return replace(known, path=path, part=part)
     _write_program(part, twin, multiple, plan, path, stages)
     model = onnx.load(str(path), load_external_data=False)
     sites = list(named_sites(twin, part.name))
     rename_nodes(model, sites, part.name)
+    made = Traced.of(part, twin, model, path)
     if consume:  # by force: the exporter's rewriter keeps its last graph
         for named in sites:
             storage = named.site.get_buffer("stored").untyped_storage()
-            if storage.resizable():
+            if storage.resizable() and storage.data_ptr() not in needed:
                 storage.resize_(0)
     if plan.dynamic:
         _name_axes(model, part)
     _forget_sources(model)
     is_large = save_model(model, path)
     onnx.checker.check_model(str(path), full_check=not is_large)
+    return made
 
 
 def _write_program(
@@ -186,6 +199,12 @@ def save_model(model: onnx.ModelProto, path: Path) -> bool:
     if not is_large:
         data.unlink(missing_ok=True)
     return is_large
+
+
+def save_whole(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph that holds its weights, as `save_model` leaves it: one file, or two where it is large."""
+    is_large = sum(len(constant.raw_data) for constant in model.graph.initializer) >= EXTERNAL_DATA_BYTES
+    onnx.save_model(model, str(path), save_as_external_data=is_large, location=f"{path.name}.data")
 
 
 def run_reference(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:

@@ -139,14 +139,17 @@ class EmittedPort(nn.Module):
     def __init__(self, port: Port, quant: PortQuant, grid: Grid) -> None:
         super().__init__()
         assert quant.let is None, "LET is folded first"
-        self.grid, self.limits = grid, (grid.low * float(quant.scale), grid.high * float(quant.scale))
+        self.grid, codes = grid, grid.codes
+        self.limits: tuple[float, float] | None = None
+        if (grid.low, grid.high) != (codes.low, codes.high):
+            self.limits = grid.low * float(quant.scale), grid.high * float(quant.scale)
         port.register_buffer("scale", quant.scale)
         port.register_buffer("zero", torch.zeros((), dtype=grid.codes.dtype, device=quant.scale.device))
         self.port: Any = (port,)  # no child: it is the parent
 
     def forward(self, x: Tensor) -> Tensor:
         codes = self.grid.codes
-        if (self.grid.low, self.grid.high) != (codes.low, codes.high):
+        if self.limits is not None:
             x = torch.clamp(x, *self.limits)  # INT8 container, fewer codes: the clip is what makes them fewer
         (port,) = self.port
         scale, zero = port.scale.to(x.dtype), port.zero

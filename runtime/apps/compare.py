@@ -239,18 +239,35 @@ def find_truths(images: list[Found], folder: Path | None) -> dict[Path, Path]:
 
 
 def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[str, dict[str, float]]:
-    """Every part alone, each fed the float chain's own tensors."""
+    """Every part alone, each fed the float chain's own tensors; and in its place, behind what is under test.
+
+    `snr_in_chain`: dB, of what is under test fed by itself: how far a chain has drifted at each part.
+    """
     captured: list[dict[str, np.ndarray]] = []
+    drifted: list[dict[str, np.ndarray]] = []
     for rgb in readable(images):
         enlarged = to_array(upscale(rgb, reference.model.upscale))
         sources = chain_sources(rgb, enlarged, reference.parts, seed=0)
         captured.append(reference.tensors(sources))
+        drifted.append(tested.tensors(sources))
     if not captured:
         return {}
     return {
-        part.name: compare_part(part, reference, tested, captured)
+        part.name: {
+            **compare_part(part, reference, tested, captured),
+            "snr_in_chain": snr(part.output.name, captured, drifted),
+        }
         for part in tqdm(reference.parts, desc="parts", unit="part")
     }
+
+
+def snr(tensor: str, captured: list[dict[str, np.ndarray]], found: list[dict[str, np.ndarray]]) -> float:
+    """Σx² / Σ(x − x̂)² of a tensor in dB, the mean over chains' tensors."""
+    values = []
+    for expected, given in zip(captured, found, strict=True):
+        error = np.square(expected[tensor] - given[tensor], dtype=np.float64).sum()
+        values.append(10 * np.log10(np.square(expected[tensor], dtype=np.float64).sum() / max(error, 1e-30)))
+    return float(np.mean(values))
 
 
 def readable(images: Iterable[Path]) -> Iterator[Image.Image]:

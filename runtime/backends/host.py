@@ -2,7 +2,10 @@
 
 What a picture takes is known before it is begun: engines' weights, a tile's activations, the picture itself.
 
-    peak = BASE + WEIGHTS · weights + Σ activations at 512² · pixels at once / 512² + PICTURE · picture pixels
+    peak = BASE + WEIGHTS · weights + Σ activations at 512² · pixels at once / 512² + (PICTURE + between) · pixels
+
+A chain of N steps has N engines: their weights and activations are summed up like any. `between` are the chain's
+small tensors, whose stride is above 1: latents and noise, of each step its own.
 
 With several streams each has activations of its own and takes STREAM beside them, and one picture more is held.
 
@@ -129,7 +132,9 @@ class HostMemory:
         activations = {name: figures.activation_bytes for name, figures in bundle.coverage.items()}
         listed = (entry for part in bundle.parts for entry in bundle.listed(part).values())
         seen = "image" in sources_of(bundle.parts) or bundle.model.align != "none"
-        picture = PICTURE if seen else UNSEEN
+        tensors = {tensor.name: tensor for part in bundle.parts for tensor in (*part.inputs, part.output)}
+        between = sum(4 * x.channels / x.stride**2 for x in tensors.values() if x.stride > 1)
+        picture = (PICTURE if seen else UNSEEN) + between
         return cls(sum(entry["size"] for entry in listed), activations, free_memory(), streams, picture)
 
     def predict(self, picture: int, at_once: Mapping[str, int]) -> int:

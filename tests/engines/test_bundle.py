@@ -106,6 +106,8 @@ def test_a_chain_that_is_none_is_refused() -> None:
     first = PartInfo("first", "", (image,), latent, 8)
     last = PartInfo("last", "", (latent,), TensorInfo("out", 3, 1), 8)
     check_wiring([first, last], "here")
+    drawn = [TensorInfo(name, 4, 8) for name in ("noise", "noise_2")]
+    check_wiring([first, replace(last, inputs=(latent, *drawn))], "here")
     for parts, wrong in (
         ([], "no parts"),
         ([last, first], "'latent', which no part before it gives"),
@@ -113,6 +115,7 @@ def test_a_chain_that_is_none_is_refused() -> None:
         ([first], "the chain ends with latent"),
         ([replace(first, multiple=4), last], "first has multiple 4"),
         ([first, last, replace(last, name="again")], "gives 'out' again"),
+        ([replace(first, output=replace(latent, name="noise_2")), last], "gives 'noise_2' as if it were a source"),
     ):
         with pytest.raises(UserError, match=re.escape(wrong)):
             check_wiring(parts, "here")

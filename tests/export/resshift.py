@@ -36,9 +36,9 @@ def write_small(folder: Path, **sizes: Any) -> tuple[Path, Path]:
     return files
 
 
-def import_small(folder: Path, **sizes: Any) -> Path:
+def import_small(folder: Path, steps: int = 1, **sizes: Any) -> Path:
     """A model folder."""
     unet, autoencoder = write_small(folder / "files", **sizes)
     words = ["import-model", "--family", "resshift", "--unet", str(unet), "--autoencoder", str(autoencoder)]
-    assert main([*words, "-o", str(folder / "model")]) == 0
+    assert main([*words, "--steps", str(steps), "-o", str(folder / "model")]) == 0
     return folder / "model"

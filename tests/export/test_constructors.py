@@ -27,6 +27,7 @@ ALLOWED = {
         for name in ("compact", "in_branches", "plain", "weights")
     },
     "families/resshift/reference.py:time_embedding": LOADING,
+    "families/resshift/unet.py:__init__": LOADING,
     "families/stable_diffusion/chain.py:_prove_blocks": LOADING,
     "families/stable_diffusion/folder.py:_alpha_bar": LOADING,
     "families/stable_diffusion/passionsr.py:read_layer": LOADING,

@@ -1,1 +1,1 @@
-"""ResShift in one step (SinSR, TAD-SR): a UNet with Swin layers between the halves of a VQ autoencoder."""
+"""ResShift in one step (SinSR, TAD-SR) or its own 15 or 4: a UNet with Swin layers inside a VQ autoencoder."""

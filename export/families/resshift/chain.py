@@ -1,6 +1,8 @@
-"""The parts of a ResShift model in one step: wired, and every fold proved.
+"""The parts of a ResShift model: wired, and every fold proved.
 
-    lr → vq_encoder → z_y;  z_y, noise, lr → unet → x0;  x0 → vq_decoder → picture
+    one step:  lr → vq_encoder → z_y;  z_y, noise, lr → unet → x0;  x0 → vq_decoder → picture
+    15 steps:  z_y, noise, noise_15, lr → unet_15 → x14;  x14, noise_14, lr → unet_14 → x13;  …
+               x1, lr → unet_1 → x0
 
 Proof: ‖a − b‖₂ / ‖a‖₂ ≤ 1e-4 in float32 against the model as its authors wrote it, or FoldError: of every block of
 the UNet alone, and of every part.
@@ -8,7 +10,8 @@ the UNet alone, and of every part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +22,20 @@ from passionsr_trt.export.families import blocks
 from passionsr_trt.export.families.autoencoder import AUTOENCODER_ABSORB
 from passionsr_trt.export.families.resshift import reference
 from passionsr_trt.export.families.resshift.autoencoder import POSITIONS, VQDecoder, VQEncoder
-from passionsr_trt.export.families.resshift.unet import UNET_ABSORB, OneStepUNet, Resample, ResBlock, SwinLayer
+from passionsr_trt.export.families.resshift.sampler import Sampler, Step
+from passionsr_trt.export.families.resshift.unet import (
+    AdaFM,
+    FirstUNet,
+    LastUNet,
+    NextUNet,
+    OnlyUNet,
+    Resample,
+    ResBlock,
+    SwinLayer,
+    UNet,
+    layers_of,
+    unet_absorb,
+)
 from passionsr_trt.export.model.part import Model, Part, Tensors, smooth_sources
 from passionsr_trt.export.model.proof import prove
 from torch import Tensor, nn
@@ -30,42 +46,11 @@ VAE_BLOCKS = (blocks.ResBlock, blocks.SpatialSelfAttention, blocks.Downsample, b
 
 
 @dataclass(frozen=True)
-class OneStep:
-    """The one step: x_T = z_y + kappa·root_eta·noise at the last of `steps` timesteps.
-
-    root_eta: √η of that step. Released schedules, whatever their power, end with 0.99.
-    """
-
-    kappa: float
-    root_eta: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("kappa", 0 < self.kappa < 1e3, "a number > 0"),
-            ("root_eta", 0 < self.root_eta <= 1, "a number above 0, at most 1"),
-            ("steps", 1 <= self.steps <= 1000, "a whole number from 1 to 1000"),
-        )
-        for name, good, expected in checks:
-            if not good:
-                raise UserError(f"resshift: {name} is {getattr(self, name)!r}", f"expected {expected}")
-
-    @property
-    def timestep(self) -> int:
-        return self.steps - 1
-
-    @property
-    def noise_gain(self) -> float:
-        """κ√η."""
-        return self.kappa * self.root_eta
-
-
-@dataclass(frozen=True)
 class ResShiftModel:
     """The float model as its authors define it; vae: diffusers' VQModel."""
 
     digest: str
-    step: OneStep
+    sampler: Sampler
     unet: reference.UNetModelSwin
     vae: Any
 
@@ -80,10 +65,19 @@ class ResShiftModel:
         z_y: Tensor = self.vae.quant_conv(self.vae.encoder(image))
         return z_y
 
-    def denoise(self, z_y: Tensor, noise: Tensor, lr: Tensor) -> Tensor:
-        gain = self.step.noise_gain
-        x_t = z_y + gain * noise
-        return self.unet(torch.cat([x_t / (gain**2 + 1) ** 0.5, lr], dim=1), self.step.timestep)
+    def start(self, z_y: Tensor, noise: Tensor) -> Tensor:
+        """x_T."""
+        return z_y + self.sampler.run()[0].noise_gain * noise
+
+    def denoise(self, step: Step, x: Tensor, lr: Tensor) -> Tensor:
+        """The network's x0 of x_t."""
+        gain = step.noise_gain
+        return self.unet(torch.cat([x / (gain**2 + 1) ** 0.5, lr], dim=1), step.timestep)
+
+    def next(self, step: Step, x: Tensor, tensors: Tensors) -> Tensor:
+        """x_t → x_{t−1}, by what is drawn for the step and the LR picture."""
+        x0 = self.denoise(step, x, tensors["lr"])
+        return step.kept * x + step.taken * x0 + step.drawn * tensors[step.noise] if step.drawn else x0
 
     def quantize(self, x0: Tensor) -> Tensor:
         """The nearest codes [B, C, h, w]."""
@@ -97,9 +91,11 @@ class ResShiftModel:
     @torch.no_grad()
     def reference(self, sources: Tensors) -> dict[str, Tensor]:
         """Every part's output as the model's authors compute it."""
-        z_y = self.encode(sources["lr"])
-        x0 = self.denoise(z_y, sources["noise"], sources["lr"])
-        return {"z_y": z_y, "x0": x0, "picture": self.decode(x0)}
+        given = {"z_y": self.encode(sources["lr"])}
+        x = self.start(given["z_y"], sources["noise"])
+        for step in self.sampler.run():
+            x = given[step.result] = self.next(step, x, sources)
+        return {**given, "picture": self.decode(x)}
 
 
 @torch.no_grad()
@@ -112,15 +108,13 @@ def build_model(model: ResShiftModel) -> Model:
             f"the autoencoder has {widths[0]} latent channels in codes of {widths[1]}, the UNet gives {channels}",
             "expected the same number",
         )
-    unet = OneStepUNet(model.unet, model.step.timestep, model.step.noise_gain).eval()
-    prove_blocks(model, unet)
     lr, picture = TensorInfo("lr", 3, upscale), TensorInfo("picture", 3, 1)
-    z_y, noise, x0 = (TensorInfo(name, channels, upscale) for name in ("z_y", "noise", "x0"))
+    z_y, x0 = (TensorInfo(name, channels, upscale) for name in ("z_y", "x0"))
     multiple = upscale * POSITIONS
     encoder, decoder = VQEncoder(model.vae, upscale).eval(), VQDecoder(model.vae).eval()
     parts = (
         Part("vq_encoder", encoder, (lr,), z_y, multiple, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS),
-        Part("unet", unet, (z_y, noise, lr), x0, unet_multiple(model), absorb=UNET_ABSORB, blocks=BLOCKS),
+        *step_parts(model, lr, z_y),
         Part(
             "vq_decoder", decoder, (x0,), picture, multiple, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS,
             float_inputs=True,
@@ -131,12 +125,39 @@ def build_model(model: ResShiftModel) -> Model:
     sources = smooth_sources(parts, (side, side))
     tensors = {**sources, **model.reference(sources)}
     built.errors |= {
-        part.name: prove(part.name, tensors[part.output.name], part.run(tensors)) for part in parts[:2]
+        part.name: prove(part.name, tensors[part.output.name], part.run(tensors)) for part in parts[:-1]
     }
     # from codes themselves: where two are equally near, the last bit of a distance chooses
     codes = {"x0": model.quantize(tensors["x0"])}
-    built.errors["vq_decoder"] = prove("vq_decoder", model.decode(codes["x0"]), parts[2].run(codes))
+    built.errors["vq_decoder"] = prove("vq_decoder", model.decode(codes["x0"]), parts[-1].run(codes))
     return built
+
+
+def step_parts(model: ResShiftModel, lr: TensorInfo, z_y: TensorInfo) -> list[Part]:
+    """The sampler's steps, a part each, with every block proved."""
+    steps, layers, multiple = model.sampler.run(), layers_of(model.unet), unet_multiple(model)
+    adaptive = any(isinstance(module, AdaFM) for module in layers.modules())
+    parts: list[Part] = []
+    given = z_y
+    for step in steps:
+        noise, own, result = (replace(z_y, name=name) for name in ("noise", step.noise, step.result))
+        kind, inputs = wiring_of(step, steps, given, noise, own, lr)
+        unet = kind(model.unet, layers, step).eval()
+        prove_blocks(model, step, unet, swin=adaptive or step is steps[0])
+        parts.append(Part(step.name, unet, inputs, result, multiple, absorb=unet_absorb(adaptive), blocks=BLOCKS))
+        given = result
+    return parts
+
+
+def wiring_of(
+    step: Step, steps: Sequence[Step], given: TensorInfo, noise: TensorInfo, own: TensorInfo, lr: TensorInfo
+) -> tuple[type[UNet], tuple[TensorInfo, ...]]:
+    """What a step is and reads, by its place among `steps`. given: what the part before it gives."""
+    if len(steps) == 1:
+        return OnlyUNet, (given, noise, lr)
+    if step is steps[0]:
+        return FirstUNet, (given, noise, own, lr)
+    return (NextUNet, (given, own, lr)) if step.drawn else (LastUNet, (given, lr))
 
 
 def unet_multiple(model: ResShiftModel) -> int:
@@ -147,19 +168,22 @@ def unet_multiple(model: ResShiftModel) -> int:
     return int(model.upscale * window * 2**halvings)
 
 
-def prove_blocks(model: ResShiftModel, unet: OneStepUNet) -> None:
-    """Every ResBlock and Swin layer alone, on seeded noise of two windows by three."""
+def prove_blocks(model: ResShiftModel, step: Step, unet: UNet, swin: bool) -> None:
+    """Every ResBlock alone, and every Swin layer where `swin`, on seeded noise of two windows by three.
+
+    Without AdaFM no step changes a Swin layer.
+    """
     generator = torch.Generator().manual_seed(0)
-    embedding = model.unet.embedding(model.step.timestep)
+    embedding = model.unet.embedding(step.timestep)
     twins = dict(unet.named_modules())
     for path, block in model.unet.named_modules():
         if isinstance(block, reference.ScaledResBlock):
             x = torch.randn(1, _inputs(block.in_layers[2]), 8, 8, generator=generator)
-            prove(f"unet.{path}", block(x, embedding), twins[path](x))
-        elif isinstance(block, reference.SwinLayer):
+            prove(f"{step.name}.{path}", block(x, embedding), twins[path](x))
+        elif isinstance(block, reference.SwinLayer) and swin:
             size = (1, _inputs(block.patch_embed["proj"]), 2 * block.window, 3 * block.window)
             x = torch.randn(size, generator=generator)
-            prove(f"unet.{path}", block(x), twins[path](x))
+            prove(f"{step.name}.{path}", block(x, embedding), twins[path](x))
 
 
 def _inputs(conv: nn.Module) -> int:

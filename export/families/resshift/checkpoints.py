@@ -37,7 +37,6 @@ NEEDED = {
         "input_blocks.0.0.weight",
         "time_embed.0.weight",
         "out.2.weight",
-        "middle_block.0.in_layers.2.weight",
     ),
     "autoencoder": ("encoder.conv_in.weight", "decoder.conv_in.weight", "quantize.embedding.weight"),
 }

@@ -1,4 +1,7 @@
-"""ResShift as a family: how a folder is known, loaded, and made from published checkpoints."""
+"""ResShift as a family: how a folder is known, loaded, and made from published checkpoints.
+
+`resshift.json` holds the sampler: OneStep's fields, or those of Steps, which has `min_noise` (sampler.py).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from passionsr_trt.engines.bundle.manifest import atomic_folder, check_target
 from passionsr_trt.engines.bundle.records import decode
 from passionsr_trt.engines.common.arguments import positive, whole
 from passionsr_trt.engines.common.errors import UsageError
+from passionsr_trt.export.families.resshift.sampler import MOST_STEPS, RELEASED, OneStep, Sampler, Steps
 
 if TYPE_CHECKING:
     from passionsr_trt.export.families.resshift.chain import ResShiftModel
@@ -22,7 +26,7 @@ WEIGHTS = {"unet": "unet.safetensors", "autoencoder": "autoencoder.safetensors"}
 
 
 class ResShift:
-    """SinSR, TAD-SR, ResShift in one step. PyTorch and diffusers are loaded when a model is."""
+    """SinSR, TAD-SR; ResShift in one step or its own. PyTorch and diffusers are loaded when a model is."""
 
     name = "resshift"
     folder = f"{DESCRIPTION}, {', '.join(WEIGHTS.values())}"
@@ -43,25 +47,35 @@ class ResShift:
         parser.add_argument("--autoencoder", type=Path, help="needed: autoencoder_vq_f4.pth")
         parser.add_argument("--kappa", type=positive, default=2.0, help="κ: the noise's weight")
         parser.add_argument(
-            "--root-eta",
-            type=positive,
-            default=0.99,
-            help="√η of the one step, the schedule's last; nothing else of a schedule counts in one step",
+            "--steps",
+            type=whole(1, MOST_STEPS),
+            default=1,
+            help="1: SinSR, TAD-SR; ResShift's own: 15 (realsrx4 v1, v2), 4 (v3 and the later ones)",
         )
         parser.add_argument(
-            "--steps", type=whole(1), default=15, help="timesteps of the schedule; the last is taken"
+            "--timesteps",
+            type=whole(1),
+            default=15,
+            help="of the schedule of a model of one step, which is its last",
+        )
+        parser.add_argument("--etas-end", type=positive, default=0.99, help="√η of the schedule's last timestep")
+        released = ", ".join(f"{noise} for {steps} steps" for steps, noise in RELEASED.items())
+        parser.add_argument(
+            "--min-noise", type=positive, help=f"of several steps: the schedule's first (default: {released})"
+        )
+        parser.add_argument(
+            "--power", type=positive, default=0.3, help="of several steps: the schedule's exponent"
         )
 
     def import_model(self, arguments: argparse.Namespace) -> int:
         """Two checkpoints → a folder of safetensors, proved and read again."""
-        from passionsr_trt.export.families.resshift.chain import OneStep
         from passionsr_trt.export.families.resshift.checkpoints import autoencoder_of, read_state, unet_of
         from safetensors.torch import save_file
 
         if arguments.base is not None or arguments.unet is None or arguments.autoencoder is None:
             raise UsageError("import-model --family resshift", "expected --unet and --autoencoder, no other file")
         check_target(arguments.output, "model")
-        step = OneStep(arguments.kappa, arguments.root_eta, arguments.steps)
+        sampler = sampler_of(arguments)
         states = {}
         for kind, read in (("unet", unet_of), ("autoencoder", autoencoder_of)):
             path = getattr(arguments, kind)
@@ -72,25 +86,44 @@ class ResShift:
                 save_file(
                     {key: tensor.contiguous().clone() for key, tensor in state.items()}, folder / WEIGHTS[kind]
                 )
-            (folder / DESCRIPTION).write_text(json.dumps(asdict(step), indent=1) + "\n", encoding="utf-8")
+            (folder / DESCRIPTION).write_text(json.dumps(asdict(sampler), indent=1) + "\n", encoding="utf-8")
             del states
             model = self.load(folder)
         sites = sum(len(part.sites()) for part in model.parts)
-        print(f"{arguments.output}: ×{model.upscale}, {sites} sites, written and read again")
+        steps = f"{arguments.steps} steps, " if arguments.steps > 1 else ""
+        print(f"{arguments.output}: ×{model.upscale}, {steps}{sites} sites, written and read again")
         return 0
+
+
+def sampler_of(arguments: argparse.Namespace) -> Sampler:
+    """What import-model was asked for; UsageError where a schedule's first value is not known."""
+    steps, min_noise = arguments.steps, arguments.min_noise
+    if steps == 1:
+        if min_noise is not None:
+            raise UsageError("--min-noise: one step does not ask for it", "expected --steps 15 or 4 beside it")
+        return OneStep(arguments.kappa, arguments.etas_end, arguments.timesteps)
+    if min_noise is None and steps not in RELEASED:
+        known = " or ".join(map(str, RELEASED))
+        raise UsageError(
+            f"--steps {steps}: no released model has so many", f"expected {known}, or --min-noise too"
+        )
+    min_noise = RELEASED[steps] if min_noise is None else min_noise
+    return Steps(arguments.kappa, min_noise, arguments.etas_end, arguments.power, steps)
 
 
 def read_model(folder: Path) -> ResShiftModel:
     """Every file read and checked; UserError names what is missing, damaged or of another kind."""
-    from passionsr_trt.export.families.resshift.chain import OneStep, ResShiftModel
+    from passionsr_trt.export.families.resshift.chain import ResShiftModel
     from passionsr_trt.export.families.resshift.checkpoints import autoencoder_of, read_state, unet_of
     from passionsr_trt.export.families.weights import folder_digest, read_json
 
-    step = decode(OneStep, read_json(folder / DESCRIPTION), str(folder / DESCRIPTION))
+    content = read_json(folder / DESCRIPTION)
+    kind: type[Sampler] = Steps if isinstance(content, dict) and "min_noise" in content else OneStep
+    sampler = decode(kind, content, str(folder / DESCRIPTION))
     unet, autoencoder = (folder / name for name in WEIGHTS.values())
     return ResShiftModel(
         folder_digest(folder),
-        step,
+        sampler,
         unet_of(read_state(unet, "unet"), unet),
         autoencoder_of(read_state(autoencoder, "autoencoder"), autoencoder),
     )

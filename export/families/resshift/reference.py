@@ -1,4 +1,5 @@
-"""UNetModelSwin as ResShift's authors wrote it: the float reference, and what the deployable UNet is folded from.
+"""UNetModelSwin and DiTSRModel as ResShift's and DiT-SR's authors wrote them: the float reference, and what the
+deployable UNet is folded from.
 
 Kinds of layers, their order and their sizes are read from a checkpoint's keys and shapes:
 
@@ -10,6 +11,8 @@ Kinds of layers, their order and their sizes are read from a checkpoint's keys a
 | `conv.weight`          | nearest ×2, Conv 3×3                                          |
 | `weight`               | Conv 3×3                                                      |
 | `blocks.N.attn_mask`   | the block shifts its windows; others run unshifted            |
+| `blocks.N.adaLN_…`     | DiT-SR: AdaFM behind either norm                              |
+| nothing                | DiT-SR-Lite: a level without blocks, which still gives a skip |
 
 Where a level was no larger than a window in training, the authors' blocks have no mask and never shift.
 """
@@ -113,6 +116,11 @@ class SwinBlock(nn.Module):
         self.attn, self.mlp = WindowAttention(below(state, "attn")), Mlp(below(state, "mlp"))
         self.register_buffer("attn_mask", state.get("attn_mask"))
         self.window = math.isqrt(self.attn.relative_position_index.shape[0])
+        adaptive = "adaLN_scale_msa.1.weight" in state
+        self.adaLN_scale_msa, self.adaLN_scale_mlp = (
+            nn.Sequential(nn.SiLU(), _linear(state[f"{name}.1.weight"])) if adaptive else None
+            for name in ("adaLN_scale_msa", "adaLN_scale_mlp")
+        )
         self.shift = 0 if self.attn_mask is None else self.window // 2
 
     def mask(self, height: int, width: int) -> Tensor:
@@ -131,15 +139,29 @@ class SwinBlock(nn.Module):
         x = x.unflatten(1, (-1, self.window)).unflatten(3, (-1, self.window)).transpose(2, 3)
         return x.reshape(-1, self.window**2, x.shape[-1])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def modulated(self, x: Tensor, scale: nn.Module | None, embedding: Tensor) -> Tensor:
+        """AdaFM at an embedding [1, 4·C], where the block has it."""
+        return x if scale is None else adafm(x, scale(embedding).reshape(self.window, self.window // 2 + 1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        pixels = self.norm1(x).permute(0, 2, 3, 1).roll((-self.shift, -self.shift), (1, 2))
+        pixels = self.modulated(self.norm1(x), self.adaLN_scale_msa, embedding)
+        pixels = pixels.permute(0, 2, 3, 1).roll((-self.shift, -self.shift), (1, 2))
         windows = self.attn(self.partition(pixels), self.mask(height, width) if self.shift else None)
         grid = (batch, height // self.window, width // self.window, self.window, self.window, channels)
         pixels = windows.reshape(grid).transpose(2, 3).reshape(batch, height, width, channels)
         x = x + pixels.roll((self.shift, self.shift), (1, 2)).permute(0, 3, 1, 2)
-        result: Tensor = x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.modulated(self.norm2(x), self.adaLN_scale_mlp, embedding))
         return result
+
+
+def adafm(x: Tensor, scale: Tensor) -> Tensor:
+    """DiT-SR's AdaFM (Cheng et al., 2025): patches of x [B, C, H, W] as large as a window, their frequencies times
+    scale [rows, columns ≥ 0], the same for every channel and patch."""
+    side = scale.shape[0]
+    patches = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # [B, C, h, side, w, side]
+    frequencies = torch.fft.rfft2(patches, dim=(3, 5)) * scale[:, None]
+    return torch.fft.irfft2(frequencies, s=(side, side), dim=(3, 5)).reshape(x.shape)
 
 
 class SwinLayer(nn.Module):
@@ -152,10 +174,12 @@ class SwinLayer(nn.Module):
         self.window = max((block.window for block in self.modules() if isinstance(block, SwinBlock)), default=1)
         self.patch_unembed = nn.ModuleDict({"proj": _conv(state["patch_unembed.proj.weight"])})
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (self.patch_embed["proj"], *self.blocks, self.patch_unembed["proj"]):
-            x = layer(x)
-        return x
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        x = self.patch_embed["proj"](x)
+        for block in self.blocks:
+            x = block(x, embedding)
+        result: Tensor = self.patch_unembed["proj"](x)
+        return result
 
 
 class Down(nn.Module):
@@ -185,9 +209,11 @@ class UNetModelSwin(nn.Module):
         super().__init__()
         first, second = (_linear(state[f"time_embed.{index}.weight"]) for index in (0, 2))
         self.time_embed, self.width = nn.Sequential(first, nn.SiLU(), second), first.in_features
-        self.input_blocks = nn.ModuleList(_layers(entry) for entry in listed(state, "input_blocks"))
+        outputs = listed(state, "output_blocks")  # as many as there are inputs, those without a layer among them
+        inputs = (below(state, f"input_blocks.{index}") for index in range(len(outputs)))
+        self.input_blocks = nn.ModuleList(map(_layers, inputs))
         self.middle_block = _layers(below(state, "middle_block"))
-        self.output_blocks = nn.ModuleList(_layers(entry) for entry in listed(state, "output_blocks"))
+        self.output_blocks = nn.ModuleList(map(_layers, outputs))
         last = _conv(state["out.2.weight"], 1)
         self.inputs, self.outputs = state["input_blocks.0.0.weight"].shape[1], last.out_channels
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, last.in_channels), nn.SiLU(), last)
@@ -211,7 +237,7 @@ class UNetModelSwin(nn.Module):
 
 def _run(layers: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     for layer in layers.children():
-        x = layer(x, embedding) if isinstance(layer, ScaledResBlock) else layer(x)
+        x = layer(x, embedding) if isinstance(layer, ScaledResBlock | SwinLayer) else layer(x)
     return x
 
 

@@ -1,55 +1,96 @@
-"""The deployable UNet: latent of the enlarged picture, noise, LR picture → clean latent x0. Constants are folded.
+"""The deployable UNet of one step: a latent, noise, LR picture → the next latent. Constants are folded.
+
+| step               | reads                                  | gives                                         |
+| ------------------ | -------------------------------------- | --------------------------------------------- |
+| the only one       | z_y, noise, lr                         | x0                                            |
+| the first of many  | z_y, noise, the step's noise, lr       | the sampler's x_{T−1} (sampler.py)            |
+| one between        | x_t, the step's noise, lr              | x_{t−1}                                       |
+| the last           | x_1, lr                                | x0                                            |
 
 1. The timestep: GroupNorm → ·(1 + scale) + shift is one GroupNorm, γ' = γ(1 + scale), β' = β(1 + scale) + shift.
-2. x_T = z_y + κ√η·noise, divided by √(κ²η + 1): gains of the first convolution's columns, one set for z_y and one
-   for the noise. It reads cat(z_y, noise, LR picture).
+2. 1/√(κ²η + 1) of what the network sees, and κ√η of x_T = z_y + κ√η·noise: gains of the first convolution's
+   columns. It reads cat(z_y, noise, LR picture) or cat(x_t, LR picture).
+   DiT-SR: AdaFM is a constant matrix on the positions of a window's patch, the same for every channel.
 3. 1/√d of the windows' attention → W_q; the table of relative positions → one constant for each head.
 4. Nearest ×2 in front of a 3×3 convolution → sub-pixel form.
 
+The sampler's affine map stands behind the network, in float32. Steps share all weights that no constant changed.
 Names of sites are the authors'; a window's qkv is three sites that read one port.
 """
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from passionsr_trt.export.families.resshift import reference
+from passionsr_trt.export.families.resshift.sampler import Step
 from passionsr_trt.export.families.windows import HIDDEN, in_windows
 from passionsr_trt.export.model.absorb import Absorb, Into
 from passionsr_trt.export.model.sites import Port, SiteConv, SiteLinear, data_of
 from passionsr_trt.export.model.sub_pixel import SubPixelConv
 from torch import Tensor, nn
 
-UNET_ABSORB = (
-    Absorb("attn.to_q", "norm1"),
-    Absorb("attn.proj", "attn.to_v", Into.ROWS),
-    Absorb("mlp.fc1", "norm2"),
-)
+
+def unet_absorb(adaptive: bool) -> tuple[Absorb, ...]:
+    """adaptive: AdaFM lies between a norm and its port, where a scale of channels passes and a shift does not."""
+    return (
+        Absorb("attn.to_q", "norm1", takes_shift=not adaptive),
+        Absorb("attn.proj", "attn.to_v", Into.ROWS),
+        Absorb("mlp.fc1", "norm2", takes_shift=not adaptive),
+    )
 
 
 class ResBlock(nn.Module):
-    """norm → SiLU → conv, twice, plus the shortcut. x [B, C, H, W] → [B, O, H, W]. Fold 1."""
+    """norm → SiLU → conv, twice, plus the shortcut. x [B, C, H, W] → [B, O, H, W]. Fold 1 is yet to be done."""
 
-    def __init__(self, block: reference.ScaledResBlock, embedding: Tensor) -> None:
+    def __init__(self, block: reference.ScaledResBlock) -> None:
         super().__init__()
         inner, outer = site(block.in_layers[2]), site(block.out_layers[3])
         inner.port.fused = outer.port.fused = True
         self.in_layers = nn.Sequential(block.in_layers[0], nn.SiLU(), inner)
-        scale, shift = block.emb_layers(embedding)[0].double().chunk(2)
-        before = block.out_layers[0]
-        assert isinstance(before, nn.GroupNorm)
-        norm = nn.GroupNorm(before.num_groups, before.num_channels, before.eps)
-        norm.weight.data = (before.weight.double() * (1 + scale)).float()
-        norm.bias.data = (before.bias.double() * (1 + scale) + shift).float()
-        self.out_layers = nn.Sequential(norm, nn.SiLU(), nn.Identity(), outer)
+        self.out_layers = nn.Sequential(block.out_layers[0], nn.SiLU(), nn.Identity(), outer)
         shortcut = block.skip_connection
         self.skip_connection = site(shortcut) if isinstance(shortcut, nn.Conv2d) else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.skip_connection(x) + self.out_layers(self.in_layers(x))
         return result
+
+
+def conditioned(block: reference.ScaledResBlock, embedding: Tensor) -> nn.GroupNorm:
+    """Fold 1: the block's second norm at one timestep, whose embedding is [1, 4·C]."""
+    scale, shift = block.emb_layers(embedding)[0].double().chunk(2)
+    before = block.out_layers[0]
+    assert isinstance(before, nn.GroupNorm)
+    norm = nn.GroupNorm(before.num_groups, before.num_channels, before.eps)
+    norm.weight.data = (before.weight.double() * (1 + scale)).float()
+    norm.bias.data = (before.bias.double() * (1 + scale) + shift).float()
+    return norm
+
+
+class AdaFM(nn.Module):
+    """x [B, C, H, W] → the same: a matrix [side², side²] on the positions of every patch. Fold 1."""
+
+    matrix: Tensor
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = in_windows(x.permute(0, 2, 3, 1), (self.side,) * 2, 0, lambda patches: self.matrix @ patches)
+        return pixels.permute(0, 3, 1, 2)
+
+
+def adafm_matrix(scale: nn.Module, side: int, embedding: Tensor) -> Tensor:
+    """[side², side²], symmetric: what AdaFM makes of every unit patch, in float64."""
+    gains = scale(embedding).double().reshape(side, side // 2 + 1)
+    patches = torch.eye(side**2, dtype=torch.float64, device=gains.device).reshape(side**2, 1, side, side)
+    return reference.adafm(patches, gains).flatten(1).t().float().contiguous()
 
 
 class WindowAttention(nn.Module):
@@ -113,14 +154,16 @@ class SwinBlock(nn.Module):
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attn, self.mlp = WindowAttention(block.attn), Mlp(block.mlp)
         self.window, self.shift = block.window, block.shift
+        adaptive = block.adaLN_scale_msa is not None
+        self.adafm1, self.adafm2 = (AdaFM(self.window) if adaptive else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         down, across = x.shape[2] // self.window, x.shape[3] // self.window
         seam = seam_mask(down, self.window, x.device) if self.shift else None
         attend = partial(self.attn, seam=seam, across=across)
-        pixels = in_windows(self.norm1(x).permute(0, 2, 3, 1), (self.window,) * 2, self.shift, attend)
+        pixels = in_windows(self.adafm1(self.norm1(x)).permute(0, 2, 3, 1), (self.window,) * 2, self.shift, attend)
         x = x + pixels.permute(0, 3, 1, 2)
-        result: Tensor = x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.adafm2(self.norm2(x)))
         return result
 
 
@@ -153,22 +196,42 @@ class Resample(nn.Module):
         return result
 
 
-class OneStepUNet(nn.Module):
-    """z_y, noise [B, C, h, w] and lr [B, 3, h, w] → x0 [B, C, h, w], float32 in and out."""
+class UNet(nn.Module):
+    """The network at one timestep, float32 in and out. reads_start: cat(z_y, noise, lr), not cat(x_t, lr).
 
-    def __init__(self, unet: reference.UNetModelSwin, timestep: int, noise_gain: float) -> None:
+    gains: of the step, which its graph holds.
+    """
+
+    reads_start = False
+    gains: tuple[str, ...] = ()
+    input_blocks: nn.ModuleList
+    middle_block: nn.Sequential
+    output_blocks: nn.ModuleList
+    out: nn.Sequential
+
+    def __init__(self, unet: reference.UNetModelSwin, layers: nn.ModuleDict, step: Step) -> None:
+        """layers: `layers_of(unet)`; their tensors are shared with all other steps."""
         super().__init__()
-        with torch.no_grad():
-            embedding = unet.embedding(timestep)
-            self.input_blocks = nn.ModuleList(_layers(entry, embedding) for entry in unet.input_blocks)
-            self.middle_block = _layers(unet.middle_block, embedding)
-            self.output_blocks = nn.ModuleList(_layers(entry, embedding) for entry in unet.output_blocks)
-            self.out = nn.Sequential(unet.out[0], nn.SiLU(), site(unet.out[2]))
-            first = next(module for module in self.modules() if isinstance(module, SiteConv))
-            first.assign(with_noise(first.weight.data, unet.outputs, noise_gain), data_of(first.bias))
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*layers.parameters(), *layers.buffers())}
+        for name, layer in copy.deepcopy(layers, shared).items():
+            self.add_module(name, layer)
+        embedding, twins = unet.embedding(step.timestep), dict(self.named_modules())
+        for path, block in unet.named_modules():
+            if isinstance(block, reference.ScaledResBlock):
+                twins[f"{path}.out_layers"]._modules["0"] = conditioned(block, embedding)
+            elif isinstance(block, reference.SwinBlock):
+                for name, scale in (("adafm1", block.adaLN_scale_msa), ("adafm2", block.adaLN_scale_mlp)):
+                    if scale is not None:
+                        matrix = adafm_matrix(scale, block.window, embedding)
+                        twins[f"{path}.{name}"].register_buffer("matrix", matrix)
+        first = next(module for module in self.modules() if isinstance(module, SiteConv))
+        first.assign(columns(first.weight.data, unet.outputs, step, self.reads_start), data_of(first.bias))
+        for name in self.gains:
+            self.register_buffer(name, torch.tensor(getattr(step, name), dtype=torch.float32))
 
-    def forward(self, z_y: Tensor, noise: Tensor, lr: Tensor) -> Tensor:
-        x, skips = torch.cat([z_y, noise, lr], dim=1), []
+    def network(self, *inputs: Tensor) -> Tensor:
+        """The tensors that the first convolution reads → x0 [B, C, h, w]."""
+        x, skips = torch.cat(inputs, dim=1), []
         for entry in self.input_blocks:
             x = entry(x)
             skips.append(x)
@@ -179,10 +242,66 @@ class OneStepUNet(nn.Module):
         return result
 
 
-def with_noise(weight: Tensor, channels: int, noise_gain: float) -> Tensor:
-    """Fold 2. weight [O, C + 3, 3, 3] of (x_T/√(g² + 1), lr) → [O, 2C + 3, 3, 3] of (z_y, noise, lr); g = κ√η."""
-    latent, lr = weight[:, :channels].double() / (noise_gain**2 + 1) ** 0.5, weight[:, channels:]
-    return torch.cat([latent.float(), (latent * noise_gain).float(), lr], dim=1)
+class OnlyUNet(UNet):
+    """z_y, noise [B, C, h, w] and lr [B, 3, h, w] → x0 [B, C, h, w]."""
+
+    reads_start = True
+
+    def forward(self, z_y: Tensor, noise: Tensor, lr: Tensor) -> Tensor:
+        return self.network(z_y, noise, lr)
+
+
+class FirstUNet(UNet):
+    """z_y, noise, the step's own noise and lr → x_{T−1}."""
+
+    reads_start = True
+    gains = ("kept", "taken", "drawn", "noise_gain")
+    kept: Tensor
+    taken: Tensor
+    drawn: Tensor
+    noise_gain: Tensor
+
+    def forward(self, z_y: Tensor, noise: Tensor, own_noise: Tensor, lr: Tensor) -> Tensor:
+        x, x0 = z_y + self.noise_gain * noise, self.network(z_y, noise, lr)
+        return self.kept * x + self.taken * x0 + self.drawn * own_noise
+
+
+class NextUNet(UNet):
+    """x_t, the step's noise and lr → x_{t−1}."""
+
+    gains = ("kept", "taken", "drawn")
+    kept: Tensor
+    taken: Tensor
+    drawn: Tensor
+
+    def forward(self, x: Tensor, own_noise: Tensor, lr: Tensor) -> Tensor:
+        return self.kept * x + self.taken * self.network(x, lr) + self.drawn * own_noise
+
+
+class LastUNet(UNet):
+    """x_1 and lr → x0."""
+
+    def forward(self, x: Tensor, lr: Tensor) -> Tensor:
+        return self.network(x, lr)
+
+
+def layers_of(unet: reference.UNetModelSwin) -> nn.ModuleDict:
+    """The network's layers by its authors' names, with the folds that no timestep is needed for."""
+    parts: dict[str, nn.Module] = {
+        "input_blocks": nn.ModuleList(map(_layers, unet.input_blocks)),
+        "middle_block": _layers(unet.middle_block),
+        "output_blocks": nn.ModuleList(map(_layers, unet.output_blocks)),
+        "out": nn.Sequential(unet.out[0], nn.SiLU(), site(unet.out[2])),
+    }
+    return nn.ModuleDict(parts)
+
+
+def columns(weight: Tensor, channels: int, step: Step, reads_start: bool) -> Tensor:
+    """Fold 2. weight [O, C + 3, 3, 3] of (x_t/√(κ²η + 1), lr) → of (x_t, lr), or [O, 2C + 3, 3, 3] of
+    (z_y, noise, lr)."""
+    latent, lr = weight[:, :channels].double() * step.input_gain, weight[:, channels:]
+    noise = [(latent * step.noise_gain).float()] if reads_start else []
+    return torch.cat([latent.float(), *noise, lr], dim=1)
 
 
 def site(conv: nn.Module) -> SiteConv:
@@ -190,12 +309,12 @@ def site(conv: nn.Module) -> SiteConv:
     return SiteConv.from_conv(conv)
 
 
-def _layers(layers: nn.Module, embedding: Tensor) -> nn.Sequential:
+def _layers(layers: nn.Module) -> nn.Sequential:
     made: list[nn.Module] = []
     for layer in layers.children():
         match layer:
             case reference.ScaledResBlock():
-                made.append(ResBlock(layer, embedding))
+                made.append(ResBlock(layer))
             case reference.SwinLayer():
                 made.append(SwinLayer(layer))
             case reference.Down():

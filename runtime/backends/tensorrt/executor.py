@@ -21,9 +21,8 @@ from passionsr_trt.runtime.backends.tensorrt.device import Device, OutOfDeviceMe
 from passionsr_trt.runtime.backends.tensorrt.engine import DeviceEngine
 from passionsr_trt.runtime.core.chain import Arrays, Done
 
-KEPT_BUFFERS = (
-    8  # for as many combinations of parts and shapes: pictures of two sizes, each part's tiles and their rest
-)
+# for as many combinations of parts and shapes: pictures of two sizes, each part's tiles and their rest
+KEPT_BUFFERS, USUAL_PARTS = 8, 3
 
 T = TypeVar("T")
 
@@ -166,7 +165,8 @@ class DeviceExecutor:
         buffers = self._kept.pop(key, None)
         known = buffers is not None
         if buffers is None:
-            while len(self._kept) >= KEPT_BUFFERS and self._drop_one():
+            most = KEPT_BUFFERS + 2 * max(len(self.engines) - USUAL_PARTS, 0)
+            while len(self._kept) >= most and self._drop_one():
                 pass
             buffers = self._with_room(lambda: Buffers.make(self.device, self.engines, parts, shapes, keep))
         try:

@@ -1,0 +1,118 @@
+"""DiT-SR: the authors' numbers, AdaFM as a matrix, every command. The rest is ResShift's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.export.families.registry import load_model
+from passionsr_trt.export.families.resshift import reference
+from passionsr_trt.export.families.resshift.chain import ResShiftModel, build_model
+from passionsr_trt.export.families.resshift.checkpoints import autoencoder_of, read_state, unet_of
+from passionsr_trt.export.families.resshift.sampler import RELEASED, Steps
+from passionsr_trt.export.families.resshift.unet import adafm_matrix
+from passionsr_trt.export.model.proof import TOLERANCE, relative_error
+from passionsr_trt.runtime.main import main
+from torch import Tensor, nn
+
+from tests.conftest import TINY
+from tests.export.resshift import import_small
+from tests.export.test_resshift import psnr
+
+NUMBERS = os.environ.get("DIT_SR_SMALL")  # a folder: unet.pth, unet_lite.pth, expected.safetensors and _lite
+AUTOENCODER = os.environ.get("RESSHIFT_SMALL")  # a folder: small_vq.pth
+given = pytest.mark.skipif(NUMBERS is None or AUTOENCODER is None, reason="DIT_SR_SMALL names no numbers")
+SMALL = {"levels": (1, 2), "vae_levels": (1, 1, 1), "window": 8, "adaptive": True}
+
+
+def numbers(name: str) -> tuple[reference.UNetModelSwin, dict[str, Tensor]]:
+    from safetensors.torch import load_file
+
+    path = Path(NUMBERS or "") / f"unet{name}.pth"
+    return unet_of(read_state(path, "unet"), path), load_file(path.with_name(f"expected{name}.safetensors"))
+
+
+@given
+@torch.no_grad()
+def test_single_evaluations_are_the_authors() -> None:
+    unet, expected = numbers("")
+    lite, expected_lite = numbers("_lite")
+    for network, x, lr, found in (
+        *((unet, expected["eval.x"], expected["lr"], (t, expected[f"eval.t{t}"])) for t in (0, 3, 7, 14)),
+        (unet, expected["eval_wide.x"], expected["lr_wide"], (5, expected["eval_wide.t5"])),
+        *((lite, expected_lite["x"], expected_lite["lr"], (t, expected_lite[f"eval.t{t}"])) for t in (2, 9)),
+        (lite, expected_lite["x_wide"], expected_lite["lr_wide"], (9, expected_lite["eval_wide.t9"])),
+    ):
+        timestep, theirs = found
+        assert relative_error(theirs, network(torch.cat([x, lr], dim=1), timestep)) <= TOLERANCE
+
+
+@given
+@torch.no_grad()
+def test_a_block_and_its_matrix_are_the_authors() -> None:
+    unet, expected = numbers("")
+    block = unet.get_submodule("input_blocks.5.0.blocks.1")
+    assert isinstance(block, reference.SwinBlock) and block.adaLN_scale_msa is not None
+    embedding = expected["block.emb"]
+    assert relative_error(embedding, unet.embedding(7)) <= TOLERANCE
+    assert relative_error(expected["block.out"], block(expected["block.in"], embedding)) <= TOLERANCE
+    matrix = adafm_matrix(block.adaLN_scale_msa, block.window, embedding)
+    assert relative_error(expected["block.adafm_msa_matrix"], matrix) <= 1e-6
+
+
+@given
+@pytest.mark.parametrize("name", ["s4", "s4_wide", "s15"])
+@torch.no_grad()
+def test_the_authors_own_trajectories_are_reproduced(name: str) -> None:
+    unet, every = numbers("")
+    vq = Path(AUTOENCODER or "") / "small_vq.pth"
+    expected = {key.removeprefix(f"{name}."): x for key, x in every.items() if key.startswith(f"{name}.")}
+    count = len(expected["noise"])
+    sampler = Steps(2.0, RELEASED[count], 0.99, 0.3, count)
+    original = ResShiftModel("", sampler, unet, autoencoder_of(read_state(vq, "autoencoder"), vq))
+    built, x = build_model(original), expected["x"]
+    sources = {"lr": every["lr_wide" if name == "s4_wide" else "lr"], "noise": expected["noise"][:1]}
+    sources |= {step.noise: expected["noise"][n][None] for n, step in enumerate(sampler.run(), 1) if step.drawn}
+    for n, step in enumerate(sampler.run()):
+        fed = {**sources, built.part(step.name).inputs[0].name: x[n][None], "z_y": expected["z_y"]}
+        x0 = original.denoise(step, x[n][None], sources["lr"])
+        assert relative_error(expected["pred_x0"][n][None], x0) <= TOLERANCE
+        assert relative_error(x[n + 1][None], built.part(step.name).run(fed)) <= TOLERANCE
+    found = built.run(sources)
+    codes = built.part("vq_decoder").module.codebook.search(found["x0"]).flatten()
+    flips = int((codes != expected["codes"].flatten()).sum())
+    print(f"{name}: x0 {relative_error(x[-1:], found['x0']):.1e} from theirs, {flips} codes differ")
+    assert relative_error(x[-1:], found["x0"]) <= 1e-3 and flips <= 2
+    if "image" in expected:
+        assert psnr(built.part("vq_decoder").run({"x0": x[-1:]}), expected["image"]) >= 60
+
+
+@torch.no_grad()
+def test_adafm_at_a_timestep_is_a_symmetric_matrix_on_the_positions_of_patches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale, embedding = nn.Sequential(nn.SiLU(), nn.Linear(16, 40)), torch.randn(1, 16, generator=generator)
+    matrix = adafm_matrix(scale, 8, embedding)
+    assert torch.allclose(matrix, matrix.t(), atol=1e-6)
+    x = torch.randn(2, 3, 16, 24, generator=generator)
+    patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
+    made = (patches.flatten(4) @ matrix.t()).reshape(patches.shape).transpose(3, 4).reshape(x.shape)
+    assert relative_error(reference.adafm(x, scale(embedding).reshape(8, 5)), made) <= TOLERANCE
+
+
+def test_import_to_engines(tmp_path: Path) -> None:
+    """Every fold is proved on the way, in every graph too."""
+    model = import_small(tmp_path, steps=4, **SMALL)
+    built = load_model(model)
+    assert [part.name for part in built.parts][1:-1] == ["unet_4", "unet_3", "unet_2", "unet_1"]
+    assert max(built.errors.values()) <= TOLERANCE
+    words = ["calibrate", str(model), "--images", str(TINY), "--limit", "1", "--method", "range"]
+    assert main([*words, "--cache", str(tmp_path / "cache")]) == 0
+    assert main(["export", str(model), "--cache", str(tmp_path / "cache"), "-o", str(tmp_path / "onnx")]) == 0
+    assert main(["build-engines", str(tmp_path / "onnx"), "-o", str(tmp_path / "engines")]) == 0
+    engines = EngineBundle.load(tmp_path / "engines")
+    for part in engines.parts:
+        coverage = engines.coverage[part.name]
+        assert coverage.sites_int8 == coverage.sites_quantized == len(part.sites) - 2, part.name
