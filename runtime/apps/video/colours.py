@@ -16,6 +16,7 @@ they are named: a model sees R'G'B' as it is coded, in HDR too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -172,7 +173,7 @@ def _depth(form: av.VideoFormat) -> int:
 
 def _plane(frame: av.VideoFrame, index: int) -> np.ndarray:
     """A plane's codes [H, W], to be read and written."""
-    plane = frame.planes[index]
+    plane: Any = frame.planes[index]
     kind = np.dtype(np.uint8 if frame.format.components[0].bits == 8 else "<u2")
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : plane.width * kind.itemsize].view(kind)

@@ -105,7 +105,8 @@ def timed(shown: list[int], end: int) -> list[Timed]:
 def copied(clip: Clip, out: Any, left: list[str]) -> Iterator[tuple[int, Any]]:
     """Streams of the original that the new container takes, by their index, with the new ones."""
     supported = out.supported_codecs
-    for stream in clip.container.streams:
+    streams: Any = clip.container.streams
+    for stream in streams:
         codec = "" if stream.codec_context is None else f" ({stream.codec_context.name})"
         what = f"{stream.type} {stream.index}{codec}"
         if stream.index == clip.stream.index or stream.type == "video":

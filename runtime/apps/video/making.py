@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import av
 from av.error import FFmpegError
@@ -209,7 +209,7 @@ def _ahead(items: Iterator[T], reader: ThreadPoolExecutor, depth: int) -> Iterat
     for item in ordered(repeat(None), lambda _: reader.submit(partial(next, items, over)), _result, depth):
         if item is over:
             return
-        yield item  # type: ignore[misc]
+        yield cast(T, item)
 
 
 def _join(clip: Clip, segments: Segments, coding: Coding, target: Path) -> list[str]:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -257,7 +258,8 @@ def turn_of(frame: av.VideoFrame) -> Turn | None:
 
     Its first entries a, b, ·, c, d show the point (x, y) at (a x + c y, b x + d y), y downwards.
     """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    beside: Any = frame.side_data
+    data = beside.get(Type.DISPLAYMATRIX)
     if data is None:
         return UPRIGHT
     a, b, _u, c, d = (round(int(entry) / 65536, 3) for entry in np.frombuffer(data, np.int32)[:5])
