@@ -41,13 +41,13 @@ $(VENV)/.ready: setup.cfg constraints.txt $(call ANEW,$(VENV)) $(ANOTHER_TORCH)
 	$(call NEED,11)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python setup_torch.py $(TORCH)
-	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,hub,rtx,cuda,serve,batch,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[cpu,compare,export,networks,hub,rtx,cuda,serve,batch,video,dev]'
 	@echo '$(PYTHON)' > $@
 
 $(RUNTIME)/.ready: setup.cfg constraints.txt $(call ANEW,$(RUNTIME))
 	$(call NEED,10)
 	$(PYTHON) -m venv --clear $(RUNTIME)
-	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare,cuda,serve]' pytest pytest-timeout pytest-xdist hypothesis
+	$(RUNTIME)/bin/pip install -q -c constraints.txt -e '.[cpu,compare,cuda,serve,video]' pytest pytest-timeout pytest-xdist hypothesis
 	@echo '$(PYTHON)' > $@
 
 demo: setup

@@ -82,3 +82,10 @@ def test_what_an_image_copies_is_there_and_not_ignored(path: Path) -> None:
     for source in sources:
         assert (ROOT / source).exists(), source
         assert not any(fnmatch.fnmatch(source, pattern) for pattern in ignored), source
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docker").glob("Dockerfile*")), ids=lambda path: path.name)
+def test_no_image_brings_encoders_under_the_gpl(path: Path) -> None:
+    """PyAV's wheels carry x264 and x265."""
+    extras = set().union(*(found.split(",") for found in re.findall(r"\.\[([\w,]+)\]", path.read_text())))
+    assert extras and "video" not in extras

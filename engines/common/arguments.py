@@ -167,6 +167,16 @@ def factor(text: str) -> float:
     return number
 
 
+def moment(text: str) -> float:
+    """An argparse type: a time in a clip, as seconds, minutes:seconds or hours:minutes:seconds → seconds."""
+    if not re.fullmatch(r"((\d{1,3}:)?\d{1,3}:)?\d{1,7}(\.\d{1,9})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, or H:MM:SS, such as 90.5 or 1:30.5")
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
     number = _float(text)

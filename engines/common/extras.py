@@ -42,6 +42,7 @@ PACKAGES = (
     Package("spandrel", "spandrel", "networks"),
     Package("huggingface_hub", "huggingface_hub", "hub"),
     Package("transformers", "transformers", "prompt"),
+    Package("av", "av", "video", "clips in, clips out"),
     Package("gradio", "gradio", "serve"),
     Package("ray", "ray", "batch"),
     Package("ray", "pyarrow", "batch"),

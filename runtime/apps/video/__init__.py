@@ -1,0 +1,1 @@
+"""Clips in, clips out: frames are decoded, enlarged and encoded as they come; none lies on disk as a picture."""
