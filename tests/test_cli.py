@@ -82,7 +82,7 @@ REQUESTS = {  # command line → the app that it asks, and some of what it asks 
     "batch a s3://b out --list l --gpus 0.5 --seed 7 --no-cuda-graph": (
         "batch.job.batch",
         {"inputs": ["a", "s3://b"], "output": "out", "lists": [Path("l")], "gpus": 0.5, "workers": None}
-        | {"recipe.options.seed": 7, "recipe.form": "png", "recipe.cuda_graph": False, "recipe.cache": 5 * 2**30},
+        | {"recipe.options.seed": 7, "recipe.form": None, "recipe.cuda_graph": False, "recipe.cache": 5 * 2**30},
     ),
     "compare a --reference r --engines e -o out --min-psnr 30": (
         "compare.compare",

@@ -28,9 +28,9 @@ from passionsr_trt.runtime.apps.video.reading import Clip, Frame
 from passionsr_trt.runtime.apps.video.seen import FrameProgress
 from passionsr_trt.runtime.apps.video.segments import Segments, alone
 from passionsr_trt.runtime.core.chain import Chain
-from passionsr_trt.runtime.core.observing import Plan
+from passionsr_trt.runtime.core.observing import Plan, plan_of
 from passionsr_trt.runtime.core.ordered import ordered
-from passionsr_trt.runtime.core.planning import Options, plan_tiles
+from passionsr_trt.runtime.core.planning import Options
 from passionsr_trt.runtime.core.upscaler import SRResult, super_resolve_each
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def make_clip(
     """
     check_writable(target.parent)
     with Clip(source, wanted.start, wanted.end) as clip, alone(target):
-        plan = _plan(clip, chain, options)
+        plan = plan_of(chain, clip.size, options)
         coding = choose(target, plan.result, clip.colours, wanted)
         steps = steps_of(coding.pixel_format)
         size = -(-plan.result[0] // steps[0]) * steps[0], -(-plan.result[1] // steps[1]) * steps[1]
@@ -66,14 +66,6 @@ def make_clip(
             if not segments.whole:
                 segments.remove()
     return len(broken.all)
-
-
-def _plan(clip: Clip, chain: Chain, options: Options) -> Plan:
-    """UserError where a frame does not fit into memory."""
-    size = chain.padded(clip.size)
-    tiles = plan_tiles(size, chain, options)
-    count = 0 if tiles is None else sum(sum(tiles.counts(size, part.name)) for part in chain.parts)
-    return Plan(clip.size, options.result_size(clip.size, chain.model.upscale), tiles, count)
 
 
 def _digest(config: str, source: Path, wanted: ClipOptions, coding: Coding) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
+from contextlib import ExitStack
 
 from passionsr_trt.engines.common.errors import printable
-from passionsr_trt.runtime.apps.progress import INTERVAL, Rate, about
+from passionsr_trt.runtime.apps.estimate import Estimate, about, ticking
+from passionsr_trt.runtime.apps.progress import INTERVAL
 from tqdm import tqdm
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}{postfix}]"
@@ -21,26 +22,22 @@ class FrameProgress:
 
     def __init__(self, label: str, total: int | None, done: int = 0) -> None:
         self.total, self.done, self.failed = total, done, 0
-        self.rate = Rate()
-        self.rate.saw(done)
+        self.estimate = Estimate({"frame": 1.0})
+        self.estimate.at("frame", done)  # so often
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         form = ENDLESS if total is None else FORM
         self.bar = tqdm(total=total, initial=done, desc=label, bar_format=form, disable=not self.terminal)
         self._said = time.monotonic()
-        self._over = threading.Event()
+        self._ticking = ExitStack()
 
     def __enter__(self) -> FrameProgress:
         if self.terminal:
-            threading.Thread(target=self._tick, daemon=True).start()
+            self._ticking.enter_context(ticking(self.bar.refresh))
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._over.set()
+        self._ticking.close()
         self.bar.close()
-
-    def _tick(self) -> None:
-        while not self._over.wait(1.0):
-            self.bar.refresh()
 
     def say(self, line: str) -> None:
         tqdm.write(printable(line), file=sys.stderr)
@@ -49,7 +46,7 @@ class FrameProgress:
         """One more frame is done. failed: of all so far."""
         self.done += 1
         self.failed = failed
-        self.rate.saw(self.done)
+        self.estimate.at("frame", self.done)
         line = self.line()
         if self.terminal:
             self.bar.set_postfix_str(line, refresh=False)
@@ -62,8 +59,8 @@ class FrameProgress:
     def line(self) -> str:
         """`120 of 267 frames, 12.3 a second, about 2 min left, 1 broken`."""
         frames = f"{self.done} frames" if self.total is None else f"{self.done} of {self.total} frames"
-        each = self.rate.seconds(1)
-        left = None if self.total is None else self.rate.seconds(max(0, self.total - self.done))
+        each = self.estimate.seconds(1)
+        left = None if self.total is None else self.estimate.seconds(max(0, self.total - self.done))
         told = (
             frames,
             f"{1 / each:.3g} a second" if each else "",
