@@ -9,7 +9,6 @@ an engine; of TensorRT it says nothing. It runs on a GPU, and on a driver that h
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -19,6 +18,7 @@ import onnx
 from passionsr_trt.engines.bundle.wiring import PartInfo, picture_size
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.reference import reference_session
+from passionsr_trt.engines.tensorrt.library import DRIVER
 from passionsr_trt.runtime.backends.host import Shapes
 from passionsr_trt.runtime.backends.tensorrt.device import Device
 
@@ -27,7 +27,7 @@ HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 def driver_call(name: str, *arguments: Any) -> None:
     """A function of the driver's library, whatever binds it to Python; its ints are addresses and sizes."""
-    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    library = ctypes.CDLL(DRIVER)
     given = [ctypes.c_void_p(each) if isinstance(each, int) else each for each in arguments]
     if status := getattr(library, name)(*given):
         raise UserError(f"{name} failed with {status}")

@@ -126,9 +126,13 @@ class SimulatedDevice:
 
     def destroy(self, made: Event) -> None:
         self.call("destroy")
+        self.made.remove(self._here(made))
+
+    def _here(self, made: Event) -> Event:
+        """An event or a stream itself, where it was not given back."""
         if made not in self.made:
-            raise Fault("an event or a stream destroyed twice")
-        self.made.remove(made)
+            raise Fault("use of an event or a stream that was destroyed")
+        return made
 
     def allocate(self, size: int) -> Buffer:
         self.call("allocate", str(size))
@@ -174,14 +178,14 @@ class SimulatedDevice:
         self.put(Operation(stream, "download", hex(source), lambda: np.copyto(self._pin(target), source.read())))
 
     def record(self, event: Event, stream: Stream) -> None:
-        event.latest = self.put(Operation(stream, "record", ""))
+        self._here(event).latest = self.put(Operation(stream, "record", ""))
 
     def wait(self, event: Event, stream: Stream) -> None:
-        self.put(Operation(stream, "wait", "", after=event.latest))
+        self.put(Operation(stream, "wait", "", after=self._here(event).latest))
 
     def synchronize(self, event: Event) -> None:
         self.call("drain" if isinstance(event, Stream) else "synchronize")
-        self._run_until(event.latest)
+        self._run_until(self._here(event).latest)
         self._over |= event.latest.clock if event.latest else Counter()
 
     drain = synchronize

@@ -11,6 +11,8 @@ from passionsr_trt.engines.bundle.backends import Backend
 from passionsr_trt.engines.common.errors import NotHereError
 from passionsr_trt.engines.common.extras import extra_of, install
 
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"  # the CUDA driver's library
+
 
 def load_tensorrt(backend: Backend) -> Any:
     """The backend's library; NotHereError with the one line that installs it."""
@@ -27,7 +29,7 @@ def has_driver() -> bool:
     It is loaded by its name: `find_library` needs ldconfig or a compiler, which slim containers lack.
     """
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        ctypes.CDLL(DRIVER)
     except OSError:
         return False
     return True

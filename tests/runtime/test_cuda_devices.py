@@ -243,8 +243,9 @@ def test_streams_do_not_wait_for_the_default_stream(real: Device) -> None:
     assert flags.value == 1, "CU_STREAM_NON_BLOCKING"
 
 
-def test_no_context_is_left_on_the_thread(real: Device) -> None:
-    context = ctypes.c_void_p()
+@pytest.mark.parametrize("name", REAL)
+def test_no_context_is_left_on_the_thread(name: str) -> None:
+    real, context = opened(name), ctypes.c_void_p()
     for trouble in (lambda: None, refuse, interrupt):
         try:
             with real.current(), real.current():
@@ -253,6 +254,12 @@ def test_no_context_is_left_on_the_thread(real: Device) -> None:
             pass
         driver_call("cuCtxGetCurrent", ctypes.byref(context))
         assert not context.value
+    thread = threading.Thread(target=real.close)
+    thread.start()
+    thread.join()
+    opened(name).close()
+    driver_call("cuCtxGetCurrent", ctypes.byref(context))
+    assert not context.value
 
 
 def test_planted_misuse_is_one_line(real: Device) -> None:

@@ -84,7 +84,7 @@ FAULTS: dict[str, tuple[type, dict[str, Any], str]] = {  # whose methods are rep
     "no wait for the upload": (DEVICE, {"wait": lambda *a: a[2].name == "work" or WAIT(*a)}, "never written"),
     "no wait for the result": (DEVICE, {"wait": lambda *a: a[2].name == "down" or WAIT(*a)}, "never written"),
     "scratch freed": (DeviceExecutor, {"_drain": lambda _: None}, "use after free"),
-    "buffers freed": (Buffers, {"busy": NO}, NAN),
+    "buffers freed": (Buffers, {"busy": NO}, "that was destroyed"),
     "stale graph": (
         Buffers,
         {"drop_graphs": lambda _: 0, "capture": lambda *a: a[0].graphs or CAPTURE(*a)},

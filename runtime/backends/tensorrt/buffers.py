@@ -38,6 +38,11 @@ class Slot:
     marks: list[Any]  # before the first part and after each
     busy: bool = False
 
+    def forget(self) -> None:
+        """Its events, which pycuda destroys when nobody refers to them: a ticket may outlive the device."""
+        self.uploaded = self.computed = self.downloaded = None
+        self.marks.clear()
+
 
 @dataclass
 class Buffers:
@@ -141,6 +146,7 @@ class Buffers:
                 self.drop_graphs,
                 *(partial(self.device.unpin, array) for array in arrays),
                 *(partial(self.device.free, buffer) for buffer in (*staged, *memory.values())),
+                *(slot.forget for slot in slots),
                 *(partial(self.device.destroy, event) for event in events),
                 self.contexts.clear,
             ]

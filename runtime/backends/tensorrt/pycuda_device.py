@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.tensorrt.library import DRIVER
 from passionsr_trt.runtime.backends.tensorrt.device import NO_GPU, OutOfDeviceMemory
 from passionsr_trt.runtime.backends.tensorrt.graphs import CapturedGraph, capture, graph_driver
 
@@ -115,4 +117,7 @@ class PycudaDevice:
         return int(free)
 
     def close(self) -> None:
+        # pycuda releases what is current to it, on any thread; it would leave that on the driver's own stack
+        self.context.push()
+        ctypes.CDLL(DRIVER).cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
         self.context.detach()
