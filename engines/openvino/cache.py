@@ -77,8 +77,9 @@ def model_key(digest: str, shapes: Mapping[str, tuple[int, ...]], **options: Any
 def here() -> dict[str, Any]:
     """What decides how this machine's OpenVINO compiles: its version, the processor, limits set from outside."""
     import openvino as ov
+    from passionsr_trt.engines.openvino.core import the_core
 
-    core = ov.Core()
+    core = the_core()
     variables = sorted((key, value) for key, value in os.environ.items() if key.startswith(("ONEDNN_", "OV_")))
     return {
         "openvino": ov.get_version(),

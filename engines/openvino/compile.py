@@ -32,6 +32,7 @@ from passionsr_trt.engines.bundle.formats import HALF_RANGE, SIGNED, CodeRange
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.openvino.core import the_core
 from passionsr_trt.engines.openvino.half_range import within_limit
 
 Shapes = Mapping[str, Sequence[int]]
@@ -81,7 +82,7 @@ def compile_static(
     if limit is not None:
         with within_limit(path, limit) as copy:
             return compile_static(copy, shapes, threads, bfloat16, properties=properties, streams=streams)
-    core = ov.Core()
+    core = the_core()
     try:
         model = read_fixed(path, shapes)
         options = {**_options(threads, bfloat16, streams), **properties}
@@ -99,7 +100,7 @@ def compile_static(
 def compile_saved(path: Path, threads: int, bfloat16: bool) -> Any:
     """An ov.CompiledModel of a model in OpenVINO's own format, as `compile_static` would make it."""
     try:
-        return ov.Core().compile_model(str(path), "CPU", _options(threads, bfloat16))
+        return the_core().compile_model(str(path), "CPU", _options(threads, bfloat16))
     except RuntimeError as error:
         raise failure(f"{path}: OpenVINO cannot load it", error) from error
 
@@ -112,7 +113,7 @@ def import_compiled(content: np.ndarray, threads: int, bfloat16: bool, streams: 
     for kind in (bfloat16, False):  # as in `compile_static`
         with suppress(RuntimeError):
             options = _options(threads, kind, streams)
-            return ov.Core().import_model(ov.Tensor(content, shared_memory=True), "CPU", options)
+            return the_core().import_model(ov.Tensor(content, shared_memory=True), "CPU", options)
     return None
 
 
@@ -203,7 +204,7 @@ def _exactness_graph(codes: CodeRange) -> GraphProto:
 
 def compile_content(content: bytes, threads: int = 0) -> Any:
     """An ov.CompiledModel, in float32, of an ONNX graph in memory whose shapes are fixed; threads: 0 for all."""
-    core = ov.Core()
+    core = the_core()
     options = {**COMPILE_OPTIONS, "INFERENCE_NUM_THREADS": threads}
     return core.compile_model(core.read_model(content, b""), "CPU", options)
 
@@ -223,7 +224,7 @@ def has_bfloat16() -> bool:
     Where ONEDNN_MAX_CPU_ISA forbids it OpenVINO still lists it among what the CPU can, computes float32, and its
     kernels for the rest have been seen to crash: so a product that bfloat16 rounds is looked at as well.
     """
-    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return False
     nodes = [
         helper.make_node("Cast", ["x"], ["rounded"], to=TensorProto.BFLOAT16),
