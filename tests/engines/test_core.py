@@ -1,4 +1,4 @@
-"""A signal is taken after engines were built: OpenVINO's plug-ins leave the process's stack for signals as it was."""
+"""A signal is taken after a build: OpenVINO's plug-ins leave the stack for signals as it was."""
 
 from __future__ import annotations
 
