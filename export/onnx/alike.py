@@ -48,19 +48,19 @@ class Traced:
                 found[constant.name] = constant.name
             elif constant.data_type in FLOATS:
                 others.append(constant)
-        known = {id(tensors[name]) for name in found.values()}
+        known = {place_of(tensors[name]) for name in found.values()}
         contents: dict[bytes, dict[int, str]] = {}
         for name, tensor in tensors.items():
-            if id(tensor) not in known:
-                contents.setdefault(bytes_of(tensor), {})[id(tensor)] = name
+            if place_of(tensor) not in known:
+                contents.setdefault(bytes_of(tensor), {})[place_of(tensor)] = name
         for constant in others:
             copied = TensorProto()
             copied.CopyFrom(constant)  # reading a weight from beside the graph changes it
             same = contents.get(numpy_helper.to_array(copied, str(path.parent)).tobytes(), {})
             if len(same) == 1:
                 found[constant.name] = next(iter(same.values()))
-        known = {id(tensors[name]) for name in found.values()}
-        folded = tuple(sorted(name for name, tensor in tensors.items() if id(tensor) not in known))
+        known = {place_of(tensors[name]) for name in found.values()}
+        folded = tuple(sorted(name for name, tensor in tensors.items() if place_of(tensor) not in known))
         return cls(path, part, form_of(twin), found, folded, content_of(tensors, folded))
 
     def fits(self, twin: nn.Module) -> bool:
@@ -86,7 +86,7 @@ def form_of(twin: nn.Module) -> str:
         settings = {name: value for name, value in vars(module).items() if name[0] != "_" and is_plain(value)}
         lines.append(f"{path} {type(module).__qualname__} {sorted(settings.items(), key=lambda item: item[0])}")
     for name, tensor in tensors_of(twin).items():
-        lines.append(f"{name} {tuple(tensor.shape)} {tensor.dtype} {first.setdefault(id(tensor), name)}")
+        lines.append(f"{name} {tuple(tensor.shape)} {tensor.dtype} {first.setdefault(place_of(tensor), name)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -98,6 +98,11 @@ def tensors_of(twin: nn.Module) -> dict[str, Tensor]:
     """Name → a twin's tensor, under each name that it has; without weights that codes stand in for."""
     named = (*twin.named_parameters(remove_duplicate=False), *twin.named_buffers(remove_duplicate=False))
     return {name: tensor for name, tensor in named if tensor.device.type != "meta"}
+
+
+def place_of(tensor: Tensor) -> int:
+    """Where a tensor lies: some have two names, of two views."""
+    return tensor.data_ptr()
 
 
 def bytes_of(tensor: Tensor) -> bytes:

@@ -102,6 +102,7 @@ def test_adafm_at_a_timestep_is_a_symmetric_matrix_on_the_positions_of_patches()
     assert relative_error(reference.adafm(x, scale(embedding).reshape(8, 5)), made) <= TOLERANCE
 
 
+@pytest.mark.accept
 def test_import_to_engines(tmp_path: Path) -> None:
     """Every fold is proved on the way, in every graph too."""
     model = import_small(tmp_path, steps=4, **SMALL)
