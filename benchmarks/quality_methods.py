@@ -34,8 +34,7 @@ class Method:
 
 def methods(ours: dict[str, Any]) -> list[Method]:
     """Every row; `ours` is the learned spec. The ablations take away from it with LBQ learned as well."""
-    range_based = {"method": "range", "pictures": "photos"}
-    drawn_too = {"method": "range", "activation_observer": "minmax"}
+    range_based = {"method": "range"}
     both = {**ours, "lbq_steps": 48}  # LET, then LBQ
     return [
         Method("ours", "ours", ours, seeded=True, widths=tuple(WIDTHS)),
@@ -45,7 +44,6 @@ def methods(ours: dict[str, Any]) -> list[Method]:
         Method("percentile", "baseline", {**range_based, "activation_observer": "percentile"}),
         Method("DOBI", "baseline", {**range_based, "activation_observer": "dobi"}),
         Method("SmoothQuant", "baseline", {**range_based, "method": "smoothquant", "rounding": "nearest"}),
-        Method("minmax, drawn too", "baseline", drawn_too),
         Method("ORT MinMax", "tool", peer="ort-minmax", widths=FULL),
         Method("ORT Percentile", "tool", peer="ort-percentile", widths=FULL),
         Method("ORT Entropy", "tool", peer="ort-entropy", widths=FULL),

@@ -18,6 +18,7 @@ METHODS = ("range", "smoothquant", "search", "learned")
 ROUNDINGS = ("nearest", "second_order")
 PATTERNS = ("exclude", "unabsorbed")
 PICTURES = {"photos": 0.0, "mixed": 0.35, "any": 0.8}
+CHOOSE_BY_ERROR = ("search", "learned")  # methods
 UNSTATED = -1
 # key: what it may be
 CHOICES: dict[str, tuple[object, ...]] = {
@@ -82,6 +83,7 @@ class QuantSpec:
 
     pictures: which pictures count: those like the user's (`photos`); these and drawn ones, text, art, screens and
     noise (`mixed`); drawn ones above all (`any`). What is not clipped of the one makes the other's steps coarser.
+    `range` and `smoothquant` see the user's alone: a range that no error chooses covers all that it sees.
     synthetic: the share of the calibration pictures that calibration draws itself (engines/pictures/synthetic.py),
     beside the user's own; none for `photos`.
     """
@@ -181,8 +183,9 @@ class QuantSpec:
 
     @property
     def drawn_weight(self) -> float:
-        """What drawn pictures count for, the user's for the rest to 1."""
-        return PICTURES[self.pictures] if self.synthetic else 0.0
+        """What drawn pictures count for, the user's for the rest to 1; nothing where no error chooses ranges."""
+        chosen = self.method in CHOOSE_BY_ERROR and self.synthetic
+        return PICTURES[self.pictures] if chosen else 0.0
 
     def allows_unabsorbed(self, port: str) -> bool:
         return _matches(port, self.unabsorbed)

@@ -50,7 +50,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 CROP = 256
-DRAWN = 512  # output pixels a side of pictures that are drawn for the method `range`
 Step = Callable[[PartTrainer, PartQuant], PartQuant]
 METHODS: dict[str, tuple[Step, ...]] = {
     "smoothquant": (search, round_weights),
@@ -99,7 +98,7 @@ def check_chosen(model: Model, spec: QuantSpec) -> None:
 
 @torch.no_grad()
 def observe_model(model: Model, spec: QuantSpec, files: list[Path], compute: Compute) -> PartQuant:
-    """Scales of every quantized site from the float model's activations on whole pictures."""
+    """Scales of every quantized site from the float model's activations on the user's whole pictures."""
     chosen = [named for part in model.parts for named in quantized_sites(part, spec)]
     ports: dict[str, Port] = {named.port_name: named.site.port for named in chosen}
     for part in model.parts:
@@ -109,8 +108,6 @@ def observe_model(model: Model, spec: QuantSpec, files: list[Path], compute: Com
             compute.begin_alike(histograms, lambda: model.run(sources(files[0], model, compute)))
             for path in tqdm(compute.shared(files), desc="calibrating", unit="image"):
                 model.run(sources(path, model, compute))
-            for drawn in compute.shared(drawn_sources(files, model, spec, DRAWN)):
-                model.run(on_device(drawn, compute.device))
             compute.merge(histograms)
         return observed(histograms, spec, chosen).on(HOST)
 

@@ -179,7 +179,8 @@ def test_drawn_pictures_have_the_share_that_was_asked_for_and_photos_none() -> N
         spec = QuantSpec(pictures="any", synthetic=share)
         drawn, again = (drawn_sources(photos, model, spec, 128) for _time in range(2))
         assert len(drawn) == count
-        assert not drawn_sources(photos, model, replace(spec, pictures="photos"), 128)
+        for other in ({"pictures": "photos"}, {"method": "range"}, {"method": "smoothquant"}):
+            assert not drawn_sources(photos, model, replace(spec, **other), 128)
         assert all(torch.equal(a["image"], b["image"]) for a, b in zip(drawn, again, strict=True))
     assert {tuple(sources["image"].shape) for sources in drawn} == {(1, 3, 128, 128)}
     with pytest.raises(UserError, match=r"synthetic is 1\.0; expected 0 to 0\.9"):

@@ -225,12 +225,12 @@ def test_every_step_is_int8_in_openvino(built: Path) -> None:
 
 @pytest.mark.accept
 def test_memory_and_work_are_those_of_all_steps(built: Path) -> None:
-    from passionsr_trt.runtime.apps.serving.forecast import forecast
     from passionsr_trt.runtime.backends.loading import load_engines
+    from passionsr_trt.runtime.core.observing import plan_of
     from passionsr_trt.runtime.core.planning import Options, need
 
     chain = load_engines(built / "engines")
-    work = forecast(chain, (64, 64), Options()).work
+    work = plan_of(chain, (64, 64), Options()).works
     assert list(work) == NAMES and work["unet_3"] == work["unet_2"]
     coverage = EngineBundle.load(built / "engines").coverage
     assert all(coverage[name].activation_bytes for name in NAMES)

@@ -84,10 +84,10 @@ def begun(arguments: list[str]) -> subprocess.Popen[str]:
 
 def until_some(output: Path, job: subprocess.Popen[str]) -> None:
     """Until pictures of a first group are noted as done, while the job goes on."""
-    for _ in range(600):
-        if job.poll() is None and list(output.rglob("done-*.jsonl")):
+    while job.poll() is None:
+        if list(output.rglob("done-*.jsonl")):
             return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError(f"nothing done: {job.communicate()}")
 
 
