@@ -175,6 +175,17 @@ def test_times_are_kept_whatever_the_rate(tmp_path: Path, suffix: str) -> None:
     assert not left_over(tmp_path)
 
 
+def test_a_constant_rate_is_said_to_be_one(tmp_path: Path) -> None:
+    """Matroska's times are of milliseconds, which are no rate."""
+    source = write_clip(tmp_path / "a.mkv")
+    assert made(source, tmp_path / "b.mkv", ClipOptions(segment=3)) == 0
+    rates = []
+    for path in (source, tmp_path / "b.mkv"):
+        with av.open(str(path)) as file:
+            rates.append(file.streams.video[0].average_rate)
+    assert rates == [25, 25]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(-50, 5000), min_size=1, unique=True), st.randoms(use_true_random=False))
 def test_times_of_decoding_rise_and_are_not_after_those_of_showing(shown: list[int], random: Any) -> None:

@@ -44,6 +44,7 @@ def join(clip: Clip, coding: Coding, files: list[Path], end: int, place: Path, t
         out.set_chapters(chapters(clip))
         video = out.add_stream_from_template(first.streams.video[0], opaque=True)
         video.time_base = clip.unit
+        video.codec_context.framerate = clip.rate  # what players show; a segment's is its unit
         describe(video.codec_context, coding, clip.colours, clip.aspect)
         name(video, clip.stream)
         copies = {index: stream for index, stream in copied(clip, out, left)}
