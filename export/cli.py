@@ -38,11 +38,12 @@ CACHE_HELP = "where calibrations are kept, by content; the same command goes on 
 
 
 METHOD_HELP = (
-    "how scales are chosen, in place of the spec's method (default: the spec's, without one search). The figures are "
-    "Real-ESRGAN's in W8A8, PSNR to float on photos and on drawn pictures (docs/quality.md). search: LET and "
-    "clipping ranges, port by port; 38.9 and 37.0 dB. learned: goes on from there, LET and below 8 bits LBQ by DQC; "
-    "39.9 and 37.4 dB in several times the time, and the one for fewer than 8 bits. range: clipping ranges of your "
-    "pictures alone, the quickest; 38.2 and 32.6 dB. smoothquant: to compare with; 36.4 and 34.4 dB"
+    "how scales are chosen, in place of the spec's method (default: the spec's, without one search). The "
+    "figures are Real-ESRGAN's in W8A8, PSNR to float on photos and on drawn pictures (docs/quality.md). "
+    "search: LET and clipping ranges, port by port; 38.9 and 37.0 dB. learned: goes on from there, LET and "
+    "below 8 bits LBQ by DQC; 39.9 and 37.4 dB in several times the time, and the one for fewer than 8 bits. "
+    "range: clipping ranges of your pictures alone, the quickest; 38.2 and 32.6 dB. smoothquant: to compare "
+    "with; 36.4 and 34.4 dB"
 )
 
 
