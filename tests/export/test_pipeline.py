@@ -72,15 +72,14 @@ def test_an_interrupted_calibration_goes_on_and_ends_the_same(
     assert not partial.exists()
 
 
-def test_drawn_pictures_widen_ranges(model: Model) -> None:
+def test_a_range_is_that_of_the_users_pictures(model: Model) -> None:
+    """Over drawn ones too it lost 9 dB on photos."""
     photos = QuantSpec(method="range", activation_observer="minmax")
     narrow, wide = (
         calibrate(model, replace(photos, pictures=which, synthetic=0.6), FILES).quant
         for which in ("photos", "any")
     )
-    pairs = [(narrow.ports[name].scale, wide.ports[name].scale) for name in narrow.ports]
-    assert all(before <= after for before, after in pairs)
-    assert sum(bool(before < after) for before, after in pairs) > len(pairs) / 2
+    assert narrow == wide
 
 
 @pytest.mark.usefixtures("few_candidates")
