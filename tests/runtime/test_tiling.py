@@ -98,7 +98,7 @@ def computed(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> int:
 def test_the_tiles_that_compute_least_are_chosen() -> None:
     first = next(tilings((2048, 2048), 64, None, PARTS))
     assert first == tiles((728, 464), (576, 576)), "15 and 16 tiles, against 25 of 512×512"
-    assert str(first) == "tiles of 728×464 pixels (unet 576×576)"
+    assert str(first) == "tiles of 464×728 pixels (unet 576×576)"
     assert next(tilings((1024, 1024), 64, None, PARTS)) == tiles((1024, 384), (1024, 384))
     only = ((512, 448), (512, 448))
     assert list(tilings((4096, 4096), 64, only, PARTS)) == [tiles((512, 448), (512, 448))]
