@@ -34,16 +34,15 @@ class Method:
 
 def methods(ours: dict[str, Any]) -> list[Method]:
     """Every row; `ours` is the learned spec. The ablations take away from it with LBQ learned as well."""
-    range_based = {"method": "range"}
     both = {**ours, "lbq_steps": 48}  # LET, then LBQ
     return [
         Method("ours", "ours", ours, seeded=True, widths=tuple(WIDTHS)),
         Method("ours, photos", "ours", {**ours, "pictures": "photos"}, widths=FULL),
         Method("ours, any", "ours", {**ours, "pictures": "any"}, widths=FULL),
-        Method("minmax", "baseline", {**range_based, "activation_observer": "minmax"}),
-        Method("percentile", "baseline", {**range_based, "activation_observer": "percentile"}),
-        Method("DOBI", "baseline", {**range_based, "activation_observer": "dobi"}),
-        Method("SmoothQuant", "baseline", {**range_based, "method": "smoothquant", "rounding": "nearest"}),
+        Method("minmax", "baseline", {"method": "range", "activation_observer": "minmax"}),
+        Method("percentile", "baseline", {"method": "range", "activation_observer": "percentile"}),
+        Method("DOBI", "baseline", {"method": "range", "activation_observer": "dobi"}),
+        Method("SmoothQuant", "baseline", {"method": "smoothquant", "rounding": "nearest"}),
         Method("ORT MinMax", "tool", peer="ort-minmax", widths=FULL),
         Method("ORT Percentile", "tool", peer="ort-percentile", widths=FULL),
         Method("ORT Entropy", "tool", peer="ort-entropy", widths=FULL),

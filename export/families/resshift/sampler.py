@@ -14,7 +14,6 @@ wrong for models of 4 steps; one step does not ask for s_1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from passionsr_trt.engines.common.errors import UserError
@@ -123,8 +122,3 @@ def _check(*checks: tuple[str, object, bool, str]) -> None:
     for name, value, good, expected in checks:
         if not good:
             raise UserError(f"resshift: {name} is {value!r}", f"expected {expected}")
-
-
-def noises(steps: Iterable[Step]) -> list[str]:
-    """Names of all that is drawn, in the order in which it is."""
-    return ["noise", *(step.noise for step in steps if step.drawn)]
