@@ -17,9 +17,11 @@ from pathlib import Path
 
 from passionsr_trt.engines.bundle.formats import FULL_RANGE
 from passionsr_trt.engines.openvino.compile import openvino_int8_exact
+from passionsr_trt.runtime.backends.packaged import REALESR_GENERAL
 
 COMMAND = [sys.executable, "-m", "passionsr_trt.runtime"]
 DEMO = Path("demo")
+NAMES = {"model": "demo model", "realesrgan": REALESR_GENERAL.title}  # of the folders in demo/
 ENGINES = {"fp32": "float", "int8": "engines"}  # of the pictures: a folder of `quantize`'s
 
 
@@ -52,7 +54,8 @@ def main() -> None:
 
     spec, cache = fitting_calibration()
     judged = ("--test", photos, "--ground-truth", originals, "--drawn")
-    call("quantize", model, "--images", DEMO / "calib" / "lr", *spec, "--cache", cache, *judged, "-o", out)
+    name = ("--name", NAMES.get(model.name, model.name))
+    call("quantize", model, "--images", DEMO / "calib" / "lr", *spec, "--cache", cache, *name, *judged, "-o", out)
     for kind, engines in ENGINES.items():
         call("infer", photos, "-o", out / "pictures" / kind, "--engines", out / engines, "--align", "none")
 

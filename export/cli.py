@@ -211,9 +211,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         metavar="HxW",
         help="fix the image size, and the batch to 1 (default: any size that the model takes, any batch)",
     )
-    parser.add_argument(
-        "--name", type=model_name, default="", help="what the model is called, shown wherever its engines run"
-    )
+    add_name(parser)
     parser.add_argument("--force", action="store_true", help="export even where an equal bundle is there")
     parser.add_argument(
         "--single-file",
@@ -283,7 +281,8 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
 
     device = chosen_device(arguments.device)
     size = arguments.size or ExportPlan.size
-    plan = ExportPlan(size, arguments.size is None, arguments.precision, arguments.format, arguments.name)
+    name = name_of(arguments)
+    plan = ExportPlan(size, arguments.size is None, arguments.precision, arguments.format, name)
     model = load_model(arguments.model)
     if arguments.size is not None:
         check_multiple(size, chain_multiple(model.parts))
@@ -308,7 +307,24 @@ def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> b
         return False
     model = present.model
     same = (model.digest, present.calibration_key, present.precision, model.size, model.name)
-    return same == (digest, key, arguments.precision, arguments.size, arguments.name)
+    return same == (digest, key, arguments.precision, arguments.size, name_of(arguments))
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        type=model_name,
+        help="what the model is called, shown wherever its engines run (default: its file's or folder's own name)",
+    )
+
+
+def name_of(arguments: argparse.Namespace) -> str:
+    """--name, or what the model's file or folder is called, or empty where that is no name."""
+    if arguments.name is not None:
+        return str(arguments.name)
+    model = arguments.model.resolve()
+    own = model.stem if model.is_file() else model.name
+    return own if is_name(own) else ""
 
 
 def model_name(text: str) -> str:

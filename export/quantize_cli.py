@@ -12,7 +12,7 @@ from passionsr_trt.engines.bundle.spec import METHODS
 from passionsr_trt.engines.common.arguments import some_input, some_path, whole
 from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.target_device import CPU, TargetDevice, target_device
-from passionsr_trt.export.cli import CACHE_HELP, METHOD_HELP, add_device
+from passionsr_trt.export.cli import CACHE_HELP, METHOD_HELP, add_device, add_name
 
 
 def add_quantize(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +40,7 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=tuple(CODE_FORMATS), help="of codes, another one than --for's")
     _add_calibration(parser)
+    add_name(parser)
     parser.add_argument(
         "--test", type=some_input, help="folder of pictures to compare on (default: crops of --images)"
     )
@@ -77,6 +78,7 @@ def run_quantize(arguments: argparse.Namespace) -> int:
         test=arguments.test,
         ground_truth=arguments.ground_truth,
         drawn=arguments.drawn,
+        name=arguments.name,
     )
     return quantize(request)
 

@@ -24,7 +24,7 @@ class QuantizeRequest:
 
     method, spec, limit, low_memory, compute_on: `calibrate`'s, its --device the last. cache: where calibrations
     are kept by content, None: in the output. test, ground_truth, drawn: what `compare` judges on; test None: crops
-    of `images`.
+    of `images`. name: what the model is called, None: as its file or folder is.
     """
 
     model: Path
@@ -40,6 +40,7 @@ class QuantizeRequest:
     test: Path | None = None
     ground_truth: Path | None = None
     drawn: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def _computing(request: QuantizeRequest) -> tuple[str, ...]:
 
 def _export(request: QuantizeRequest, made: Quantized) -> Iterator[Step]:
     device, common = request.device, _computing(request)
+    common += () if request.name is None else ("--name", request.name)
     half = ("--precision", device.precision) if device.backend.on_gpu else ()
     codes = ("--format", device.format.name) if device.backend.on_gpu else ()
     calibration = ("--calibration", made.calibration)

@@ -79,8 +79,9 @@ class Built:
 
 def export(model: Path, cache: Path, out: Path) -> None:
     """The float and the INT8 bundle, out/onnx_fp32 and out/onnx_int8."""
-    assert main(["export", str(model), "--float", "-o", str(out / "onnx_fp32")]) == 0
-    assert main(["export", str(model), "--cache", str(cache), "-o", str(out / "onnx_int8")]) == 0
+    unnamed = ["--name", ""]
+    assert main(["export", str(model), "--float", *unnamed, "-o", str(out / "onnx_fp32")]) == 0
+    assert main(["export", str(model), "--cache", str(cache), *unnamed, "-o", str(out / "onnx_int8")]) == 0
 
 
 def calibrate_and_export(model: Path, out: Path) -> None:

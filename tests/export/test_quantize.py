@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.target_device import target_device
 from passionsr_trt.export import quantize_run
+from passionsr_trt.export.cli import name_of
 from passionsr_trt.export.quantize_cli import device_of
 from passionsr_trt.export.quantize_plan import QuantizeRequest, Step, results, steps, write_test_pictures
 from passionsr_trt.export.quantize_run import coverage_of, key_of, quantize_model, read_notes, run
@@ -53,6 +55,26 @@ def test_every_step_is_a_command_that_can_be_typed(
     for step in planned:
         assert main(step.words) == 0
     assert parsed == [step.words[0] for step in planned]
+
+
+@pytest.mark.usefixtures("exact")
+def test_the_name_is_given_to_every_export(tmp_path: Path) -> None:
+    planned = list(steps(replace(request(tmp_path, "RTX 4090"), name="my network")))
+    exports = [step.words for step in planned if step.words[0] == "export"]
+    assert len(exports) == 3
+    assert all("--name my network" in " ".join(words) for words in exports)
+    assert not any("--name" in step.words for step in steps(request(tmp_path, "RTX 4090")))
+
+
+@pytest.mark.parametrize(
+    ("file", "given", "name"),
+    [("4x net.pth", None, "4x net"), ("sd/unet", None, "unet"), ("net.pth", "Mine", "Mine"), ("net.pth", "", "")],
+)
+def test_a_model_is_called_as_its_file_or_folder(tmp_path: Path, file: str, given: str | None, name: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.touch() if path.suffix else path.mkdir()
+    assert name_of(argparse.Namespace(model=path, name=given)) == name
 
 
 @pytest.mark.usefixtures("exact")
