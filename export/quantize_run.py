@@ -50,8 +50,8 @@ def quantize_model(
     model: a model folder, or an image network's own file. images: a folder of low-resolution pictures, of which
     the first `limit` that can be read calibrate. output: a folder; what is in it already and still holds is kept.
     target: as --for takes it (`cpu`, `RTX 4090`, `8.9`). method: as `calibrate` takes it. drawn: compare pictures
-    unlike photos too. compute_on: where PyTorch computes, `auto`, `cpu`, `cuda` or `cuda:N`. name: what the model is
-    called wherever its engines run, None: as its file or folder is.
+    unlike photos too. compute_on: where PyTorch computes, `auto`, `cpu`, `cuda` or `cuda:N`. name: what the model
+    is called wherever its engines run, None: as its file or folder is.
 
     Every step is a process of its own and prints to this one's output. UserError where one fails; its own line
     stands above on stderr.
