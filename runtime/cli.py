@@ -18,6 +18,8 @@ from passionsr_trt.engines.common.arguments import (
     whole,
 )
 from passionsr_trt.engines.common.next_step import typed
+from passionsr_trt.runtime.apps.video.names import clips_of, no_clip
+from passionsr_trt.runtime.clip_cli import add_moments
 from passionsr_trt.runtime.core.chain import PROVIDERS
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         type=some_input,
-        help="low-resolution images, or folders of them, with their sub-folders",
+        help="low-resolution images, or folders of them, with their sub-folders; or clips",
     )
     parser.add_argument("--reference", type=Path, required=True, help="float ONNX bundle (export --float)")
     parser.add_argument(
@@ -96,13 +98,23 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensitivity", type=Path, metavar="FILE", help="--html: what each site costs (sensitivity.json)"
     )
+    group = parser.add_argument_group("clips")
+    add_moments(group)
+    group.add_argument("--frames", type=whole(1), default=100, metavar="N", help="compare N of each clip at most")
     parser.set_defaults(run=_run_compare)
 
 
 def _run_compare(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.apps.compare import CompareRequest, compare
 
-    return compare(filled(CompareRequest, arguments, command=typed(*arguments.words)))
+    request = filled(CompareRequest, arguments, command=typed(*arguments.words))
+    if not clips_of(arguments.images):
+        if arguments.start is not None or arguments.end is not None:
+            raise no_clip()
+        return compare(request)
+    from passionsr_trt.runtime.apps.video.comparing import FramesWanted, compare_clips
+
+    return compare_clips(request, filled(FramesWanted, arguments))
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ from passionsr_trt.engines.common.arguments import (
     gibibytes,
     mebibytes,
     megapixels,
-    moment,
     not_empty,
     positive,
     some_input,
@@ -22,11 +21,11 @@ from passionsr_trt.engines.common.arguments import (
     whole,
     written,
 )
-from passionsr_trt.engines.common.errors import UsageError
-from passionsr_trt.runtime.apps.video.names import READ, is_clip
-from passionsr_trt.runtime.apps.video.options import SEGMENT, ClipOptions
+from passionsr_trt.runtime.apps.video.names import clips_of, no_clip
+from passionsr_trt.runtime.apps.video.options import ClipOptions
 from passionsr_trt.runtime.backends.packaged import DEFAULT, listed
 from passionsr_trt.runtime.cli import filled
+from passionsr_trt.runtime.clip_cli import add_clip_options
 from passionsr_trt.runtime.core.chain import PROVIDERS
 
 if TYPE_CHECKING:
@@ -73,38 +72,8 @@ def add_infer(parser: argparse.ArgumentParser) -> None:
         help="OpenVINO: pictures at once, or tiles of a large one, each by its share of the threads: more "
         "pictures a minute, the first one later, and N times the memory for activations",
     )
-    _add_clip_options(parser)
+    add_clip_options(parser)
     parser.set_defaults(run=_run_infer)
-
-
-def _add_clip_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("clips")
-    group.add_argument("--start", type=moment, metavar="TIME", help="begin there: seconds, or H:MM:SS.S")
-    group.add_argument("--end", type=moment, metavar="TIME", help="end there")
-    group.add_argument(
-        "--codec",
-        metavar="NAME",
-        help="FFmpeg's name of an encoder (default: H.264 up to 4096×2304 pixels of 8 bits, else HEVC; VP9 or AV1 "
-        "in .webm)",
-    )
-    group.add_argument(
-        "--quality",
-        type=whole(0, 63),
-        metavar="N",
-        help="of the encoder: its CRF, less is better (default: its own)",
-    )
-    group.add_argument(
-        "--pixel-format",
-        metavar="NAME",
-        help="FFmpeg's name (default: yuv420p, of 10 bits where the clip has more)",
-    )
-    group.add_argument(
-        "--segment",
-        type=whole(1),
-        default=SEGMENT,
-        metavar="FRAMES",
-        help="frames that are written together: a killed run loses those of one, and the same command goes on",
-    )
 
 
 def _add_engines(parser: argparse.ArgumentParser, more: str = "") -> None:
@@ -212,19 +181,14 @@ def _run_infer(arguments: argparse.Namespace) -> int:
     from passionsr_trt.runtime.apps.infer import InferRequest, infer
 
     wanted = filled(ClipOptions, arguments)
-    clips = [path for path in arguments.images if is_clip(path)]
+    clips = clips_of(arguments.images)
     if clips:
-        if len(clips) < len(arguments.images):
-            other = next(path for path in arguments.images if path not in clips)
-            raise UsageError(f"{other} beside clips", "expected clips alone", "run them apart")
         from passionsr_trt.runtime.apps.video.command import ClipsRequest, enlarge_clips
 
         recipe = recipe_of(arguments)
         return enlarge_clips(filled(ClipsRequest, arguments, recipe=recipe, clips=clips, wanted=wanted))
     if wanted != ClipOptions():
-        raise UsageError(
-            "options of clips without a clip", f"expected a file named {', '.join(READ[:4])} or the like"
-        )
+        raise no_clip()
     return infer(filled(InferRequest, arguments, recipe=recipe_of(arguments)))
 
 

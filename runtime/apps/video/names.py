@@ -22,6 +22,22 @@ def is_clip(path: Path) -> bool:
     return suffix_of(path.name) in READ and not is_folder(path)
 
 
+def clips_of(given: Sequence[Path]) -> list[Path]:
+    """All of it where it is clips, else nothing. UsageError where pictures stand beside clips."""
+    clips = [path for path in given if is_clip(path)]
+    if clips and len(clips) < len(given):
+        other = next(path for path in given if path not in clips)
+        raise UsageError(f"{other} beside clips", "expected clips alone", "run them apart")
+    return clips
+
+
+def no_clip() -> UsageError:
+    """Of --start and the like, where pictures were given."""
+    return UsageError(
+        "options of clips without a clip", f"expected a file named {', '.join(READ[:4])} or the like"
+    )
+
+
 def name_clips(clips: Sequence[Path], output: Path | None, suffix: str) -> dict[Path, Path]:
     """Clip → its output; suffix: `_x4`, of outputs that lie beside their clips. UsageError where two meet, or one
     would be written over a clip that was given.
