@@ -3,8 +3,9 @@
     python benchmarks/side_by_side.py --engines demo/out/engines --rival eager=demo/model \
         --rival engines=demo/out/float --rival onnx=demo/out/onnx/float -o demo/out/side_by_side
 
---rival KIND=FOLDER, kinds as in chain_worker.py. Every contestant is a process of its own that waits between its
-turns. With --pairs each rival meets the INT8 engines alone: memory for two instead of all.
+--rival KIND=FOLDER, kinds as in chain_worker.py; or vs-mlrt-ov=PYTHON:SINGLE_FILE.onnx (vapoursynth_worker.py).
+Every contestant is a process of its own that waits between its turns. With --pairs each rival meets the INT8 engines
+alone: memory for two instead of all.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ LABELS = {
     "twin": "OpenVINO FP32 sub-pixel",
     "before": "OpenVINO INT8 as written",
     "ncnn": "ncnn FP32",
+    "vs-mlrt-ov": "vs-mlrt-ov, its defaults",
 }
 TESTED = "OpenVINO INT8"
+VAPOURSYNTH = "vs-mlrt-ov"
 
 
 class WorkerEnded(Exception):
@@ -54,11 +57,14 @@ class WorkerEnded(Exception):
 class Worker:
     """Stands in for a Chain: `run` asks the process for one run, of the sources in a file, and for its times."""
 
-    def __init__(self, label: str, kind: str, folder: Path, sources: Path, threads: int) -> None:
+    def __init__(self, label: str, kind: str, place: str, sources: Path, threads: int) -> None:
         self.label, self.sources = label, sources
         self.peak_mib = 0.0
-        worker = Path(__file__).with_name("chain_worker.py")
-        words = [sys.executable, str(worker), kind, str(folder), str(threads)]
+        here = Path(__file__)
+        words = [sys.executable, str(here.with_name("chain_worker.py")), kind, place, str(threads)]
+        if kind == VAPOURSYNTH:
+            python, _, model = place.partition(":")
+            words = [python, str(here.with_name("vapoursynth_worker.py")), model, str(threads)]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 
@@ -86,7 +92,7 @@ class Worker:
 
 
 def compete(
-    engines: Path, rivals: Sequence[tuple[str, str, Path]], arguments: argparse.Namespace
+    engines: Path, rivals: Sequence[tuple[str, str, str]], arguments: argparse.Namespace
 ) -> tuple[Times, dict[str, float]]:
     """Times and peak memory in MiB of the engines and some rivals, all in memory at once."""
     parts = EngineBundle.load(engines).parts
@@ -94,20 +100,22 @@ def compete(
         sources = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "sources.npz"
         np.savez(sources, allow_pickle=False, **random_sources(parts, arguments.size))
         workers = [
-            stack.enter_context(Worker(label, kind, folder, sources, arguments.threads))
-            for label, kind, folder in ((TESTED, "engines", engines), *rivals)
+            stack.enter_context(Worker(label, kind, place, sources, arguments.threads))
+            for label, kind, place in ((TESTED, "engines", str(engines)), *rivals)
         ]
         names = part_names(parts)
         times = measure(workers, names, {}, arguments.runs)
         return times, {worker.label: worker.peak_mib for worker in workers}
 
 
-def rival(text: str) -> tuple[str, str, Path]:
+def rival(text: str) -> tuple[str, str, str]:
     """`KIND=FOLDER` → label, kind, folder; other tools' files are named by their folder."""
-    kind, _, folder = text.partition("=")
-    if kind not in (*LABELS, "files") or not Path(folder).is_dir():
+    kind, _, place = text.partition("=")
+    if kind == VAPOURSYNTH and all(Path(path).is_file() for path in place.split(":", 1)):
+        return LABELS[kind], kind, place
+    if kind not in (*LABELS, "files") or not Path(place).is_dir():
         raise argparse.ArgumentTypeError(f"{text}: expected KIND=FOLDER, KIND of {', '.join(LABELS)}, files")
-    return LABELS.get(kind, Path(folder).name), kind, Path(folder)
+    return LABELS.get(kind, Path(place).name), kind, place
 
 
 def main() -> None:
@@ -120,7 +128,7 @@ def main() -> None:
     parser.add_argument("--runs", type=whole(1), default=5)
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    labels = [label for label, _kind, _folder in arguments.rival]
+    labels = [label for label, _kind, _place in arguments.rival]
     if len(labels) > len(set(labels)):
         parser.error(f"--rival: {', '.join(labels)}: expected each once; a float twin in sub-pixel form is twin=")
     check_writable(arguments.output)

@@ -155,7 +155,7 @@ def compare_all(
     """
     report: dict[str, Any] = {
         "reference": reference.label,
-        "tested": tested.label,
+        "tested": tested.title,
         "align": request.align,
         "versions": versions(),
         "parts": compare_parts(reference, tested, [image.path for image in images[: request.parts_on]]),

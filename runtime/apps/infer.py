@@ -154,7 +154,7 @@ def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: NotesBy
     def read(source: Path) -> Picture:
         return notes.of[source].reading(partial(read_fitting, chain, options), source)
 
-    with closing(chain), closing(notes), Progress(chain.label, weights, request.streams) as progress:
+    with closing(chain), closing(notes), Progress(chain.title, weights, request.streams) as progress:
         ordered_pairs = by_size(pairs, chain, sizes)
         for made in upscale_all(chain, ordered_pairs, options, request.streams, read, progress.observer):
             for note in made.notes:

@@ -47,5 +47,5 @@ def open_chain(bundle: OnnxBundle, threads: int = 0, provider: str = "cpu") -> C
     """The chain of an ONNX bundle."""
     engines = {part.name: OnnxEngine(open_graph(bundle, part), threads, provider) for part in bundle.parts}
     place = "" if provider == "cpu" else f" {provider}"
-    name = f"ONNX Runtime{place} {bundle.title}"
+    name = f"ONNX Runtime{place} {bundle.label}"
     return Chain(bundle.model, bundle.parts, HostExecutor(engines), name, **fixed(bundle))

@@ -213,6 +213,6 @@ def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
             f"±{limit}: `build-engines` here says what that costs",
             file=sys.stderr,
         )
-    memory, label = HostMemory.of(bundle, streams), f"OpenVINO {bundle.title}"
+    memory, label = HostMemory.of(bundle, streams), f"OpenVINO {bundle.label}"
     executor = HostExecutor(engines, [engine.file for engine in engines.values()], streams)
     return Chain(bundle.model, bundle.parts, executor, label, memory=memory, **fixed(bundle))

@@ -76,6 +76,11 @@ class Chain:
     memory: Memory | None = None
 
     @property
+    def title(self) -> str:
+        """`Real-ESRGAN general ×4, OpenVINO INT8` of a model that has a name, of another the label."""
+        return f"{self.model.name}, {self.label}" if self.model.name else self.label
+
+    @property
     def multiple(self) -> int:
         """Picture sides are multiples of it."""
         return chain_multiple(self.parts)

@@ -58,7 +58,7 @@ def compare_clips(request: CompareRequest, wanted: FramesWanted) -> int:
     report: dict[str, Any] = {"align": request.align, "versions": versions(), "clips": {}}
     broken = 0
     with closing(open_reference()) as reference, closing(open_tested()) as tested:
-        report |= {"reference": reference.label, "tested": tested.label}
+        report |= {"reference": reference.label, "tested": tested.title}
         for path in dict.fromkeys(request.images):
             name = _name(path, report["clips"])
             try:

@@ -52,7 +52,7 @@ def make_clip(
         size = -(-plan.result[0] // steps[0]) * steps[0], -(-plan.result[1] // steps[1]) * steps[1]
         segments = Segments(target, _digest(config, source, wanted, coding))
         try:
-            with FrameProgress(chain.label, clip.count, segments.frames) as progress:
+            with FrameProgress(chain.title, clip.count, segments.frames) as progress:
                 _begin(clip, plan, coding, size, segments, progress)
                 broken = _Broken(clip, segments, progress)
                 writing = _Writing(clip, segments, coding, size, wanted.segment)
@@ -62,6 +62,7 @@ def make_clip(
                     raise UserError(f"{source}: no frame could be made", "expected one at least", first)
                 for line in _join(clip, segments, coding, target):
                     progress.say(f"{source}: {line}")
+                progress.say(f"{target}: {progress.ended()}")
         finally:
             if not segments.whole:
                 segments.remove()

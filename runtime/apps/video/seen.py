@@ -22,6 +22,7 @@ class FrameProgress:
 
     def __init__(self, label: str, total: int | None, done: int = 0) -> None:
         self.total, self.done, self.failed = total, done, 0
+        self._before, self._began = done, time.monotonic()
         self.estimate = Estimate({"frame": 1.0})
         self.estimate.at("frame", done)  # so often
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -55,6 +56,11 @@ class FrameProgress:
             self._said = time.monotonic()
             share = "" if self.total is None else f"{min(1.0, self.done / self.total):.0%}, "
             self.say(f"{share}{line}")
+
+    def ended(self) -> str:
+        """`48 frames in 7.1 s, 6.8 a second`: of this run, with decoding and encoding."""
+        frames, seconds = self.done - self._before, max(time.monotonic() - self._began, 1e-9)
+        return f"{frames} frames in {seconds:.1f} s, {frames / seconds:.3g} a second"
 
     def line(self) -> str:
         """`120 of 267 frames, 12.3 a second, about 2 min left, 1 broken`."""

@@ -78,7 +78,7 @@ def open_chain(bundle: EngineBundle, options: OpenOptions) -> Chain:
         bundle.model,
         bundle.parts,
         executor,
-        f"{bundle.backend.label} {bundle.title}",
+        f"{bundle.backend.label} {bundle.label}",
         limits=(target.min_size, target.max_size),
         batch=target.batch,
         memory=DeviceMemory(executor, bundle.parts, target.batch * prod(target.max_size)),
