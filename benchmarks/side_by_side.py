@@ -4,8 +4,8 @@
         --rival engines=demo/out/float --rival onnx=demo/out/onnx/float -o demo/out/side_by_side
 
 --rival KIND=FOLDER, kinds as in chain_worker.py; or vs-mlrt-ov=PYTHON:SINGLE_FILE.onnx (vapoursynth_worker.py).
-Every contestant is a process of its own that waits between its turns. With --pairs each rival meets the INT8 engines
-alone: memory for two instead of all.
+Every contestant is a process of its own that waits between its turns. With --pairs each rival meets the INT8
+engines alone: memory for two instead of all.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def _rgb(given: Given) -> np.ndarray:
 
 def lines_of(report: dict[str, Any]) -> list[str]:
     """The report on a terminal; codes are of 8 bits."""
-    lines = [f"\n{report['tested']} against {report['reference']}, align {report['align']}"]
+    lines = ["", f"{report['tested']} against {report['reference']}, align {report['align']}"]
     for name, row in report["clips"].items():
         close = row["to_float"]
         lines += [
