@@ -1,4 +1,4 @@
-"""The images' entry point, and that every file they copy is there. The images themselves are not built here."""
+"""The images' entry point, and that every file they copy is there. docker/check.sh builds the images themselves."""
 
 from __future__ import annotations
 
