@@ -32,6 +32,7 @@ SERIES = (
     (r"rtx40[5-9]0", "8.9"),
     (r"rtx50[5-9]0", "12.0"),
 )
+VARIANT = r"(ti|super|d|v2|laptop|mobile|maxq|gpu|\d+gb?)*"  # what may follow: RTX 4070 Ti Super, RTX 3060 12GB
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def target_device(name: str) -> TargetDevice:
     if re.fullmatch(r"\d{1,2}\.\d", name):
         return _gpu(f"compute capability {name}", name, [gpu for gpu in gpus if gpu.capability == name])
     found = [gpu for gpu in gpus if "".join(_words(gpu.name)) == "".join(words)]
-    if not found and (stated := next((of for series, of in SERIES if re.match(series, "".join(words))), "")):
+    if not found and (
+        stated := next((of for series, of in SERIES if re.fullmatch(series + VARIANT, "".join(words))), "")
+    ):
         alike = [gpu for gpu in gpus if gpu.capability == stated]
         return _gpu(f"{name} (compute capability {stated})", stated, alike)
     if not found and words:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.bundle.kinds import QUANTIZED
 from passionsr_trt.engines.bundle.manifest import MANIFEST, sha256
 from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UserError
@@ -28,7 +29,7 @@ from passionsr_trt.engines.common.writing import check_writable, write_atomic
 from passionsr_trt.engines.target_device import target_device
 from passionsr_trt.export.quantize_plan import Quantized, QuantizeRequest, Step, results, steps
 
-NOTES = "quantize.json"
+NOTES = QUANTIZED
 INTERRUPTED = 130
 SHOWN_SITES = 3  # that run in float, by name; build-engines names all
 
@@ -90,6 +91,8 @@ def quantize(request: QuantizeRequest) -> int:
             print(f"{step.made[-1]}: nothing that it is made of has changed; kept")
             continue
         if status := run(step):
+            if status == INTERRUPTED:
+                print("the same command goes on from here", file=sys.stderr)
             return status
         if step.made:
             notes["steps"][step.words[0]] = key
@@ -99,16 +102,23 @@ def quantize(request: QuantizeRequest) -> int:
 
 
 def read_notes(request: QuantizeRequest) -> dict[str, Any]:
-    """Of what is in the output already. UserError where that is for another device."""
-    path, label = request.output / NOTES, request.device.label
+    """Of what is in the output already. UserError where that is of another model or for another device."""
+    path, device, model = request.output / NOTES, request.device, str(request.model.resolve())
+    target = f"{device.backend} {device.format} {device.capability}".strip()
     try:
         notes = read_object(path, "the notes of `quantize`")
     except FileNotFoundError:
         notes = {}
-    if notes.get("for", label) != label:
-        raise UserError(f"{request.output}: made for {notes['for']}", f"expected another folder for {label}")
+    if notes.get("target", target) != target:
+        raise UserError(
+            f"{request.output}: made for {notes.get('for')}", f"expected another folder for {device.label}"
+        )
+    if notes.get("model", model) != model:
+        fix = f"where it is the same one in another place: remove {path}"
+        raise UserError(f"{request.output}: made of {notes['model']}", f"expected another folder for {model}", fix)
     done = notes.get("steps")
-    return {"for": label, "steps": done if isinstance(done, dict) else {}}
+    kept = done if isinstance(done, dict) else {}
+    return {"model": model, "for": device.label, "target": target, "steps": kept}
 
 
 def key_of(step: Step) -> str:
@@ -159,7 +169,13 @@ def summarize(request: QuantizeRequest, seconds: float) -> None:
             times = {label: row["chain"] for label, row in rows.items()}
             shown = ", ".join(f"{label} {time * 1e3:.1f} ms" for label, time in times.items())
             print(f"  predicted  {gpu}: {shown}, {made.predicted}")
+            fastest = min(times, key=lambda label: times[label])
+            if fastest != device.format.label:
+                print(
+                    f"             {fastest} is the faster one: the model gains nothing by {device.format.label}"
+                )
     if made.engines is None:
+        print("  predicted  no: that takes engines; docs/gpu.md#predict has times of known models")
         print(f"  engines    {device.backend.label} builds them on {device.label} alone; there:")
         say_next("build-engines", made.onnx, "-o", made.output / "engines", "--backend", device.backend)
         return

@@ -1,4 +1,4 @@
-"""The images' entry point, and that every file they copy is there. docker/check.sh builds the images themselves."""
+"""The images' entry point, and that what they copy is there. docker/check.sh builds the images themselves."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from passionsr_trt.engines.common.errors import UserError
 MANIFEST = "manifest.json"
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 LOADABLE = "*.safetensors"
+QUANTIZED = "quantize.json"  # the notes of `quantize`, in the folder of all its results
 HELD = {
     "onnx-bundle": "an ONNX bundle",
     "engine-bundle": "engines",
@@ -20,6 +21,7 @@ HELD = {
     "model": "a model folder",
     "pipeline": "a diffusers folder",
     "graph": "one graph for other tools (docs/other-tools.md)",
+    "quantized": "what `quantize` made",
 }
 CALIBRATE, EXPORT, BUILD = (f"passionsr-trt {name}" for name in ("calibrate", "export", "build-engines"))
 IMPORT = "passionsr-trt import-model"
@@ -44,12 +46,29 @@ class Kind:
 
     def way_to(self, wanted: str) -> str:
         """The commands from here to an `onnx-bundle` or an `engine-bundle`; empty where none leads there."""
+        if self.name == "quantized":
+            return self._way_within(wanted)
         way = TO_BUNDLE.get(self.name, "").format(quoted(self.path))
         if wanted == "onnx-bundle":
             return way
         if wanted == "engine-bundle" and self.name == "onnx-bundle":
             return f"`{BUILD} {quoted(self.path)} -o …`"
         return f"{way}, then `{BUILD}`" if wanted == "engine-bundle" and way else ""
+
+    def _way_within(self, wanted: str) -> str:
+        """Of the results of `quantize`."""
+        if places := _held_in(self.path, wanted):
+            return f"{HELD[wanted]}: {quoted(places[0])}"
+        if wanted == "engine-bundle" and (bundles := _held_in(self.path, "onnx-bundle")):
+            return f"none is built yet: `{BUILD} {quoted(bundles[0])} -o …`"
+        return ""
+
+
+def _held_in(folder: Path, kind: str) -> list[Path]:
+    """Folders in a folder, or in its folder onnx, that hold such a thing; those of a spec first."""
+    found = [place.parent for place in sorted((*folder.glob(f"*/{MANIFEST}"), *folder.glob(f"onnx/*/{MANIFEST}")))]
+    held = [place for place in found if (what := kind_of(place)) is not None and what.name == kind]
+    return sorted(held, key=lambda place: place.name in ("float", "fp16", "bf16"))
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -75,6 +94,8 @@ def _of_folder(path: Path) -> str:
         except UserError:
             return ""
         return name if isinstance(name, str) and name in HELD else ""
+    if (path / QUANTIZED).is_file():
+        return "quantized"
     if (path / "model_index.json").is_file():
         return "pipeline"
     return "model" if any(path.glob(LOADABLE)) or any(path.glob(f"*/{LOADABLE}")) else ""

@@ -149,6 +149,11 @@ def check_target(target: Path, kind: str) -> None:
         present = read_object(target / MANIFEST, "a manifest").get("kind")
     except (FileNotFoundError, UserError):
         present = None
+    held = kind_of(target)
+    if kind == "model" and held is not None and held.name == kind:
+        raise UserError(
+            f"{target}: holds a model folder already", "expected a new one; remove it to import it anew"
+        )
     if present != kind:
         raise UserError(
             f"{target}: holds other files, which would be lost", f"expected an empty folder or {NAMES[kind]}"

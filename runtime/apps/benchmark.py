@@ -65,6 +65,7 @@ def benchmark(request: BenchmarkRequest) -> int:
         sources = random_sources(tested.parts, size)
         times = measure(chains, part_names(tested.parts), sources, request.runs)
         report = summarize([times], tested=chains[0].label)
+        report["title"] = chains[0].title
         report["conditions"] = conditions(size, request.threads, request.runs)
         if request.profile:
             report["profile"] = profile_chain(chains[0], sources)

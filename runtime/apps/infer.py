@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle
-from passionsr_trt.engines.common.errors import UsageError, printable
+from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.files import Found, LeftOut, find_pictures
@@ -21,7 +22,7 @@ from passionsr_trt.runtime.backends.loading import load_engines
 from passionsr_trt.runtime.backends.packaged import located
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.core.files import by_size, read_fitting, upscale_all
-from passionsr_trt.runtime.core.outputs import beside, name_outputs, named_as_output, source_stem
+from passionsr_trt.runtime.core.outputs import Outputs, beside, name_outputs, named_as_output, source_stem
 from passionsr_trt.runtime.core.planning import Options, check_options
 
 
@@ -100,8 +101,11 @@ def infer(request: InferRequest) -> int:
     bundle = recipe.bundle()
     suffix = f"_x{recipe.enlarges(bundle):g}" if request.suffix is None else request.suffix
     notes = NotesByPicture(found, output, recipe.configuration(bundle), request.resume)
-    found = without_outputs(found, left, notes, suffix, output is None)
-    outputs = beside(found, recipe.form, suffix) if output is None else name_outputs(found, output, recipe.form)
+    found, unnoted = without_outputs(found, left, notes, suffix, output is None)
+    if output is None:
+        outputs = spared(beside(found, recipe.form, suffix), unnoted)
+    else:
+        outputs = name_outputs(found, output, recipe.form)
     for line in filter(None, (left.line(), outputs.line())):
         print(printable(line), file=sys.stderr)
     pairs, wrong = outputs.pairs, [*left.folders, *outputs.refused]
@@ -113,10 +117,15 @@ def infer(request: InferRequest) -> int:
         pairs, why = notes.waiting(pairs)
         for line in resumed(len(outputs.pairs), len(pairs), why):
             print(line)
+    total = len(pairs) + len(outputs.refused)
+    if output is None:
+        for line in without_unwritable(pairs):
+            wrong.append(line)
+            print(printable(f"error: {line}"), file=sys.stderr)
     if not pairs:
         return 1 if wrong else 0
     failed = upscale_noted(request, pairs, notes)
-    count = f"{len(pairs) - failed} of {len(pairs) + len(outputs.refused)}"
+    count = f"{len(pairs) - failed} of {total}"
     one = output or (next(iter(pairs.values())) if len(pairs) == 1 else None)
     print(printable(f"{count} images written {'beside their originals' if one is None else f'to {one}'}"))
     return 1 if failed or wrong else 0
@@ -124,26 +133,55 @@ def infer(request: InferRequest) -> int:
 
 def without_outputs(
     found: list[Found], left: LeftOut, notes: NotesByPicture, suffix: str, beside_them: bool
-) -> list[Found]:
+) -> tuple[list[Found], set[str]]:
     """Without pictures of a folder that earlier runs made: by the notes, and by their names where outputs lie
     beside pictures now, or where the picture that one was made from lies beside it.
+
+    The others are the real paths of those of which the name alone says so.
     """
     sources = {(picture.path.parent, picture.path.stem) for picture in found}
-    kept = []
+    kept, unnoted = [], set()
     for picture in found:
         source = (picture.path.parent, source_stem(picture.path.stem, suffix))
         if notes.made(picture):
             left.kinds["made"] += 1
         elif picture.walked and named_as_output(picture.path.stem, suffix) and (beside_them or source in sources):
             left.kinds["enlarged"] += 1
+            unnoted.add(os.path.realpath(picture.path))
         else:
             kept.append(picture)
-    return kept
+    return kept, unnoted
+
+
+def spared(outputs: Outputs, unnoted: set[str]) -> Outputs:
+    """Without those that would be written over one that may be the user's own picture."""
+    for source, target in list(outputs.pairs.items()):
+        if os.path.realpath(target) in unnoted:
+            del outputs.pairs[source]
+            outputs.refused.append(
+                f"{source}: {target} is there, and no note says that it was made; expected that name to be free; "
+                "--suffix or -o gives another"
+            )
+    return outputs
+
+
+def without_unwritable(pairs: dict[Path, Path]) -> list[str]:
+    """A line of each folder that takes no file; pictures that would be written there are taken out of `pairs`."""
+    lines = []
+    for folder in dict.fromkeys(target.parent for target in pairs.values()):
+        try:
+            check_writable(folder)
+        except UserError as error:
+            lines.append(f"{error}; -o FOLDER writes elsewhere")
+            for source in [source for source, target in pairs.items() if target.parent == folder]:
+                del pairs[source]
+    return lines
 
 
 def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: NotesByPicture) -> int:
     """Make each picture and note it, as far as it goes well; how many failed."""
-    check_writable(next(iter(pairs.values())).parent)
+    if request.output is not None:
+        check_writable(next(iter(pairs.values())).parent)
     for folder in {*(one.folder / OWN for one in notes.all), *(target.parent for target in pairs.values())}:
         sweep(folder)
     chain = request.recipe.open(request.threads, request.streams)
@@ -156,13 +194,22 @@ def upscale_noted(request: InferRequest, pairs: dict[Path, Path], notes: NotesBy
 
     with closing(chain), closing(notes), Progress(chain.title, weights, request.streams) as progress:
         ordered_pairs = by_size(pairs, chain, sizes)
-        for made in upscale_all(chain, ordered_pairs, options, request.streams, read, progress.observer):
-            for note in made.notes:
-                progress.say(f"{made.source}: {note}")
-            if made.error is None:
-                notes.of[made.source].note(made.source, pairs[made.source])
-            else:
-                line = str(made.error) or "out of memory; a smaller --tile needs less"
-                progress.say(f"error: {line if str(made.source) in line else f'{made.source}: {line}'}")
-            progress.ended(made.source, failed=made.error is not None)
+
+        def wrote(source: Path) -> None:
+            notes.of[source].note(source, pairs[source])
+
+        try:
+            for made in upscale_all(
+                chain, ordered_pairs, options, request.streams, read, progress.observer, wrote
+            ):
+                for note in made.notes:
+                    progress.say(f"{made.source}: {note}")
+                if made.error is not None:
+                    line = str(made.error) or "out of memory; a smaller --tile needs less"
+                    progress.say(f"error: {line if str(made.source) in line else f'{made.source}: {line}'}")
+                progress.ended(made.source, failed=made.error is not None)
+        except KeyboardInterrupt:
+            if any(note.keep for note in notes.all):
+                progress.say("the same command with --resume makes what is missing")
+            raise
     return progress.failed

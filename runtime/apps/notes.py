@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.common.errors import UserError, printable
@@ -51,6 +52,7 @@ class Notes:
         self.ledger = Ledger(Place(str(folder)))
         self.files: list[str] = []  # written and not gathered yet
         self.read: dict[Path, tuple[Stamp, str]] = {}  # inputs, as they were when they were decoded
+        self._lock = Lock()
 
     @cached_property
     def known(self) -> dict[str, bytes]:
@@ -118,7 +120,14 @@ class Notes:
         return picture
 
     def note(self, source: Path, target: Path) -> None:
-        """A picture was written. Nothing is noted where its input changed meanwhile; a full disk is said once."""
+        """A picture was written. Nothing is noted where its input changed meanwhile; a full disk is said once.
+
+        May be called in several threads.
+        """
+        with self._lock:
+            self._note(source, target)
+
+    def _note(self, source: Path, target: Path) -> None:
         stamp, digest = self.read.pop(source, (None, ""))
         if not self.keep or stamp is None or local_stamp(source) != stamp:
             return

@@ -45,9 +45,10 @@ def upscale_all(
     streams: int = 1,
     read: Callable[[Path], Picture] | None = None,
     observe: Callable[[Path], PictureObserver] | None = None,
+    wrote: Callable[[Path], None] = lambda _source: None,
 ) -> Iterator[Upscaled]:
     """Input → output, in the pictures' order. read: in place of `read_fitting`, in other threads; observe: gives
-    each input's observer.
+    each input's observer. wrote: is told of an input as soon as its output is there, in other threads too.
 
     While the chain works on `streams` pictures, as many are read ahead and as many written.
     """
@@ -74,7 +75,7 @@ def upscale_all(
         )
         yield from ordered(
             super_resolve_each(chain, map(given, read_ahead), options, observe=observe_read),
-            lambda made: begin_writing(writer, *made[0], made[1], pairs[made[0][0]], options),
+            lambda made: begin_writing(writer, *made[0], made[1], pairs[made[0][0]], options, wrote),
             written,
             streams + 1,
             lambda waiting: waiting[0][1] is None or waiting[0][1].done(),
@@ -88,6 +89,7 @@ def begin_writing(
     result: SRResult | Exception,
     target: Path,
     options: Options,
+    wrote: Callable[[Path], None],
 ) -> Writing:
     """What is known of a picture that the chain is done with, and its file, None where it failed before."""
     if isinstance(picture, Exception):
@@ -95,8 +97,13 @@ def begin_writing(
     if isinstance(result, Exception):
         return Upscaled(source, result), None
     notes = (*picture.notes, *as_written(picture, target, options.background).notes)
-    save = partial(save_image, background=options.background, deep=result.deep)
-    return Upscaled(source, None, notes), writer.submit(save, result.image, target, picture)
+    save = partial(save_image, result.image, target, picture, background=options.background, deep=result.deep)
+
+    def write() -> None:
+        save()
+        wrote(source)
+
+    return Upscaled(source, None, notes), writer.submit(write)
 
 
 def by_size(pairs: dict[Path, Path], chain: Chain, sizes: Mapping[Path, Size] | None = None) -> dict[Path, Path]:

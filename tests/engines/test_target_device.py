@@ -15,6 +15,8 @@ NAMES = {
     "rtx4070": ("tensorrt-rtx", "fp8", "fp16", "8.9"),
     "NVIDIA GeForce RTX 4060 Laptop GPU": ("tensorrt-rtx", "fp8", "fp16", "8.9"),
     "GeForce RTX 3080 Ti": ("tensorrt", "int8", "fp16", "8.6"),
+    "RTX 4070 Ti SUPER": ("tensorrt-rtx", "fp8", "fp16", "8.9"),
+    "RTX 3060 12GB": ("tensorrt", "int8", "fp16", "8.6"),
     "RTX 2050": ("tensorrt", "int8", "fp16", "8.6"),
     "RTX 2080": ("tensorrt", "int8", "fp16", "7.5"),
     "orin": ("tensorrt", "int8", "fp16", "8.7"),
@@ -50,6 +52,7 @@ def test_a_prediction_is_for_known_gpus_of_the_same_capability() -> None:
     ("name", "message"),
     [
         ("RTX 490", r"'RTX 490': not known; expected cpu, a compute capability such as 8\.6, or a GPU: RTX 4090"),
+        ("rtx4090x", r"not known; expected .* or a GPU: RTX 4090"),
         ("H20", "a GPU: H200$"),
         ("banana", "RTX 4070, .*, Thor T5000"),
         ("rtx", "could be RTX 4070, RTX 4090, RTX 5090"),

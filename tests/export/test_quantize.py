@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -152,11 +153,41 @@ def test_a_result_is_kept_while_all_that_it_is_made_of_is_the_same(tmp_path: Pat
 
 def test_a_folder_for_another_device_is_refused(tmp_path: Path) -> None:
     asked = request(tmp_path, "cpu")
-    assert read_notes(asked) == {"for": "this CPU", "steps": {}}
+    notes = read_notes(asked)
+    assert notes["for"] == "this CPU" and notes["steps"] == {}
     asked.output.mkdir()
-    (asked.output / "quantize.json").write_text('{"for": "RTX 4090 (compute capability 8.9)", "steps": {}}')
+    other = read_notes(request(tmp_path, "RTX 4090"))
+    (asked.output / "quantize.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match=r"made for RTX 4090 .*; expected another folder for this CPU"):
         read_notes(asked)
+    assert read_notes(request(tmp_path, "8.9"))["steps"] == {}, "the same by another name"
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    asked = request(tmp_path, "cpu")
+    asked.output.mkdir()
+    (asked.output / "quantize.json").write_text(json.dumps(read_notes(asked)))
+    assert read_notes(asked)["steps"] == {}
+    with pytest.raises(UserError, match=r"made of .*my model; expected another folder for .*other; where it is"):
+        read_notes(replace(asked, model=tmp_path / "other"))
+
+
+def test_what_quantize_made_says_where_its_engines_are(tmp_path: Path) -> None:
+    """`infer --engines OUT`, where OUT/engines is meant."""
+    (tmp_path / "quantize.json").write_text("{}")
+    for name, kind in (("onnx/float", "onnx-bundle"), ("onnx/int8", "onnx-bundle")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"kind": kind}))
+    with pytest.raises(
+        UserError, match=r"holds what `quantize` made; .*none is built yet: `.* build-engines .*int8 "
+    ):
+        EngineBundle.load(tmp_path)
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "manifest.json").write_text(json.dumps({"kind": "engine-bundle"}))
+    with pytest.raises(UserError, match=r"expected an engine bundle; engines: .*/engines$"):
+        EngineBundle.load(tmp_path)
+    with pytest.raises(UserError, match=r"expected an ONNX bundle; an ONNX bundle: .*/onnx/int8$"):
+        OnnxBundle.load(tmp_path)
 
 
 def as_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

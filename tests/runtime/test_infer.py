@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, TensorInfo
-from passionsr_trt.engines.common.errors import UsageError
+from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.runtime.apps import infer as module
 from passionsr_trt.runtime.apps.batch.ledger import OWN
 from passionsr_trt.runtime.backends.host import HostExecutor
+from passionsr_trt.runtime.core import upscaler
 from passionsr_trt.runtime.core.chain import Chain, rescaled
 from passionsr_trt.runtime.main import main
 from PIL import Image
@@ -47,6 +51,9 @@ def test_without_an_output_each_lies_beside_its_picture_and_is_enlarged_once(
     assert main([*words, str(folder / "a.jpg")]) == 0
     assert capsys.readouterr().out == f"1 of 1 images written to {folder / 'a_x2.jpg'}\n"
     assert not (folder / OWN).exists(), "one picture's folder is not ours to keep notes in"
+    assert main([*words, str(folder)]) == 1, "without a note it may be the user's own"
+    assert "a_x2.jpg is there, and no note says that it was made" in capsys.readouterr().err
+    (folder / "a_x2.jpg").unlink()
     for options in ((), ("--suffix=-big",), ("--suffix=-large",), ("--resume",)):  # none takes another's outputs
         assert main([*words, str(folder), *options]) == 0
         assert "2 of 2" in capsys.readouterr().out
@@ -62,6 +69,72 @@ def test_without_an_output_each_lies_beside_its_picture_and_is_enlarged_once(
     assert main([*words, str(folder / "a_x2.jpg")]) == 0 and (folder / "a_x2_x2.jpg").exists(), (
         "who names it means it"
     )
+
+
+def test_a_user_s_own_picture_of_an_output_s_name_is_left_as_it_is(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(photo, folder / name)
+    Image.new("RGB", (224, 150), "red").save(folder / "a_x2.png")
+    mine = (folder / "a_x2.png").read_bytes()
+    words = ["infer", "--engines", str(small.engines_int8), str(folder)]
+    for options in ((), ("--resume",)):
+        assert main([*words, *options]) == 1
+        assert "a.png: " in (printed := capsys.readouterr().err) and "no note says that it was made" in printed
+        assert (folder / "a_x2.png").read_bytes() == mine
+        assert (folder / "b_x2.png").exists()
+    assert main([*words, "--suffix=-big"]) == 0
+
+
+def test_a_folder_that_takes_no_file_costs_no_other(
+    small: Built, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere: the refusal is the file system's in name only."""
+    for name in ("card", "disk"):
+        (tmp_path / name).mkdir()
+        shutil.copy(photo, tmp_path / name / "a.png")
+
+    def checked(folder: Path) -> None:
+        if folder.name == "card":
+            raise UserError(f"{folder}: cannot be written (Read-only file system)", "expected a writable folder")
+
+    monkeypatch.setattr(module, "check_writable", checked)
+    words = ["infer", "--engines", str(small.engines_int8), str(tmp_path / "card"), str(tmp_path / "disk")]
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert "card: cannot be written" in printed.err and "-o FOLDER writes elsewhere" in printed.err
+    assert "1 of 2 images written" in printed.out
+    assert (tmp_path / "disk" / "a_x2.png").exists()
+    assert [path.name for path in (tmp_path / "card").iterdir()] == ["a.png"]
+
+
+def test_a_picture_is_noted_as_soon_as_it_is_written(
+    small: Built, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that ends while a large picture is made has noted the small one before it."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(photo, folder / "a.png")
+    Image.open(photo).resize((400, 300)).save(folder / "b.png")
+    whole = upscaler.finish
+
+    def stopped(chain: Chain, prepared: upscaler.Prepared, *more: Any) -> upscaler.SRResult:
+        if prepared.plan.given == (300, 400):
+            while not (out / "a.png").exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return whole(chain, prepared, *more)
+
+    monkeypatch.setattr(upscaler, "finish", stopped)
+    words = ["infer", "--engines", str(small.engines_int8), str(folder), "-o", str(out)]
+    assert main(words) == 130
+    assert "--resume makes what is missing" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*words, "--resume"]) == 0
+    assert "1 of 2 are there already; skipped" in capsys.readouterr().out
 
 
 def test_what_does_not_go_together_is_wrong_usage(small: Built, photo: Path, tmp_path: Path) -> None:

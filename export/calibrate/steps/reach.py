@@ -41,8 +41,9 @@ def reach_line(part: str, searches: Sequence[Ranged], spec: QuantSpec) -> str | 
     port = min(less, key=less.__getitem__)
     return (
         f"{part}: your pictures reach less far than drawn ones at {len(less)} of {len(reached)} ports "
-        f"({less[port]:.2f} as far at {port}); drawn pictures count {spec.drawn_weight:g} of the whole here "
-        f'("pictures": "{spec.pictures}"). With "photos" what reaches further would be clipped'
+        f"({less[port]:.2f} as far at {port}). Nothing is to be done: drawn ones count "
+        f"{spec.drawn_weight:g} of the whole, as the spec says "
+        f'("pictures": "{spec.pictures}"); "photos" would clip what reaches further than yours'
     )
 
 
