@@ -12,7 +12,10 @@ from passionsr_trt.engines.common.extras import ORT_GPU, install
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
+from passionsr_trt.runtime.backends.rtx_provider import rtx_session
 from passionsr_trt.runtime.core.chain import PROVIDERS, Arrays, Chain, fixed
+
+RTX = "nv-tensorrt-rtx"
 
 
 class OnnxEngine:
@@ -20,6 +23,9 @@ class OnnxEngine:
 
     def __init__(self, path: Path, threads: int = 0, provider: str = "cpu") -> None:
         chosen = [PROVIDERS[provider]]
+        if provider == RTX:
+            self._session = rtx_session(path)
+            return
         if chosen[0] not in onnxruntime.get_available_providers():
             raise UserError(
                 f"ONNX Runtime has no {chosen[0]} here",
