@@ -22,7 +22,7 @@ from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.fold import fold
 from passionsr_trt.export.quantize.grids import CODES
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
-from passionsr_trt.export.quantize.to_fp8 import to_format
+from passionsr_trt.export.quantize.to_format import to_format
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor
 
