@@ -59,9 +59,9 @@ def test_every_step_is_a_command_that_can_be_typed(
 def test_the_device_decides_format_precision_and_what_can_be_done_here(tmp_path: Path) -> None:
     rtx = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9"]
     assert commands(request(tmp_path, "RTX 4090"))[1:] == [
-        ["export", "--calibration", "--precision", "fp16", "--format", "fp8", "-o"],
+        ["export", "--calibration", "--precision", "fp16", "--images", "--format", "fp8", "-o"],
         ["export", "--float", "-o"],
-        ["export", "--float", "--precision", "fp16", "-o"],
+        ["export", "--float", "--precision", "fp16", "--images", "-o"],
         ["build-engines", "-o", *rtx],
         ["build-engines", "-o", *rtx],
         ["compare", "--reference", "--engines", "-o", "--html"],
