@@ -20,6 +20,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, reference_size
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.engines.graph.half_precision import (
     HALF,
     LARGEST,
@@ -114,10 +115,19 @@ def keep_within(path: Path, part: PartInfo, pictures: Sequence[Arrays]) -> Reach
     islands = Float32Islands(beyond, types_of(model))
     graph = islands(ir.load(path)).model
     names = tuple(node.name or "" for node in graph.graph if node.outputs[0].name in islands.within)
-    save(graph, path)
+    _save_over(graph, path)
     onnx.checker.check_model(str(path))
     _prove(path, part, [pictures[index] for index in _furthest(reached)])
     return Reached(most[furthest], givers[furthest], names, len(beyond))
+
+
+def _save_over(model: ir.Model, path: Path) -> None:
+    """A graph in the place of the one that its weights are mapped from."""
+    with temporary_folder(path.parent) as folder:
+        save(model, folder / path.name)
+        path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+        for file in folder.iterdir():
+            file.replace(path.with_name(file.name))
 
 
 def _check_constants(model: onnx.ModelProto, path: Path) -> None:

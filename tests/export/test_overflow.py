@@ -147,6 +147,24 @@ def test_a_constant_beyond_half_precision_is_refused(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "o").exists()
 
 
+def test_weights_beside_a_graph_stay_beside_it(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a large model's do."""
+    expected = in_float(network, tmp_path / "float")
+    monkeypatch.setattr("passionsr_trt.export.onnx.to_onnx.EXTERNAL_DATA_BYTES", 1)
+    monkeypatch.setattr("passionsr_trt.engines.graph.rewriting.LARGE", 1)
+    bundle = exported(network, tmp_path / "half", "--float", "--precision", "fp16")
+    assert bundle.parts[0].islands
+    assert {path.name for path in bundle.folder.iterdir()} == {
+        "manifest.json",
+        "network.onnx",
+        "network.onnx.data",
+    }
+    session = reference_session(open_graph(bundle, bundle.parts[0]))
+    assert apart(session.run(None, {session.get_inputs()[0].name: picture()})[0], expected) < 0.01
+
+
 @needs_rtx
 @pytest.mark.parametrize("codes", ["int8", "w8"])
 def test_codes_stay_at_their_sites_within_an_island(network: Path, tmp_path: Path, codes: str) -> None:
