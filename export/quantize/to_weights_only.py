@@ -3,7 +3,7 @@
 | INT8's                         | W8's                                                                          |
 | ------------------------------ | ----------------------------------------------------------------------------- |
 | rows' scales, rounding offsets | the same: codes of W·s that let errors cancel on the calibration pictures     |
-| LET's scale s and shift δ      | the same, for which the codes are; x̃ keeps the range that half precision has |
+| LET's scale s and shift δ      | the same, for which the codes are; so is what they leave in the graph         |
 | zero point                     | 0: it moves codes of activations                                              |
 | gains and biases               | none: they make up for rounded activations                                    |
 
