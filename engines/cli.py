@@ -19,6 +19,7 @@ from passionsr_trt.engines.common.next_step import PHOTOS, say_next
 from passionsr_trt.engines.common.user_cache import one_at_a_time
 from passionsr_trt.engines.common.writing import write_atomic
 from passionsr_trt.engines.mixed_format import Rate, build_fastest, check_together, explain_choice, key_of_all
+from passionsr_trt.engines.tensorrt.promises import promise
 
 SecondsByPart = Callable[[Sequence[EngineBundle]], dict[str, dict[str, float]]]
 
@@ -92,7 +93,8 @@ def add_build_engines(parser: argparse.ArgumentParser, measure: SecondsByPart) -
         "--require-int8",
         type=share,
         metavar="SHARE",
-        help="fail when a smaller share of the quantized sites runs INT8 (or FP8) (0 to 1)",
+        help="fail when a smaller share of the quantized sites runs INT8 (or FP8, or has its weight in 8 bits) "
+        "(0 to 1)",
     )
     parser.add_argument("--force", action="store_true", help="build even where equal engines are there")
     parser.set_defaults(run=lambda arguments: run_build_engines(build_request(arguments, measure)))
@@ -213,6 +215,9 @@ def run_build_engines(request: BuildRequest) -> int:
     for name, error in engines.proof.items():
         print(f"{name:<12} relative error to ONNX Runtime {error:.1e}")
     report_coverage(engines, request.require_int8)
+    formats = {part.format for part in engines.parts}
+    if said := promise(request.backend, formats, request.options.compute_capabilities):
+        print(f"note: {said}")
     if request.backend.compiles_on_gpu and request.options.compute_capabilities:  # for GPUs that may be elsewhere
         say_next("predict", request.output)
     else:

@@ -45,7 +45,7 @@ def check_together(bundles: Sequence[OnnxBundle]) -> None:
 
 
 def _wiring(bundle: Bundle) -> list[object]:
-    return [replace(part, file="", format="", sites=()) for part in bundle.parts]
+    return [replace(part, file="", format="", sites=(), islands=()) for part in bundle.parts]
 
 
 def key_of_all(bundles: Sequence[OnnxBundle], backend: Backend, target: Target, rated_for: str) -> dict[str, str]:

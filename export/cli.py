@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.bundle.bundles import MOST_NAME, OnnxBundle, is_name, load_intact
-from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, INT8, PRECISIONS
 from passionsr_trt.engines.bundle.manifest import MANIFEST, check_target
 from passionsr_trt.engines.bundle.spec import METHODS, QuantSpec
 from passionsr_trt.engines.bundle.wiring import ALIGNMENTS, chain_multiple
@@ -197,13 +197,15 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         choices=tuple(CODE_FORMATS),
         default="int8",
         help="of codes: fp8 (E4M3) from the same calibration, for TensorRT on compute capability 8.9 and newer; "
-        "further from the float model than a learned int8",
+        "further from the float model than a learned int8. w8 and w8-fp8: of weights alone, in INT8 or FP8, for "
+        "TensorRT: closest to the float model, smallest engines, no faster than float",
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=tuple(PRECISIONS),
         default="fp32",
-        help="of everything that is not quantized: fp32 for OpenVINO, fp16 for TensorRT",
+        help="of everything that is not quantized: fp32 for OpenVINO, fp16 for TensorRT, bf16 for TensorRT where "
+        "half precision overflows (compute capability 8.0 and newer)",
     )
     parser.add_argument(
         "--size",
@@ -221,6 +223,13 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--align", choices=ALIGNMENTS, help="colour fix in --single-file (default: the model's own)"
+    )
+    parser.add_argument(
+        "--images",
+        type=some_input,
+        metavar="FOLDER",
+        help="of --precision fp16: low-resolution pictures like yours, on which it measures how far values reach; "
+        "around those that come near half precision's end it stays float32 (default: drawn pictures alone)",
     )
     add_device(parser)
     parser.set_defaults(run=run_export)
@@ -253,7 +262,7 @@ def engines_beside(onnx: Path) -> Path:
 
 def gpu_options(bundle: OnnxBundle) -> list[str]:
     """Of build-engines, for a bundle in half precision, which is for GPUs."""
-    return ["--backend", "tensorrt-rtx", "--compute-capability", "8.9"] if bundle.precision == "fp16" else []
+    return ["--backend", "tensorrt-rtx", "--compute-capability", "8.9"] if bundle.precision != "fp32" else []
 
 
 def exported(arguments: argparse.Namespace) -> OnnxBundle:
@@ -272,7 +281,8 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
     if not arguments.float:
         calibration = own_calibration(arguments, digest)
     key = None if calibration is None else calibration.digest
-    if not arguments.force and is_current(arguments, digest, key):
+    photos, measured_on = photos_to_measure(arguments)
+    if not arguments.force and is_current(arguments, digest, key, measured_on):
         print(f"{arguments.output}: this model, calibration and precision are exported already; reused")
         return OnnxBundle.load(arguments.output)
     from passionsr_trt.export.model.devices import chosen_device
@@ -281,8 +291,15 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
 
     device = chosen_device(arguments.device)
     size = arguments.size or ExportPlan.size
-    name = name_of(arguments)
-    plan = ExportPlan(size, arguments.size is None, arguments.precision, arguments.format, name)
+    plan = ExportPlan(
+        size,
+        arguments.size is None,
+        arguments.precision,
+        arguments.format,
+        name_of(arguments),
+        photos,
+        measured_on,
+    )
     model = load_model(arguments.model)
     if arguments.size is not None:
         check_multiple(size, chain_multiple(model.parts))
@@ -298,16 +315,34 @@ def exported(arguments: argparse.Namespace) -> OnnxBundle:
     return bundle
 
 
-def is_current(arguments: argparse.Namespace, digest: str, key: str | None) -> bool:
-    """True where the output already holds this model, calibration, precision, size and name, undamaged."""
+def photos_to_measure(arguments: argparse.Namespace) -> tuple[tuple[Path, ...], str]:
+    """The first pictures of --images, and their digest. UsageError where nothing is measured on them."""
+    if arguments.images is None:
+        return (), ""
+    if arguments.precision != "fp16":
+        raise UsageError(
+            f"--images with --precision {arguments.precision}", "expected fp16, which is measured on them"
+        )
+    from passionsr_trt.export.calibrate.data import calibration_files, data_digest
+    from passionsr_trt.export.onnx.overflow import PHOTOS
+
+    files = calibration_files(arguments.images, PHOTOS)
+    return tuple(files), data_digest(files)
+
+
+def is_current(arguments: argparse.Namespace, digest: str, key: str | None, measured_on: str = "") -> bool:
+    """True where the output already holds this model, calibration, precision, size and name, undamaged.
+
+    measured_on: the digest of the pictures that half precision is measured on.
+    """
     present = load_intact(OnnxBundle, arguments.output)
     if present is None:
         return False
     if key is not None and not any(part.format == arguments.format for part in present.parts):
         return False
     model = present.model
-    same = (model.digest, present.calibration_key, present.precision, model.size, model.name)
-    return same == (digest, key, arguments.precision, arguments.size, name_of(arguments))
+    same = (model.digest, present.calibration_key, present.precision, model.size, model.name, present.measured_on)
+    return same == (digest, key, arguments.precision, arguments.size, name_of(arguments), measured_on)
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:

@@ -144,7 +144,7 @@ def _computing(request: QuantizeRequest) -> tuple[str, ...]:
 def _export(request: QuantizeRequest, made: Quantized) -> Iterator[Step]:
     device, common = request.device, _computing(request)
     common += () if request.name is None else ("--name", request.name)
-    half = ("--precision", device.precision) if device.backend.on_gpu else ()
+    half = ("--precision", device.precision, "--images", request.images) if device.backend.on_gpu else ()
     codes = ("--format", device.format.name) if device.backend.on_gpu else ()
     calibration = ("--calibration", made.calibration)
     yield _step("export", request.model, *calibration, *half, *codes, *common, "-o", made.onnx)

@@ -37,8 +37,16 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_formats_are_named_in_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command, words in (
-        ("export", ["--format {int8,fp8}", "default: int8", "compute capability 8.9"]),
-        ("build-engines", ["bundle [bundle ...]", "--gpu NAME", "INT8 (or FP8)"]),
+        (
+            "export",
+            [
+                "--format {int8,fp8,w8,w8-fp8}",
+                "--precision {fp32,fp16,bf16}",
+                "default: int8",
+                "compute capability 8.9",
+            ],
+        ),
+        ("build-engines", ["bundle [bundle ...]", "--gpu NAME", "INT8 (or FP8, or"]),
     ):
         with pytest.raises(SystemExit):
             main([command, "--help"])

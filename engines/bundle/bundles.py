@@ -91,9 +91,12 @@ class Bundle:
 
 @dataclass(frozen=True)
 class OnnxBundle(Bundle):
-    """ONNX files of the parts. calibration_key: the calibration's digest, None of a float twin."""
+    """ONNX files of the parts. calibration_key: the calibration's digest, None of a float twin. measured_on: the
+    digest of the user's pictures that half precision was measured on, or empty.
+    """
 
     calibration_key: str | None
+    measured_on: str = ""
 
     kind = "onnx-bundle"
 
@@ -104,8 +107,8 @@ class OnnxBundle(Bundle):
 
 @dataclass(frozen=True)
 class Coverage:
-    """sites: that run INT8, or FP8 where that is the part's format / that the spec quantizes; macs: their share of
-    all Conv+Linear MACs of the part.
+    """sites: that run INT8, or FP8 where that is the part's format, or whose weights alone are in codes / that the
+    spec quantizes; macs: their share of all Conv+Linear MACs of the part.
 
     conversions: layers that do nothing but quantize, dequantize or cast, by the ONNX nodes that they come from.
     bytes_moved: read and written by all kernels (0: the backend does not tell, or sizes are not fixed).
@@ -124,22 +127,24 @@ class Coverage:
     attention: int = 0
     activation_bytes: int = 0
     sites_fp8: int = 0
+    sites_weights: int = 0
 
     @property
     def sites_running(self) -> int:
         """Sites that run in the part's own format."""
-        return self.sites_int8 + self.sites_fp8
+        return self.sites_int8 + self.sites_fp8 + self.sites_weights
 
     def line(self, part: str) -> str:
         if not self.sites_quantized:
             return f"{part:<12} float, {sum(self.kernels.values())} kernels"
         sites = f"{self.sites_running}/{self.sites_quantized}"
-        label, share = "FP8" if self.sites_fp8 else "INT8", f"{self.macs_share:.1%} of MACs"
+        label = "FP8 sites" if self.sites_fp8 else "8-bit weights at sites" if self.sites_weights else "INT8 sites"
+        share = f"{self.macs_share:.1%} of MACs"
         moved = f", {self.bytes_moved / 1e6:.0f} MB moved" if self.bytes_moved else ""
         kernels = sum(self.kernels.values())
         only = f", {len(self.conversions)} of them only convert" if self.conversions else ""
         fused = f", attention fused {self.attention_fused}/{self.attention}" if self.attention else ""
-        return f"{part:<12} {label} sites {sites}, {share}, {kernels} kernels{moved}{only}{fused}"
+        return f"{part:<12} {label} {sites}, {share}, {kernels} kernels{moved}{only}{fused}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ multiply in it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from passionsr_trt.engines.common.errors import UserError
@@ -44,6 +44,7 @@ class CodeFormat:
     """onnx_type: of a graph's codes and zero points (onnx.TensorProto.DataType). layer_type: as TensorRT's layer
     lists call a tensor of it. capability: the least compute capability that TensorRT multiplies in it on.
     half_step: how far beyond an outermost code a value still rounds to it; what lies further out is clipped.
+    weights_only: activations stay float, and products are of floats.
     """
 
     name: str
@@ -52,12 +53,15 @@ class CodeFormat:
     layer_type: str
     capability: Capability
     half_step: float
+    weights_only: bool = False
 
 
 INT8 = CodeFormat("int8", "INT8", onnx_type=3, layer_type="Int8", capability=(7, 5), half_step=0.5)
 FP8 = CodeFormat("fp8", "FP8", onnx_type=17, layer_type="FP8", capability=(8, 9), half_step=16)
-CODE_FORMATS = {entry.name: entry for entry in (INT8, FP8)}
-PRECISIONS = ("fp32", "fp16")  # of what is not quantized
+W8 = replace(INT8, name="w8", label="W8", weights_only=True)
+W8_FP8 = replace(FP8, name="w8-fp8", label="W8-FP8", weights_only=True)
+CODE_FORMATS = {entry.name: entry for entry in (INT8, FP8, W8, W8_FP8)}
+PRECISIONS = {"fp32": (0, 0), "fp16": (0, 0), "bf16": (8, 0)}  # of what is not quantized, and where GPUs have it
 LAYER_TYPES = {entry.layer_type for entry in CODE_FORMATS.values()}
 
 
@@ -67,14 +71,20 @@ def capability(text: str) -> Capability:
     return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
 
 
-def check_capabilities(format_name: str, capabilities: Iterable[str]) -> None:
-    """UserError for a compute capability that TensorRT does not multiply in this format on; unknown ones pass."""
-    entry = CODE_FORMATS.get(format_name)
+def check_capabilities(name: str, capabilities: Iterable[str]) -> None:
+    """UserError for a compute capability that TensorRT does not multiply in a format, or a precision, on; unknown
+    ones pass.
+    """
+    entry = CODE_FORMATS.get(name)
+    needed = PRECISIONS.get(name, (0, 0)) if entry is None else entry.capability
     for text in capabilities:
-        if entry is not None and (0, 0) < capability(text) < entry.capability:
-            least = ".".join(map(str, entry.capability))
+        if (0, 0) < capability(text) < needed:
+            if entry is None:
+                way = "`export --precision fp16`"
+            else:
+                way = f"`export --format {W8.name if entry.weights_only else INT8.name}`"
             raise UserError(
-                f"{entry.label} on compute capability {text}",
-                f"expected {least} or newer",
-                "build the bundle that `export --format int8` makes",
+                f"{name.upper()} on compute capability {text}",
+                f"expected {'.'.join(map(str, needed))} or newer",
+                f"build the bundle that {way} makes",
             )

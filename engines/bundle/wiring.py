@@ -71,7 +71,8 @@ class PartInfo:
     """One graph or engine. multiple: its pictures' and tiles' sides are multiples of it, in output pixels.
 
     float_precision: of what is not INT8, on a CPU that has both: `bfloat16` or `float32`. format: of the codes of
-    its quantized sites (formats.py); where it has none, the bundle's precision.
+    its quantized sites (formats.py); where it has none, the bundle's precision. islands: nodes that stay float32
+    in half precision, by name.
     """
 
     name: str
@@ -82,6 +83,7 @@ class PartInfo:
     float_precision: str = "float32"
     sites: tuple[SiteInfo, ...] = ()
     format: str = ""
+    islands: tuple[str, ...] = ()
 
     def shapes(self, size: Size, batch: int = 1) -> dict[str, tuple[int, ...]]:
         """Input name → shape for pictures of `size`."""

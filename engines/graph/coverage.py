@@ -5,6 +5,9 @@
 | OpenVINO     | the compiled model's execution graph     | its kernel's name ends in I8                         |
 | TensorRT     | the engine inspector's JSON              | its layer has an Int8 (FP8) input besides constants  |
 | TensorRT-RTX | the builder's layer list (verbose log)   | the same                                             |
+
+Where weights alone are in codes, a site does where its layer has an Int8 (FP8) weight among its constants, or
+reads what a layer without inputs makes of one: folded when it is built, the weight would be float.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from passionsr_trt.engines.graph.names import fuse_attention, is_softmax, owner_
 class Layer:
     """One layer of a built engine. `names`: the ONNX nodes it came from. bytes_moved, macs: 0 where unknown;
     precision: what it reads, as TensorRT names it; codes: the type of the codes that it multiplies, Int8 or FP8,
-    empty for every other kernel; attention: softmax and its products in one kernel.
+    empty for every other kernel; weights: the type of the codes that its weights are stored in, or empty;
+    attention: softmax and its products in one kernel.
     """
 
     name: str
@@ -36,16 +40,19 @@ class Layer:
     macs: int = 0
     precision: str = ""
     attention: bool = False
+    weights: str = ""
 
 
 def measure(part: PartInfo, layers: Iterable[Layer], kinds: Counter[str]) -> Coverage:
     """Match layers with the sites of a part by name. UserError where a quantized site is in no layer at all."""
     layers, sites = list(layers), part.sites
-    wanted = CODE_FORMATS[part.format].layer_type if part.format in CODE_FORMATS else ""
+    entry = CODE_FORMATS.get(part.format)
+    wanted, weights_only = (entry.layer_type, entry.weights_only) if entry else ("", False)
     runs: dict[str, bool] = {}
     for layer in layers:
+        found = layer.weights if weights_only else layer.codes
         for name in layer.names:
-            runs[name] = runs.get(name, False) or (bool(wanted) and layer.codes == wanted)
+            runs[name] = runs.get(name, False) or (bool(wanted) and found == wanted)
     quantized = [site for site in sites if site.quantized]
     lost = [site.name for site in quantized if site.name not in runs]
     if lost:
@@ -54,8 +61,9 @@ def measure(part: PartInfo, layers: Iterable[Layer], kinds: Counter[str]) -> Cov
     running = [site for site in quantized if runs[site.name]]
     sized = all(layer.bytes_moved for layer in layers if layer.codes)
     return Coverage(
-        sites_int8=len(running) if wanted == INT8.layer_type else 0,
-        sites_fp8=len(running) if wanted == FP8.layer_type else 0,
+        sites_int8=len(running) if entry == INT8 else 0,
+        sites_fp8=len(running) if entry == FP8 else 0,
+        sites_weights=len(running) if weights_only else 0,
         sites_quantized=len(quantized),
         macs_share=sum(site.macs for site in running) / total if total else 0.0,
         kernels=dict(kinds.most_common()),

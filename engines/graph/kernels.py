@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from passionsr_trt.engines.bundle.formats import LAYER_TYPES
 from passionsr_trt.engines.common.errors import UserError
@@ -39,10 +40,11 @@ FUSED = "runtime_fusion"  # RTX: a Conv or MatMul with its neighbours where it h
 
 @dataclass(frozen=True)
 class TensorUse:
-    """A tensor that a kernel reads or writes. dtype: Float, Half, Int8, FP8, …"""
+    """A tensor that a kernel reads or writes. dtype: Float, Half, Int8, FP8, … name: where the list tells."""
 
     shape: tuple[int, ...]
     dtype: str
+    name: str = ""
 
     @property
     def elements(self) -> int:
@@ -60,8 +62,10 @@ def kernel(
     inputs: Sequence[TensorUse],
     constants: Sequence[TensorUse],
     outputs: Sequence[TensorUse],
+    made: Mapping[str, str] = MappingProxyType({}),
 ) -> Layer:
-    """`constants`: weights; `origins`: the ONNX nodes that the kernel does the work of.
+    """`constants`: weights; `origins`: the ONNX nodes that the kernel does the work of; made: `made_of_codes` of
+    the kernels before it.
 
     codes: of a Conv or MatMul with an Int8 or FP8 input besides its weights (codes as weights alone are
     weight-only).
@@ -86,7 +90,20 @@ def kernel(
         macs=macs,
         precision=inputs[0].dtype if inputs else "",
         attention=attention,
+        weights=_codes_of(constants) or next((made[tensor.name] for tensor in inputs if tensor.name in made), ""),
     )
+
+
+def made_of_codes(
+    inputs: Sequence[TensorUse], constants: Sequence[TensorUse], outputs: Sequence[TensorUse]
+) -> dict[str, str]:
+    """What a kernel makes of constants in codes alone, float weights: tensor → type of the codes."""
+    codes = "" if inputs else _codes_of(constants)
+    return {tensor.name: codes for tensor in outputs if tensor.name} if codes else {}
+
+
+def _codes_of(constants: Sequence[TensorUse]) -> str:
+    return next((tensor.dtype for tensor in constants if tensor.dtype in LAYER_TYPES), "")
 
 
 def _product_macs(source: TensorUse, weights: Sequence[TensorUse], output: TensorUse) -> int:

@@ -50,11 +50,21 @@ class OpenVINOBuilder:
         (bundle,) = bundles
         for part in bundle.parts:
             if part.format in CODE_FORMATS and part.format != INT8.name:
+                entry = CODE_FORMATS[part.format]
+                lacking = (
+                    "whose products are float" if entry.weights_only else "for which OpenVINO has no CPU kernels"
+                )
                 raise UserError(
-                    f"{part.name}: {CODE_FORMATS[part.format].label}, for which OpenVINO has no CPU kernels",
+                    f"{part.name}: {entry.label}, {lacking}",
                     "expected INT8 or float",
                     "use --backend tensorrt or tensorrt-rtx, or export with --format int8",
                 )
+        if bundle.precision == "bf16":
+            raise UserError(
+                f"{bundle.folder}: exported with --precision bf16",
+                "expected fp32: OpenVINO takes bfloat16 by itself where the CPU has it",
+                "use --backend tensorrt or tensorrt-rtx, or export with --precision fp32",
+            )
         sites = [site for part in bundle.parts for site in part.sites]
         in_sub_pixel_form = any(site.quantized and site.macs != site.macs_written for site in sites)
         self.target = OpenVINOTarget(

@@ -39,7 +39,8 @@ def target_of(bundles: Sequence[OnnxBundle], options: TargetOptions) -> TensorRT
     here = {} if options.compute_capabilities else target_name()
     for bundle in bundles:
         for part in bundle.parts:
-            check_capabilities(part.format, options.compute_capabilities or (here.get("capability", ""),))
+            for name in (part.format, bundle.precision):
+                check_capabilities(name, options.compute_capabilities or (here.get("capability", ""),))
         for side in (low, size, high):
             _check_size(bundle, side, options.batch)
     return TensorRTTarget(

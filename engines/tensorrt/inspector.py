@@ -25,7 +25,7 @@ from typing import Any
 from passionsr_trt.engines.bundle.formats import FP8, INT8
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.coverage import Layer, count_kinds
-from passionsr_trt.engines.graph.kernels import TensorUse, kernel
+from passionsr_trt.engines.graph.kernels import TensorUse, kernel, made_of_codes
 from passionsr_trt.engines.graph.names import origins
 
 # signal, wait and shape bookkeeping launch no kernel
@@ -35,7 +35,7 @@ _HEAD = re.compile(r"Name: (?P<name>[^,]*), LayerType: (?P<kind>\w+), (?P<rest>.
 _SECTION = re.compile(
     r"(Inputs|Constants|Outputs): \[(.*?)\](?=, (?:Inputs|Constants|Outputs|TacticName|StreamId))"
 )
-_TENSOR = re.compile(r"\{ Name: .*?Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
+_TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
 _TYPES = (
     (INT8.layer_type, ("int8",)),
     (FP8.layer_type, ("fp8", "float8", "e4m3")),
@@ -58,11 +58,15 @@ def parse_inspector(text: str) -> tuple[list[Layer], Counter[str]]:
         raise UserError(
             "the engine tells only its layers' names", "expected one built with detailed profiling verbosity"
         )
-    layers = [_layer(entry) for entry in entries if str(entry.get("LayerType", "")).lower() not in NOT_KERNELS]
+    layers, made = list[Layer](), dict[str, str]()
+    for entry in entries:
+        if str(entry.get("LayerType", "")).lower() not in NOT_KERNELS:
+            layers.append(_layer(entry, made))
     return layers, count_kinds(layers)
 
 
-def _layer(entry: dict[str, Any]) -> Layer:
+def _layer(entry: dict[str, Any], made: dict[str, str]) -> Layer:
+    """made: weights that layers before make of codes; this one's are added."""
     inputs, outputs, constants = (
         [_tensor(tensor) for tensor in entry.get(key) or []] for key in ("Inputs", "Outputs", "Constants")
     )
@@ -70,7 +74,9 @@ def _layer(entry: dict[str, Any]) -> Layer:
     if isinstance(weights, dict) and not constants and outputs:
         constants = [_weight(entry, weights)]
     sources = origins(entry.get("Metadata") or "")
-    return kernel(entry["Name"], entry.get("LayerType", ""), sources, inputs, constants, outputs)
+    layer = kernel(entry["Name"], entry.get("LayerType", ""), sources, inputs, constants, outputs, made)
+    made |= made_of_codes(inputs, constants, outputs)
+    return layer
 
 
 def _tensor(entry: dict[str, Any]) -> TensorUse:
@@ -79,7 +85,7 @@ def _tensor(entry: dict[str, Any]) -> TensorUse:
     )
     words = stated.lower()
     dtype = next((name for name, marks in _TYPES if any(mark in words for mark in marks)), stated)
-    return TensorUse(tuple(entry.get("Dimensions") or ()), dtype)
+    return TensorUse(tuple(entry.get("Dimensions") or ()), dtype, str(entry.get("Name") or ""))
 
 
 def _weight(entry: dict[str, Any], weights: dict[str, Any]) -> TensorUse:
@@ -94,18 +100,23 @@ def _weight(entry: dict[str, Any], weights: dict[str, Any]) -> TensorUse:
 
 def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
     """Kernels of the last layer list in a verbose log, and how many there are of each kind."""
-    layers: list[Layer] = []
+    layers, made = list[Layer](), dict[str, str]()
     for line in lines:
         head = _HEAD.search(line)
         if head is None or head["kind"] in NOT_KERNELS_OF_RTX:
             continue
         sections = dict(_SECTION.findall(head["rest"]))
-        tensors = [_logged_tensors(sections.get(key, "")) for key in ("Inputs", "Constants", "Outputs")]
-        layers.append(kernel(head["name"], head["kind"], origins(head["rest"]), *tensors))
+        inputs, constants, outputs = (
+            _logged_tensors(sections.get(key, "")) for key in ("Inputs", "Constants", "Outputs")
+        )
+        sources = origins(head["rest"])
+        layers.append(kernel(head["name"], head["kind"], sources, inputs, constants, outputs, made))
+        made |= made_of_codes(inputs, constants, outputs)
     return layers, count_kinds(layers)
 
 
 def _logged_tensors(text: str) -> list[TensorUse]:
     return [
-        TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype) for shape, dtype in _TENSOR.findall(text)
+        TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype, name)
+        for name, shape, dtype in _TENSOR.findall(text)
     ]

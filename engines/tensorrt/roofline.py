@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from passionsr_trt.engines.bundle.bundles import Choice, EngineBundle
-from passionsr_trt.engines.bundle.formats import CODE_FORMATS, capability
+from passionsr_trt.engines.bundle.formats import CODE_FORMATS, FP8, INT8, capability
 from passionsr_trt.engines.bundle.wiring import PartInfo
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.graph.coverage import Layer
 from passionsr_trt.engines.graph.kernels import load_layers
 
 LAUNCH = 2e-6  # seconds a kernel in a CUDA graph; 4 to 5 without one
-RATES = {"Half": "half", "BFloat16": "half", **{entry.layer_type: name for name, entry in CODE_FORMATS.items()}}
+RATES = {"Half": "half", "BFloat16": "half", INT8.layer_type: INT8.name, FP8.layer_type: FP8.name}
 Table = dict[str, dict[str, dict[str, float]]]
 
 

@@ -10,22 +10,24 @@ from pathlib import Path
 import torch
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.bundle.manifest import atomic_folder
-from passionsr_trt.engines.bundle.wiring import ModelInfo, chain_multiple
+from passionsr_trt.engines.bundle.wiring import ModelInfo, PartInfo, chain_multiple
 from passionsr_trt.export.model.devices import HOST, on_device, working_on
 from passionsr_trt.export.model.hooks import attached
 from passionsr_trt.export.model.part import Model, Part, Tensors, proof_size, smooth_sources
 from passionsr_trt.export.model.proof import prove, relative_error
 from passionsr_trt.export.onnx.alike import Traced
+from passionsr_trt.export.onnx.overflow import keep_within, pictures_to_measure
 from passionsr_trt.export.onnx.stages import Stages
 from passionsr_trt.export.onnx.to_onnx import ExportPlan, export_part, run_reference
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.fold import fold
 from passionsr_trt.export.quantize.grids import CODES
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
-from passionsr_trt.export.quantize.to_fp8 import to_format
+from passionsr_trt.export.quantize.to_format import to_format
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor
 
+HALF_TOLERANCE = {"fp16": 1e-2, "bf16": 8e-2}  # bfloat16 has three bits of mantissa fewer
 QDQ_TOLERANCE = 1.5  # the graph's error to float may be this many times fake quantization's
 
 
@@ -49,8 +51,11 @@ def export_bundle(
     scales = None if calibration is None else to_format(calibration, model.parts, CODES[plan.format])
     with working_on(device, model.parts):
         overlap = model.overlap()
-    infos, traced, multiple = [], dict[str, Traced](), chain_multiple(model.parts)
+    infos, traced, multiple = list[PartInfo](), dict[str, Traced](), chain_multiple(model.parts)
+    lines: list[str] = []
     tensors = on_device(_proof_sources(model, plan, multiple), device)
+    size = None if plan.dynamic else plan.size
+    measured = pictures_to_measure(model, plan.photos, size) if plan.precision == "fp16" else []
     with atomic_folder(output, "onnx-bundle") as folder:
         with Stages(len(model.parts)) as stages:
             for index, part in enumerate(model.parts):
@@ -65,12 +70,17 @@ def export_bundle(
                 needed = storages(model.parts[index + 1 :]) if consume else ()
                 known = tuple(traced.values())
                 made = export_part(part, quant.on(HOST), multiple, plan, path, consume, stages, needed, known)
-                traced[made.form] = made
+                stages.enter("measuring")
+                reached = keep_within(path, infos[-1], measured) if measured else None
+                if reached is not None and reached.nodes:
+                    infos[-1] = replace(infos[-1], islands=reached.nodes)
+                else:
+                    traced[made.form] = made
+                lines += [] if reached is None else [reached.line(part.name)]
                 stages.enter("proving")
                 feed = {tensor.name: tensors[tensor.name].cpu().numpy() for tensor in part.inputs}
                 prove(f"{part.name} graph", reference.cpu(), torch.from_numpy(run_reference(path, feed)), allowed)
                 tensors[part.output.name] = reference
-        size = None if plan.dynamic else plan.size
         bundle = OnnxBundle(
             model=ModelInfo(model.digest, model.family, model.upscale, model.align, size, overlap, plan.name),
             precision=plan.precision,
@@ -78,8 +88,11 @@ def export_bundle(
             calibration_key=None if calibration is None else calibration.digest,
             parts=tuple(infos),
             versions={name: importlib.metadata.version(name) for name in ("torch", "onnx", "diffusers")},
+            measured_on=plan.measured_on,
         )
         bundle.save(folder)
+    for line in lines:
+        print(line)
     return replace(bundle, folder=output)
 
 
@@ -102,10 +115,10 @@ def expected_result(part: Part, quant: PartQuant, tensors: Tensors, plan: Export
 
     A float32 graph must agree to 1e-4. A QDQ graph rounds where the float noise of two executors differs,
     and a deep graph carries such a flip on; so its distance to the float part is compared with that of
-    fake quantization: at most 1.5 times as far (half precision adds its own 1e-2).
+    fake quantization: at most 1.5 times as far (half precision adds its own).
     """
     reference = part.run(tensors)
-    half = 1e-2 if plan.precision == "fp16" else 0.0
+    half = HALF_TOLERANCE.get(plan.precision, 0.0)
     if not quant.sites:
         return reference, half or 1e-4
     with attached(fake_quantizers(part, quant)):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from tqdm import tqdm
 
-STAGES = ("folding", "tracing", "decomposing", "translating", "optimizing", "writing", "proving")
+STAGES = ("folding", "tracing", "decomposing", "translating", "optimizing", "writing", "measuring", "proving")
 # how torch's exporter begins the lines that it prints where it is verbose
 EXPORTER = {
     "[torch.onnx] Obtain model graph": "tracing",

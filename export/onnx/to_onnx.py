@@ -29,15 +29,18 @@ from passionsr_trt.export.quantize.quantizers import export_twin
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import nn
 
-OPSET = 20
+OPSET, OPSET_OF_BFLOAT16 = 20, 22  # before 22 no Conv takes bfloat16; JetPack 6's TensorRT reads up to 20
 EXTERNAL_DATA_BYTES = 100_000_000
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class ExportPlan:
     """dynamic: batch, H and W of the tensors are symbols; else 1 and `size` pixels.
 
-    precision: of what stays float. format: of codes, `int8` or `fp8`. name: what the model is called, or empty.
+    precision: of what stays float, one of PRECISIONS. format: of codes, one of CODE_FORMATS. name: what the model
+    is called, or empty. photos: low-resolution pictures like the user's, on which half precision is measured
+    beside drawn ones; measured_on: their digest, or empty.
     """
 
     size: Size = (512, 512)
@@ -45,6 +48,8 @@ class ExportPlan:
     precision: str = "fp32"
     format: str = "int8"
     name: str = ""
+    photos: tuple[Path, ...] = ()
+    measured_on: str = ""
 
 
 @torch.no_grad()
@@ -66,7 +71,7 @@ def export_part(
     storages that are `needed`. stages: told which stage begins. traced: graphs of parts before, one of which may
     do with other constants.
     """
-    twin = export_twin(part, quant, plan.precision == "fp16", consume)
+    twin = export_twin(part, quant, DTYPES[plan.precision], consume)
     for known in traced:
         if known.fits(twin):
             if stages is not None:
@@ -104,7 +109,7 @@ def _write_program(
             twin,
             tuple(torch.zeros(tensor.at(size, batch)) for tensor in part.inputs),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=OPSET_OF_BFLOAT16 if plan.precision == "bf16" else OPSET,
             input_names=[tensor.name for tensor in part.inputs],
             output_names=[part.output.name],
             dynamic_shapes=_symbols(part, multiple) if plan.dynamic else None,

@@ -4,6 +4,8 @@
 | ------ | -------------------------------------------- | ----------------------- | ----------------- |
 | INT8   | −128 … 127 (fewer below 8 bits)              | nearest, ties to even   | u/127             |
 | FP8    | E4M3: 3 bits of mantissa, 2⁻⁹ … 448, no ∞    | nearest, ties to even   | u/448             |
+| W8     | INT8's, of weights alone                     | nearest, ties to even   | u/127             |
+| W8-FP8 | FP8's, of weights alone                      | nearest, ties to even   | u/448             |
 
 Quantizer and exporter ask the same object. Another format is another row here and in engines/bundle/formats.py.
 
@@ -15,7 +17,7 @@ codes agree with the exported graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from passionsr_trt.engines.bundle import formats
@@ -44,7 +46,8 @@ class Codes:
 
 INT8_CODES = Codes(formats.INT8, torch.int8, -128, 127)
 FP8_CODES = Codes(formats.FP8, torch.float8_e4m3fn, -448, 448)
-CODES = {entry.info.name: entry for entry in (INT8_CODES, FP8_CODES)}
+W8_CODES, W8_FP8_CODES = replace(INT8_CODES, info=formats.W8), replace(FP8_CODES, info=formats.W8_FP8)
+CODES = {entry.info.name: entry for entry in (INT8_CODES, FP8_CODES, W8_CODES, W8_FP8_CODES)}
 
 
 @dataclass(frozen=True)

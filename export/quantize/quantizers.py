@@ -7,7 +7,7 @@
 | emit              | QuantizeLinear → DequantizeLinear           | codes → DequantizeLinear          |
 | learned (export/calibrate/learners.py) | as the fake one, with gradients | as the fake one, with gradients |
 
-A site whose port has no row is float in all of them.
+A site whose port has no row is float in all of them. Where weights alone are in codes ports stay float.
 """
 
 from __future__ import annotations
@@ -125,10 +125,10 @@ def fake_quantizers(part: Part, quant: PartQuant) -> dict[Port | Site, nn.Module
         if named.name in quant.sites:
             site, port = named.site, quant.ports[named.port_name].on(named.site.weight.device)
             attached[site] = FakeSite(site, quant.sites[named.name].on(site.weight.device), port, grid, scratch)
-            if site.port not in attached:
+            if site.port not in attached and not grid.codes.info.weights_only:
                 attached[site.port] = FakePort(port, grid, site)
     for name, operand in part.operands().items():
-        if name in quant.ports:
+        if name in quant.ports and not grid.codes.info.weights_only:
             attached[operand] = FakePort(quant.ports[name].on(part.device), grid, None)
     return attached
 
@@ -193,10 +193,12 @@ class EmittedSite(nn.Module):
 
 
 @torch.no_grad()
-def export_twin(part: Part, quant: PartQuant, half_precision: bool = False, consume: bool = False) -> nn.Module:
+def export_twin(
+    part: Part, quant: PartQuant, precision: torch.dtype = torch.float32, consume: bool = False
+) -> nn.Module:
     """A shallow copy of a part that makes a graph of Q/DQ: weights are shared, buffers and types are its own.
 
-    half_precision: of all but the first and the last site, and what lies beyond them. consume: weights of the part
+    precision: of all but the first and the last site, and what lies beyond them. consume: weights of the part
     itself are let go on the way.
     """
     memo: dict[int, Any] = {id(parameter): parameter for parameter in part.module.parameters()}
@@ -204,17 +206,18 @@ def export_twin(part: Part, quant: PartQuant, half_precision: bool = False, cons
     memo.clear()
     ends = part.first_and_last
     sites = list(named_sites(twin, part.name))
-    _emit_ports(twin, part.name, sites, quant)
-    if half_precision:
-        next(named.site for named in sites if named.name == ends[0]).out_dtype = torch.float16
+    if not quant.grid.codes.info.weights_only:
+        _emit_ports(twin, part.name, sites, quant)
+    if precision != torch.float32:
+        next(named.site for named in sites if named.name == ends[0]).out_dtype = precision
         for module in twin.modules():
             if not isinstance(module, Site):
-                halve_own(module)
+                bring_own(module, precision)
     for original, named in zip(part.sites(), sites, strict=True):
         site = named.site
         site.quantizer = EmittedSite(site, quant.sites.get(named.name), quant.grid)
-        if half_precision and named.name not in ends:  # behind it: codes are the same in either precision
-            halve_own(site)
+        if named.name not in ends:  # behind it: codes are the same in every precision
+            bring_own(site, precision)
         if named.name in quant.sites or site.kind == "linear":
             # the stored initializer replaces the weight; keep the type that decides casts
             site.weight = _without_values(site.weight)
@@ -233,15 +236,17 @@ def _emit_ports(twin: nn.Module, part_name: str, sites: Sequence[NamedSite], qua
             operand.quantizer = EmittedPort(operand, quant.ports[name], quant.grid)
 
 
-def halve_own(module: nn.Module) -> None:
-    """A module's own parameters and the buffers that it calls weights, to half precision; codes stay."""
+def bring_own(module: nn.Module, precision: torch.dtype) -> None:
+    """A module's own parameters and the buffers that it calls weights, to a precision; codes stay."""
+    if precision == torch.float32:
+        return
     for key, parameter in list(module.named_parameters(recurse=False)):
         if parameter.dtype == torch.float32:
-            setattr(module, key, nn.Parameter(parameter.half(), requires_grad=False))
+            setattr(module, key, nn.Parameter(parameter.to(precision), requires_grad=False))
     for key in getattr(module, "weight_buffers", ()):
         buffer = module._buffers.get(key)
         if buffer is not None and buffer.dtype == torch.float32:
-            module._buffers[key] = buffer.half()
+            module._buffers[key] = buffer.to(precision)
 
 
 def _sum(bias: Tensor | None, more: Tensor | None) -> Tensor | None:

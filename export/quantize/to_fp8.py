@@ -1,4 +1,4 @@
-"""A calibration for INT8, brought into another format of codes.
+"""A calibration for INT8, brought into FP8.
 
 FP8's steps grow with its numbers, so a far boundary costs no precision: it lies HEADROOM times as far out as
 INT8's, which clips.
@@ -16,13 +16,10 @@ INT8's, which clips.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
-from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite
-from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.grids import Codes, Grid, fake_quantize
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import Tensor
@@ -32,29 +29,16 @@ CANDIDATES = 16  # boundaries of a weight's row within a factor of two; behind i
 SMALLEST = 1e-12  # of a row of zeros
 
 
-@torch.no_grad()
-def to_format(calibration: Calibration, parts: Iterable[Part], codes: Codes) -> Calibration:
-    """The same sites with scales for `codes`; parts: as they are before LET is folded into them.
-
-    UserError where the calibration is of fewer bits than the format has.
-    """
-    if codes == calibration.quant.grid.codes:
-        return calibration
-    spec, quant = calibration.spec, calibration.quant
-    if (spec.bits_weights, spec.bits_activations) != (8, 8):
-        raise UserError(
-            f"--format {codes.info.name} with a calibration of W{spec.bits_weights}A{spec.bits_activations}",
-            "expected one of 8 bits",
-            "calibrate again with bits_weights and bits_activations 8",
-        )
-    ports = {name: _port(port, quant.grid.high, codes) for name, port in quant.ports.items()}
+def to_fp8(quant: PartQuant, parts: Iterable[Part], grid: Grid) -> PartQuant:
+    """The same sites with scales for a grid of FP8's codes; parts: as they are before LET is folded into them."""
+    ports = {name: _port(port, quant.grid.high, grid.codes) for name, port in quant.ports.items()}
     sites = {
-        named.name: SiteQuant(row_scales(_transformed(named, quant.ports.get(named.port_name)), codes))
+        named.name: SiteQuant(row_scales(_transformed(named, quant.ports.get(named.port_name)), grid.codes))
         for part in parts
         for named in part.sites()
         if named.name in quant.sites
     }
-    return replace(calibration, quant=PartQuant(ports, sites, Grid.of(spec, codes)))
+    return PartQuant(ports, sites, grid)
 
 
 def _port(port: PortQuant, high: float, codes: Codes) -> PortQuant:

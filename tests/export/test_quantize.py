@@ -82,9 +82,9 @@ def test_a_model_is_called_as_its_file_or_folder(tmp_path: Path, file: str, give
 def test_the_device_decides_format_precision_and_what_can_be_done_here(tmp_path: Path) -> None:
     rtx = ["--backend", "tensorrt-rtx", "--compute-capability", "8.9"]
     assert commands(request(tmp_path, "RTX 4090"))[1:] == [
-        ["export", "--calibration", "--precision", "fp16", "--format", "fp8", "-o"],
+        ["export", "--calibration", "--precision", "fp16", "--images", "--format", "fp8", "-o"],
         ["export", "--float", "-o"],
-        ["export", "--float", "--precision", "fp16", "-o"],
+        ["export", "--float", "--precision", "fp16", "--images", "-o"],
         ["build-engines", "-o", *rtx],
         ["build-engines", "-o", *rtx],
         ["compare", "--reference", "--engines", "-o", "--html"],

@@ -15,7 +15,8 @@ from passionsr_trt.export.model.proof import relative_error
 from passionsr_trt.export.model.sites import SiteConv
 from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.grids import FP8_CODES, INT8_CODES
-from passionsr_trt.export.quantize.to_fp8 import HEADROOM, to_format
+from passionsr_trt.export.quantize.to_format import to_format
+from passionsr_trt.export.quantize.to_fp8 import HEADROOM
 from passionsr_trt.export.quantize.values import Let, PartQuant, PortQuant, SiteQuant
 from torch import nn
 

@@ -156,7 +156,7 @@ def test_half_precision_takes_the_buffers_that_a_module_calls_weights() -> None:
     module = nn.Sequential(SiteConv(torch.ones(1, 1, 1, 1), None), Table(), conv, linear, last)
     ports = {f"part.{index}": PortQuant(torch.tensor(1.0)) for index in (2, 3)}
     quant = PartQuant(ports, {"part.3": SiteQuant(torch.ones(1))})
-    twin = export_twin(lone_part("part", module, 1), quant, half_precision=True)
+    twin = export_twin(lone_part("part", module, 1), quant, precision=torch.float16)
     halved = {name for name, tensor in twin.state_dict().items() if tensor.dtype == torch.float16}
     assert halved == {"1.table", "2.weight", "2.bias", "2.stored", "3.weight"}, "codes and scales stay"
 
@@ -171,7 +171,7 @@ def test_the_first_and_the_last_site_are_the_same_to_a_spec_and_to_half_precisio
     assert part.first_and_last == (first, last)
     sites = {named.name: named.site for named in part.sites()}
     assert set(sites) - {named.name for named in quantized_sites(part, QuantSpec(min_channels=0))} == {first, last}
-    twin = named_sites(export_twin(part, PartQuant(), half_precision=True), "part")
+    twin = named_sites(export_twin(part, PartQuant(), precision=torch.float16), "part")
     stored = {named.name: (named.site.stored.dtype, named.site.out_dtype) for named in twin}
     assert {name for name, (kind, _out) in stored.items() if kind == torch.float32} == {first, last}
     assert [name for name, (_kind, out) in stored.items() if out is not None] == [first]

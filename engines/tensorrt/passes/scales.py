@@ -4,7 +4,7 @@
     after:  x → Conv of DequantizeLinear(codes, t) → Mul g [1, O, 1, 1] → Add bias [1, O, 1, 1]
 
 RTX applies one weight scale in a convolution's own epilogue. With a scale per output channel it writes Float and
-leaves the scaling to the kernel behind it: twice the bytes of Half there and back.
+leaves the scaling to the kernel behind it: twice the bytes of Half there and back. So with bfloat16.
 
 1. The scales part into t·g, t a power of two near their geometric mean: code·w = (code·t)·g holds exactly. Left
    alone are convolutions where it does not, because something is subnormal.
@@ -33,6 +33,7 @@ from passionsr_trt.engines.graph.rewriting import (
     replace,
 )
 
+HALVES = (ir.DataType.FLOAT16.numpy(), ir.DataType.BFLOAT16.numpy())
 MOST_LARGER = 64.0  # Half ends at 65504
 
 
@@ -52,9 +53,9 @@ class ScalesAfterConvolutions(Rewriting[Scaled]):
         for conv in nodes_of(graph, "Conv"):
             weight = giver(conv.inputs[1], "DequantizeLinear")
             scales = None if weight is None else array(weight.inputs[1])
-            if scales is None or scales.dtype != np.float16 or scales.ndim != 1:
+            if scales is None or scales.dtype not in HALVES or scales.ndim != 1:
                 continue
-            kept = np.exp2(np.round(np.log2(scales.astype(np.float64)).mean())).astype(np.float16)
+            kept = np.exp2(np.round(np.log2(scales.astype(np.float64)).mean())).astype(scales.dtype)
             gains = scales / kept
             if np.array_equal(gains * kept, scales) and kept <= MOST_LARGER * scales.min():
                 yield Scaled(conv, kept, gains)
