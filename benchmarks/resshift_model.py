@@ -11,6 +11,7 @@ branches are small, norms' gains have outliers. The pictures mean nothing, the a
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Sizes:
     latent: int = 3
     codes: int = 8192
     adaptive: bool = False  # DiT-SR's layers: Swin with AdaFM alone
+    branch: tuple[int, ...] = ()  # DiT-SR's for faces: channels of the LR picture's features, stage after stage
 
 
 @dataclass
@@ -92,7 +94,11 @@ def unet(sizes: Sizes) -> dict[str, Tensor]:
         own.weight(f"{path}.patch_unembed.proj", channels, sizes.embed, 1, 1)
 
     widths, side, number = [sizes.channels * level for level in sizes.levels], sizes.side, 0
-    own.weight("input_blocks.0.0", widths[0], 2 * sizes.latent, 3, 3)
+    stages = (sizes.branch[0] // 2, *sizes.branch) if sizes.branch else ()
+    for stage, (inputs, outputs) in enumerate(itertools.pairwise(stages)):
+        own.weight(f"feature_extractor.{3 * stage}", inputs, inputs if stage else 3, 3, 3)
+        own.weight(f"feature_extractor.{3 * stage + 2}.op", outputs, inputs, 3, 3)
+    own.weight("input_blocks.0.0", widths[0], sizes.latent + (sizes.branch or (3,))[-1], 3, 3)
     channels, skips = widths[0], [widths[0]]
     for level, width in enumerate(widths):
         for layer in range(sizes.layers):

@@ -11,6 +11,7 @@ INT8's, which clips.
 | LET's shift δ, zero point  | 0: a centred grid is no finer where steps are relative                       |
 | rounding offsets           | none: they are of whole codes                                                |
 | gains and biases           | none: they make up for INT8's errors                                         |
+| known scales (signs.py)    | the same: −1, 0 and 1 are numbers of either format                           |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import replace
 
 import torch
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.export.model.devices import HOST
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite
 from passionsr_trt.export.quantize.calibration import Calibration
@@ -48,12 +50,16 @@ def to_format(calibration: Calibration, parts: Iterable[Part], codes: Codes) -> 
             "calibrate again with bits_weights and bits_activations 8",
         )
     ports = {name: _port(port, quant.grid.high, codes) for name, port in quant.ports.items()}
-    sites = {
-        named.name: SiteQuant(row_scales(_transformed(named, quant.ports.get(named.port_name)), codes))
-        for part in parts
-        for named in part.sites()
-        if named.name in quant.sites
-    }
+    sites = {}
+    for named in (named for part in parts for named in part.sites() if named.name in quant.sites):
+        known = named.site.known_scales()
+        if known is not None:
+            ports[named.port_name], sites[named.name] = (
+                PortQuant(known.port).on(HOST),
+                SiteQuant(known.rows).on(HOST),
+            )
+            continue
+        sites[named.name] = SiteQuant(row_scales(_transformed(named, quant.ports.get(named.port_name)), codes))
     return replace(calibration, quant=PartQuant(ports, sites, Grid.of(spec, codes)))
 
 
