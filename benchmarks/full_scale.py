@@ -1,10 +1,13 @@
 """Everything at a published model's size, on this CPU: export, speed beside other tools, image sizes, threads.
 
     python benchmarks/full_scale.py --images demo/calib/lr --peers-python PEERS/bin/python -o out/full_scale
+    python benchmarks/full_scale.py --images demo/calib/lr --family dit-sr --steps 15 -o out/full_scale_dit_sr
 
-Random weights of the real shapes (sd21_model.py; for --family resshift SinSR's, resshift_model.py; --width makes
-them smaller): times and memory are the real model's, pictures mean nothing. Rivals meet the INT8 engines one at a
-time (side_by_side.py --pairs).
+Random weights of the real shapes (sd21_model.py; resshift_model.py: SinSR's and ResShift's, DiT-SR's;
+bidiffsr_model.py; --width makes them smaller): times and memory are the real model's, pictures mean nothing.
+Rivals meet the INT8 engines one at a time (side_by_side.py --pairs).
+A chain of several steps runs whole, every step by an engine of its own. It meets its float twin in float32 and in
+bfloat16; graphs as written and other picture sizes are left to one step.
 Stages whose results are there are left out. It takes 24 GB of memory.
 --predict: engines for TensorRT-RTX as well, and what eight GPUs are predicted to take.
 --peers-python: an interpreter with `torch==2.13.0 nncf nvidia-modelopt[onnx] openvino`, for their rows.
@@ -28,25 +31,28 @@ RTX = ("fp32", "fp16", "int8-fp16", "fp8-fp16")
 WRITTEN = "as written"  # float, no sub-pixel form: what other tools start from (as_written.py)
 
 
-def make_model(family: str, model: Path, width: float) -> None:
+def make_model(family: str, steps: int, model: Path, width: float) -> None:
     """A model folder with random weights."""
     if family == "stable-diffusion":
         make = [sys.executable, str(HERE / "sd21_model.py"), "-o", str(model), "--width", str(width)]
         subprocess.run(make, check=True)
         return
     files = model.with_name("files")
-    make = [sys.executable, str(HERE / "resshift_model.py"), "-o", str(files), "--width", str(width)]
+    script, *words = {"dit-sr": ["resshift_model.py", "--dit-sr"]}.get(family, [f"{family}_model.py"])
+    make = [sys.executable, str(HERE / script), "-o", str(files), "--width", str(width), *words]
     subprocess.run(make, check=True)
-    given = ["--unet", files / "unet.pth", "--autoencoder", files / "autoencoder.pth"]
+    given: list[object] = ["--unet", files / "unet.pth", "--steps", steps]
+    if family != "bidiffsr":
+        family, given = "resshift", [*given, "--autoencoder", files / "autoencoder.pth"]
     subprocess.run(own("import-model", "--family", family, *given, "-o", model), check=True)
     shutil.rmtree(files)
 
 
-def prepare(family: str, folder: Path, width: float, images: Path, predict: bool) -> None:
+def prepare(family: str, steps: int, folder: Path, width: float, images: Path, predict: bool) -> None:
     """Model, calibration (ranges of two images), ONNX and engines; what each stage takes."""
     model, spec = folder / "model", folder / "spec.json"
     if not model.is_dir():
-        make_model(family, model, width)
+        make_model(family, steps, model, width)
     spec.write_text(json.dumps({"method": "range", "activation_observer": "minmax"}))
     cache, onnx, engines = folder / "calib_cache", folder / "onnx", folder / "engines"
     calibrate = own("calibrate", model, "--images", images, "--limit", 2, "--spec", spec, "--cache", cache)
@@ -55,9 +61,10 @@ def prepare(family: str, folder: Path, width: float, images: Path, predict: bool
         ("calibrate", cache, calibrate),
         ("export INT8", onnx / "int8", own("export", model, "--cache", cache, "-o", onnx / "int8")),
         ("export FP32", onnx / "fp32", own("export", model, "--float", "-o", onnx / "fp32")),
-        ("export as written", onnx / WRITTEN, written),
     ]
-    for kind in ("int8", "fp32", WRITTEN):
+    if steps == 1:
+        stages.append(("export as written", onnx / WRITTEN, written))
+    for kind in ("int8", "fp32", *([WRITTEN] if steps == 1 else [])):
         build = own("build-engines", onnx / kind, "-o", engines / kind)
         stages.append((f"build {kind}", engines / kind, build))
     if predict:
@@ -146,7 +153,11 @@ def quantize_with_peers(folder: Path, python: str) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="low-resolution pictures to calibrate with")
-    parser.add_argument("--family", choices=("stable-diffusion", "resshift"), default="stable-diffusion")
+    families = ("stable-diffusion", "resshift", "dit-sr", "bidiffsr")
+    parser.add_argument("--family", choices=families, default=families[0])
+    parser.add_argument(
+        "--steps", type=int, help="of a family that has several (default: resshift 1, dit-sr 15, bidiffsr 10)"
+    )
     parser.add_argument("--predict", action="store_true", help="needs TensorRT-RTX")
     parser.add_argument("--peers-python")
     parser.add_argument("--width", type=float, default=1.0, help="channels times this, 0.2 for a try")
@@ -155,20 +166,21 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.peers_python and arguments.family != "stable-diffusion":
         parser.error("--peers-python: other tools are compared on Stable Diffusion alone")
+    steps = arguments.steps or {"dit-sr": 15, "bidiffsr": 10}.get(arguments.family, 1)
+    if steps > 1 and arguments.family == "stable-diffusion":
+        parser.error(f"--steps {steps}: Stable Diffusion runs in one here")
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(arguments.family, folder, arguments.width, arguments.images, arguments.predict)
+    prepare(arguments.family, steps, folder, arguments.width, arguments.images, arguments.predict)
     peers = quantize_with_peers(folder, arguments.peers_python) if arguments.peers_python else []
     for result in (folder / "engines" / "int8", folder / "engines" / "fp32", *peers):
         size = sum(path.stat().st_size for path in result.iterdir())
         print(f"{result.name:<24}{size / 1e9:6.2f} GB on disk", flush=True)
-    rivals = [
-        f"engines={folder / 'engines' / WRITTEN}",
-        f"bfloat16={folder / 'engines' / WRITTEN}",
-        f"onnx={folder / 'onnx' / WRITTEN}",
-        f"twin={folder / 'engines' / 'fp32'}",
-        *(f"files={peer}" for peer in peers),
-    ]
+    fp32, written = folder / "engines" / "fp32", folder / "engines" / WRITTEN
+    rivals = [f"twin={fp32}", f"bfloat16={fp32}"]
+    if steps == 1:
+        ours = [f"engines={written}", f"bfloat16={written}", f"onnx={folder / 'onnx' / WRITTEN}", f"twin={fp32}"]
+        rivals = [*ours, *(f"files={peer}" for peer in peers)]
     if arguments.family == "stable-diffusion":
         rivals += [f"{kind}={folder / 'model'}" for kind in ("eager", "compiled")]
     engines = ["--engines", folder / "engines" / "int8"]
@@ -181,9 +193,11 @@ def main() -> None:
         "-o",
         folder / "side_by_side",
     ]
-    pairs = [word for text in rivals for word in ("--rival", text)]
-    baseline = ["--baseline", folder / "engines" / "fp32", "--baseline-up-to", 1024]
-    for command in ([*words, *pairs], [HERE / "scaling.py", *engines, *baseline, "-o", folder / "scaling"]):
+    commands = [[*words, *(word for text in rivals for word in ("--rival", text))]]
+    if steps == 1:
+        baseline = ["--baseline", fp32, "--baseline-up-to", 1024]
+        commands.append([HERE / "scaling.py", *engines, *baseline, "-o", folder / "scaling"])
+    for command in commands:
         subprocess.run([sys.executable, *map(str, command)], check=True)
 
 

@@ -1,17 +1,20 @@
-"""Files in the layout of SinSR's release with random weights: what full-size figures are measured on.
+"""Files in the layout of SinSR's and ResShift's releases, or of DiT-SR's, with random weights: what full-size
+figures are measured on.
 
     python benchmarks/resshift_model.py -o out/resshift
     passionsr-trt import-model --family resshift --unet out/resshift/unet.pth \
         --autoencoder out/resshift/autoencoder.pth -o out/resshift/model
 
-119 M (UNet) and 55 M (VQ-f4) parameters as they are. Weights have the statistics of trained ones: residual
-branches are small, norms' gains have outliers. The pictures mean nothing, the arithmetic is the real model's.
+119 M (UNet) and 55 M (VQ-f4) parameters as they are; with --dit-sr the network is Swin layers of six blocks
+alone, 61 M. Weights have the statistics of trained ones: residual branches are small, norms' gains have outliers.
+The pictures mean nothing, the arithmetic is the real model's.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+import itertools
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +39,7 @@ class Sizes:
     latent: int = 3
     codes: int = 8192
     adaptive: bool = False  # DiT-SR's layers: Swin with AdaFM alone
+    branch: tuple[int, ...] = ()  # DiT-SR's for faces: channels of the LR picture's features, stage after stage
 
 
 @dataclass
@@ -71,9 +75,9 @@ def unet(sizes: Sizes) -> dict[str, Tensor]:
         if inputs != outputs:
             own.weight(f"{path}.skip_connection", outputs, inputs, 1, 1)
 
-    def swin(path: str, channels: int, side: int) -> None:
+    def swin(path: str, channels: int, side: int, depth: int = sizes.depth) -> None:
         own.weight(f"{path}.patch_embed.proj", sizes.embed, channels, 1, 1)
-        for index in range(sizes.depth):
+        for index in range(depth):
             place = f"{path}.blocks.{index}"
             if index % 2 and side > sizes.window:
                 own.state[f"{place}.attn_mask"] = torch.zeros((side // sizes.window) ** 2, *[sizes.window**2] * 2)
@@ -92,7 +96,11 @@ def unet(sizes: Sizes) -> dict[str, Tensor]:
         own.weight(f"{path}.patch_unembed.proj", channels, sizes.embed, 1, 1)
 
     widths, side, number = [sizes.channels * level for level in sizes.levels], sizes.side, 0
-    own.weight("input_blocks.0.0", widths[0], 2 * sizes.latent, 3, 3)
+    stages = (sizes.branch[0] // 2, *sizes.branch) if sizes.branch else ()
+    for stage, (inputs, outputs) in enumerate(itertools.pairwise(stages)):
+        own.weight(f"feature_extractor.{3 * stage}", inputs, inputs if stage else 3, 3, 3)
+        own.weight(f"feature_extractor.{3 * stage + 2}.op", outputs, inputs, 3, 3)
+    own.weight("input_blocks.0.0", widths[0], sizes.latent + (sizes.branch or (3,))[-1], 3, 3)
     channels, skips = widths[0], [widths[0]]
     for level, width in enumerate(widths):
         for layer in range(sizes.layers):
@@ -126,7 +134,8 @@ def unet(sizes: Sizes) -> dict[str, Tensor]:
             else:
                 block(f"output_blocks.{number}.0", inputs, width)
             if sizes.adaptive or not layer:
-                swin(f"output_blocks.{number}.1", width, side)
+                alone = sizes.adaptive and layer == sizes.layers  # DiT-SR's last one of a level has one block
+                swin(f"output_blocks.{number}.1", width, side, 1 if alone else sizes.depth)
                 place = 2
             if level and layer == sizes.layers:
                 after = widths[level - 1] if sizes.adaptive else width
@@ -206,15 +215,16 @@ def write(folder: Path, sizes: Sizes, seed: int = 0) -> tuple[Path, Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=float, default=1.0, help="channels times this; below 1 a smaller model")
+    parser.add_argument("--dit-sr", action="store_true", help="the network is DiT-SR's")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.output.exists():
         parser.error(f"{arguments.output} is there already")
-    own = Sizes()
+    own = Sizes(layers=1, depth=6, adaptive=True) if arguments.dit_sr else Sizes()
     channels, embed, vae = (
         max(32, int(size * arguments.width) // 32 * 32) for size in (own.channels, own.embed, own.vae_channels)
     )
-    write(arguments.output, Sizes(channels=channels, embed=embed, vae_channels=vae))
+    write(arguments.output, replace(own, channels=channels, embed=embed, vae_channels=vae))
 
 
 if __name__ == "__main__":

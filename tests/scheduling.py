@@ -12,6 +12,7 @@ FIRST = (
     "tests/export/test_resshift.py",
     "tests/export/test_resshift_steps.py",
     "tests/export/test_dit_sr.py",
+    "tests/export/test_bidiffsr.py",
     "tests/export/test_pipeline.py",
     "tests/runtime/test_infer.py",
     "tests/engines/test_fp8.py",

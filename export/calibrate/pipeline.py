@@ -9,7 +9,8 @@
 |             | the biases of the last part                                                       |
 
 `learned` is DQC, distributed quantization calibration: part after part, each taught by its float twin and fed by
-its already quantized predecessor, or by its float twin (Part.float_inputs).
+its already quantized predecessor, or by its float twin (Part.float_inputs). Sites whose codes lose nothing
+(export/model/signs.py) take part in none of it: their rows are known, and float is what they compute.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from passionsr_trt.export.model.hooks import attached
 from passionsr_trt.export.model.part import Model, Part
 from passionsr_trt.export.model.sites import Port
 from passionsr_trt.export.quantize.calibration import Calibration
-from passionsr_trt.export.quantize.chosen import quantized_operands, quantized_sites
+from passionsr_trt.export.quantize.chosen import known_rows, quantized_operands, quantized_sites
 from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
 from passionsr_trt.export.quantize.values import PartQuant
@@ -83,6 +84,8 @@ def calibrate(
         saved = Saved(partial, compute)
         quant = calibrate_parts(model, spec, files, saved, low_memory)
         saved.clear()
+    for part in model.parts:
+        quant |= known_rows(part, spec)
     return Calibration(model.digest, spec, data_digest(files), quant)
 
 
@@ -92,7 +95,7 @@ def check_chosen(model: Model, spec: QuantSpec) -> None:
     for pattern in spec.exclude:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"spec: exclude {pattern!r} matches no site", f"expected names like {names[-1]}")
-    if not any(quantized_sites(part, spec) for part in model.parts):
+    if not any(quantized_sites(part, spec) or known_rows(part, spec).sites for part in model.parts):
         raise UserError("the spec leaves every site float", "expected at least one site to quantize")
 
 

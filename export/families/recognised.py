@@ -20,6 +20,7 @@ NEXT = {  # kind → what takes it
 }
 ORIGINAL = "model.diffusion_model."  # how names begin in Stable Diffusion's own layout
 SHIFTED = "middle_block.0.in_layers.2.weight"  # of ResShift's UNet, whatever its prefix
+BINARY = ".binary_conv.weight"  # of BI-DiffSR's UNet
 CODES = "quantize.embedding.weight"  # of a VQ autoencoder
 
 
@@ -83,6 +84,12 @@ def _check_file(base: Path) -> None:
             f"{base}: is ResShift's UNet or a VQ autoencoder",
             "expected both",
             "import-model --family resshift --unet FILE --autoencoder FILE",
+        )
+    if any(name.endswith(BINARY) for name in names):
+        raise UserError(
+            f"{base}: is BI-DiffSR's UNet",
+            "it has a family of its own",
+            "import-model --family bidiffsr --unet FILE",
         )
     if names and (network := _network(base)):
         raise UserError(

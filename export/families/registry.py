@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from passionsr_trt.engines.common.errors import UsageError, UserError
+from passionsr_trt.export.families.bidiffsr.family import BiDiffSR
 from passionsr_trt.export.families.diffusers_folders import PIPELINE, class_of
 from passionsr_trt.export.families.image_network.family import NCNN, ImageNetwork
 from passionsr_trt.export.families.resshift.family import ResShift
@@ -28,7 +29,7 @@ class Family(Protocol):
     def import_model(self, arguments: argparse.Namespace) -> int: ...
 
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(), ResShift(), ImageNetwork())
+FAMILIES: tuple[Family, ...] = (StableDiffusion(), ResShift(), BiDiffSR(), ImageNetwork())
 
 
 def importer(arguments: argparse.Namespace) -> Family:

@@ -36,6 +36,8 @@ class Part:
     float_precision: `bfloat16` where what stays float bears it. ends: the sites that run first and last, if not
     listed so (see `first_and_last`).
     float_inputs: it learns on the float parts' outputs, where those before it would change what it decides.
+    decides: signs hang on the last bit of its sums; another order of summing gives what a slight change of its
+    inputs gives.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Part:
     blocks: tuple[type[nn.Module], ...] = ()
     ends: tuple[str, ...] = ()
     float_inputs: bool = False
+    decides: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -47,6 +47,14 @@ class Operand(Port):
     """One factor of a product of two activations, as in attention. Quantized where the spec says `attention`."""
 
 
+@dataclass(frozen=True)
+class Scales:
+    """Δ of a port, and of each row [O] of a weight, with which codes are exact."""
+
+    port: Tensor
+    rows: Tensor
+
+
 class Site(nn.Module):
     """Shared by convolutions and linears: a weight [O, ...], a float bias [O], a port, an operation.
 
@@ -78,6 +86,10 @@ class Site(nn.Module):
         if bias is None and offset:
             bias = self.weight.data.new_full(self.weight.shape[:1], offset)
         self.assign(self.weight.data * gain, bias)
+
+    def known_scales(self) -> Scales | None:
+        """Scales with which codes lose nothing, where that is so whatever is computed (signs.py); else None."""
+        return None
 
     @property
     def in_channels(self) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,28 +62,29 @@ def export_part(
     consume: bool = False,
     stages: Stages | None = None,
     needed: Collection[int] = (),
-    traced: Sequence[Traced] = (),
-) -> Traced:
+    traced: list[Traced] | None = None,
+) -> None:
     """Write `path`. Sites with a row in `quant`, whose LET is folded, become QDQ; the others stay float in
     `plan.precision`.
 
     multiple: of picture sides that the chain takes. consume: the part's own weights are let go on the way, but for
     storages that are `needed`. stages: told which stage begins. traced: graphs of parts before, one of which may
-    do with other constants.
+    do with other constants; if none does, this one's is added. None where no other part is of its kind.
     """
     twin = export_twin(part, quant, DTYPES[plan.precision], consume)
-    for known in traced:
+    for known in traced or ():
         if known.fits(twin):
             if stages is not None:
                 stages.enter("writing")
             save_whole(known.with_constants(part, twin), path)
             onnx.checker.check_model(str(path))
-            return replace(known, path=path, part=part)
+            return
     _write_program(part, twin, multiple, plan, path, stages)
     model = onnx.load(str(path), load_external_data=False)
     sites = list(named_sites(twin, part.name))
     rename_nodes(model, sites, part.name)
-    made = Traced.of(part, twin, model, path)
+    if traced is not None:
+        traced.append(Traced.of(part, twin, model, path))
     if consume:  # by force: the exporter's rewriter keeps its last graph
         for named in sites:
             storage = named.site.get_buffer("stored").untyped_storage()
@@ -94,7 +95,6 @@ def export_part(
     _forget_sources(model)
     is_large = save_model(model, path)
     onnx.checker.check_model(str(path), full_check=not is_large)
-    return made
 
 
 def _write_program(

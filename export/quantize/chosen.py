@@ -1,11 +1,14 @@
-"""Which sites a spec quantizes."""
+"""Which sites a spec quantizes: those that are calibrated, and those whose scales are known."""
 
 from __future__ import annotations
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.export.model.devices import HOST
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite, Operand
+from passionsr_trt.export.quantize.grids import Grid
+from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 
 
 def quantized_operands(part: Part, spec: QuantSpec) -> dict[str, Operand]:
@@ -20,14 +23,15 @@ def quantized_operands(part: Part, spec: QuantSpec) -> dict[str, Operand]:
 
 
 def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:
-    """The sites of a part that the spec quantizes.
+    """The sites of a part that the spec quantizes, and that have to be calibrated for it.
 
+    0. sites whose scales are known lose nothing: `known_rows`;
     1. a site that `exclude` matches stays float;
     2. the first and the last site of the part, both convolutions, stay float (keep_first_last);
     3. convolutions with fewer than min_channels inputs stay float;
     4. sites that share a port are quantized together or not at all.
     """
-    sites = part.sites()
+    sites = [named for named in part.sites() if named.site.known_scales() is None]
     ends = part.first_and_last if spec.keep_first_last else ()
     float_sites = {
         named.name
@@ -36,3 +40,13 @@ def quantized_sites(part: Part, spec: QuantSpec) -> list[NamedSite]:
     }
     float_ports = {named.port_name for named in sites if named.name in float_sites}
     return [named for named in sites if named.port_name not in float_ports]
+
+
+def known_rows(part: Part, spec: QuantSpec) -> PartQuant:
+    """The rows of sites whose scales are known, but for those that `exclude` matches."""
+    ports, sites = {}, {}
+    for named in part.sites():
+        scales = named.site.known_scales()
+        if scales is not None and not spec.excludes(named.name):
+            ports[named.port_name], sites[named.name] = PortQuant(scales.port), SiteQuant(scales.rows)
+    return PartQuant(ports, sites, Grid.of(spec)).on(HOST)

@@ -11,6 +11,7 @@ INT8's, which clips.
 | LET's shift δ, zero point  | 0: a centred grid is no finer where steps are relative                       |
 | rounding offsets           | none: they are of whole codes                                                |
 | gains and biases           | none: they make up for INT8's errors                                         |
+| known scales (signs.py)    | the same: −1, 0 and 1 are numbers of either format                           |
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from passionsr_trt.export.model.devices import HOST
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import NamedSite
 from passionsr_trt.export.quantize.grids import Codes, Grid, fake_quantize
@@ -32,12 +34,15 @@ SMALLEST = 1e-12  # of a row of zeros
 def to_fp8(quant: PartQuant, parts: Iterable[Part], grid: Grid) -> PartQuant:
     """The same sites with scales for a grid of FP8's codes; parts: as they are before LET is folded into them."""
     ports = {name: _port(port, quant.grid.high, grid.codes) for name, port in quant.ports.items()}
-    sites = {
-        named.name: SiteQuant(row_scales(_transformed(named, quant.ports.get(named.port_name)), grid.codes))
-        for part in parts
-        for named in part.sites()
-        if named.name in quant.sites
-    }
+    sites = {}
+    for named in (named for part in parts for named in part.sites() if named.name in quant.sites):
+        known = named.site.known_scales()
+        if known is not None:
+            ports[named.port_name] = PortQuant(known.port).on(HOST)
+            sites[named.name] = SiteQuant(known.rows).on(HOST)
+            continue
+        rows = _transformed(named, quant.ports.get(named.port_name))
+        sites[named.name] = SiteQuant(row_scales(rows, grid.codes))
     return PartQuant(ports, sites, grid)
 
 

@@ -23,12 +23,14 @@ from passionsr_trt.engines.pictures.files import Found, find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
 from passionsr_trt.runtime.apps.benchmark import cpu_name
 from passionsr_trt.runtime.apps.clipping import clipping, clipping_line
+from passionsr_trt.runtime.apps.drift_plot import drift_plot
 from passionsr_trt.runtime.apps.html_report import (
     check_report,
     kept,
     read_sensitivity,
     stated,
     write_comparison,
+    write_drift,
 )
 from passionsr_trt.runtime.apps.report_pictures import View, comparison_sheet, overview, view
 from passionsr_trt.runtime.backends.loading import is_onnx, open_engines, open_onnx
@@ -44,7 +46,7 @@ from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrC
 from polygraphy.logger import G_LOGGER
 from tqdm import tqdm
 
-OVERVIEW, DRAWN = "overview.png", "drawn.png"  # beside the pictures' sheets
+OVERVIEW, DRAWN, DRIFT = "overview.png", "drawn.png", "drift.svg"  # beside the pictures' sheets
 DRAWN_SIDE = 128  # pixels of a drawn picture, before it is enlarged
 PART_METRICS = {
     "cosine_similarity": CosineSimilarityCompareFunc,
@@ -111,6 +113,8 @@ def compare(request: CompareRequest) -> int:
     text = json.dumps(report, indent=1) + "\n"
     request.output.mkdir(parents=True, exist_ok=True)
     (request.output / "comparison.json").write_text(text, encoding="utf-8")
+    if plot := drift_plot(report["parts"]):
+        write_drift(request.output / DRIFT, plot, tested_name(tested))
     print_report(report, request.output)
     if request.html:
         facts = {"cpu": cpu_name(), "colour fix": request.align, "versions": report["versions"]}

@@ -16,11 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from passionsr_trt.engines.bundle.records import read_object
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.common.writing import check_writable, write_atomic
+from passionsr_trt.runtime.apps.drift_plot import Plot, drift_plot
 from passionsr_trt.runtime.apps.report_pictures import View
 
 MOST_VIEWS = 24  # pictures under sliders, the worst ones; the table has all
 MOST_CROPS = 12
 MOST_PORTS = 12  # that clip
+DRIFT = "SNR of {tested} to float, part by part"
 GROUPS = {
     "to_float": "to float",
     "float_to_truth": "float to original",
@@ -108,9 +110,16 @@ def write_comparison(
         views=worst_pictures(views),
         crops=worst_squares(views),
         clipping=clipping_ports(report["clipped"]),
+        plot=drift_plot(report["parts"]),
+        title=DRIFT.format(tested=tested),
         sensitivity=sensitivity,
         conditions=conditions,
     )
+
+
+def write_drift(path: Path, plot: Plot, tested: str) -> None:
+    """The plot as a file of its own."""
+    _write(path, "drift.svg", plot=plot, title=DRIFT.format(tested=tested))
 
 
 def write_benchmark(path: Path, report: Mapping[str, Any], conditions: Mapping[str, str]) -> None:

@@ -12,20 +12,23 @@ from passionsr_trt.export.families.registry import load_model
 from passionsr_trt.export.families.resshift import reference
 from passionsr_trt.export.families.resshift.chain import ResShiftModel, build_model
 from passionsr_trt.export.families.resshift.checkpoints import autoencoder_of, read_state, unet_of
-from passionsr_trt.export.families.resshift.sampler import RELEASED, Steps
-from passionsr_trt.export.families.resshift.unet import adafm_matrix
+from passionsr_trt.export.families.resshift.family import read_model
+from passionsr_trt.export.families.resshift.sampler import RELEASED, Step, Steps
+from passionsr_trt.export.families.resshift.unet import LastUNet, LrBranch, adafm_matrix, layers_of
+from passionsr_trt.export.model.part import smooth_sources
 from passionsr_trt.export.model.proof import TOLERANCE, relative_error
 from passionsr_trt.runtime.main import main
 from torch import Tensor, nn
 
 from tests.conftest import TINY
-from tests.export.resshift import import_small
+from tests.export.resshift import import_small, write_small
 from tests.export.test_resshift import psnr
 
-NUMBERS = os.environ.get("DIT_SR_SMALL")  # a folder: unet.pth, unet_lite.pth, expected.safetensors and _lite
+NUMBERS = os.environ.get("DIT_SR_SMALL")  # a folder: unet.pth, expected.safetensors, _lite, _face
 AUTOENCODER = os.environ.get("RESSHIFT_SMALL")  # a folder: small_vq.pth
 given = pytest.mark.skipif(NUMBERS is None or AUTOENCODER is None, reason="DIT_SR_SMALL names no numbers")
 SMALL = {"levels": (1, 2), "vae_levels": (1, 1, 1), "window": 8, "adaptive": True}
+FACES = {"levels": (1,), "vae_levels": (1, 1, 1), "window": 4, "adaptive": True, "latent": 8, "branch": (16, 32)}
 
 
 def numbers(name: str) -> tuple[reference.UNetModelSwin, dict[str, Tensor]]:
@@ -48,6 +51,21 @@ def test_single_evaluations_are_the_authors() -> None:
     ):
         timestep, theirs = found
         assert relative_error(theirs, network(torch.cat([x, lr], dim=1), timestep)) <= TOLERANCE
+
+
+@given
+@torch.no_grad()
+def test_the_layout_for_faces_is_the_authors() -> None:
+    """Features of the LR picture eight times the latent's size, by the reference and by the deployable branch."""
+    unet, expected = numbers("_face")
+    assert (unet.features, unet.reduction, unet.inputs, unet.outputs) == (128, 8, 136, 8)
+    features = unet.features_of(expected["lr"])
+    assert relative_error(expected["features"], features) <= TOLERANCE
+    assert relative_error(expected["eval.t2"], unet(torch.cat([expected["x"], features], dim=1), 2)) <= TOLERANCE
+    branch, step = LrBranch(unet.feature_extractor), Step("unet_1", 2, 0.0)  # nothing scales its input
+    assert relative_error(expected["features"], branch(expected["lr"])) <= TOLERANCE
+    folded = LastUNet(unet, layers_of(unet), step)
+    assert relative_error(expected["eval.t2"], folded(expected["x"], branch(expected["lr"]))) <= TOLERANCE
 
 
 @given
@@ -100,6 +118,32 @@ def test_adafm_at_a_timestep_is_a_symmetric_matrix_on_the_positions_of_patches()
     patches = x.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)
     made = (patches.flatten(4) @ matrix.t()).reshape(patches.shape).transpose(3, 4).reshape(x.shape)
     assert relative_error(reference.adafm(x, scale(embedding).reshape(8, 5)), made) <= TOLERANCE
+
+
+def test_the_layout_for_faces_enlarges_nothing_and_has_its_branch_once(tmp_path: Path) -> None:
+    model = import_small(tmp_path, steps=4, **FACES)
+    built = load_model(model)
+    assert built.upscale == 1 and max(built.errors.values()) <= TOLERANCE
+    assert [part.name for part in built.parts] == [
+        "vq_encoder", "lr_branch", "unet_4", "unet_3", "unet_2", "unet_1", "vq_decoder"
+    ]  # fmt: skip
+    assert [str(tensor) for tensor in built.part("unet_3").inputs] == [
+        "x3 [B, 8, H/4, W/4]", "noise_3 [B, 8, H/4, W/4]", "features [B, 32, H/4, W/4]"
+    ]  # fmt: skip
+    original = read_model(model)
+    sources = smooth_sources(built.parts, (32, 48), seed=3)
+    tensors = {**sources, **original.reference(sources)}
+    for part in built.parts[:-1]:
+        assert relative_error(tensors[part.output.name], part.run(tensors)) <= TOLERANCE, part.name
+
+
+def test_a_branch_that_makes_more_small_than_the_autoencoder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unet, autoencoder = write_small(tmp_path, **{**FACES, "branch": (8, 16, 32)})
+    words = ["import-model", "--family", "resshift", "--unet", str(unet), "--autoencoder", str(autoencoder)]
+    assert main([*words, "--steps", "4", "-o", str(tmp_path / "model")]) == 1
+    assert "the UNet its own 8 times" in capsys.readouterr().err
 
 
 @pytest.mark.accept

@@ -22,12 +22,13 @@ def made(folder: Path, kind: str) -> Path:
 
 def cases(folder: Path) -> dict[Path, tuple[str, str]]:
     """What is given → what it is called, and the way out."""
-    texts, lora, sinsr, pipeline, empty = (
-        folder / name for name in ("notes.txt", "osediff.pkl", "SinSR.pth", "sdxl", "empty")
+    texts, lora, sinsr, binary, pipeline, empty = (
+        folder / name for name in ("notes.txt", "osediff.pkl", "SinSR.pth", "bi.pth", "sdxl", "empty")
     )
     texts.write_text("hello\n")
     torch.save({"state_dict_unet": {"conv_in.lora_A.default.weight": torch.zeros(1)}}, lora)
     torch.save({"state_dict": {"module.middle_block.0.in_layers.2.weight": torch.zeros(1)}}, sinsr)
+    torch.save({"params": {"downs.1.res_block.block1.conv.binary_conv.weight": torch.zeros(1)}}, binary)
     pipeline.mkdir()
     empty.mkdir()
     (pipeline / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
@@ -44,6 +45,7 @@ def cases(folder: Path) -> dict[Path, tuple[str, str]]:
         texts: ("is text by its content", "expected a checkpoint of weights"),
         folder / "page.ckpt": ("is a web page by its content", "get the file itself"),
         lora: ("is a LoRA", f"import-model BASE --lora {lora} -o …"),
+        binary: ("is BI-DiffSR's UNet", "--family bidiffsr --unet FILE"),
         sinsr: ("is ResShift's UNet", "--family resshift --unet FILE"),
         pipeline: ("is diffusers' FluxPipeline", "expected a diffusers folder with unet/"),
         empty: ("is empty", "expected a diffusers folder with unet/"),

@@ -24,7 +24,7 @@ SLICES, POSITIONS = 16, 4
 
 
 class VQEncoder(Encoder):
-    """lr [B, 3, h, w] in [−1, 1] → z_y [B, C, upscale·h/4, upscale·w/4] of VQ-f4."""
+    """lr [B, 3, h, w] in [−1, 1] → z_y [B, C, upscale·h/s, upscale·w/s], s the autoencoder's stride."""
 
     def __init__(self, vae: Any, upscale: int) -> None:
         super().__init__(vae.encoder, vae.quant_conv, SLICES)
@@ -36,6 +36,8 @@ class VQEncoder(Encoder):
 
 def enlarged(lr: Tensor, upscale: int) -> Tensor:
     """The picture that the autoencoder encodes, as the authors enlarge it."""
+    if upscale == 1:
+        return lr
     return F.interpolate(lr, scale_factor=float(upscale), mode="bicubic", align_corners=False)
 
 
@@ -78,7 +80,7 @@ class Codebook(nn.Module):
 
 
 class VQDecoder(Decoder):
-    """x0 [B, C, h, w] → picture [B, 3, 4h, 4w] in about [−1, 1]."""
+    """x0 [B, C, h, w] → picture [B, 3, s·h, s·w] in about [−1, 1]."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__(vae.decoder, slices=SLICES)

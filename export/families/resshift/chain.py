@@ -1,6 +1,7 @@
 """The parts of a ResShift model: wired, and every fold proved.
 
     one step:  lr → vq_encoder → z_y;  z_y, noise, lr → unet → x0;  x0 → vq_decoder → picture
+    faces:     lr → lr_branch → features, which the steps read in place of lr
     15 steps:  z_y, noise, noise_15, lr → unet_15 → x14;  x14, noise_14, lr → unet_14 → x13;  …
                x1, lr → unet_1 → x0
 
@@ -27,6 +28,7 @@ from passionsr_trt.export.families.resshift.unet import (
     AdaFM,
     FirstUNet,
     LastUNet,
+    LrBranch,
     NextUNet,
     OnlyUNet,
     Resample,
@@ -55,13 +57,18 @@ class ResShiftModel:
     vae: Any
 
     @property
-    def upscale(self) -> int:
-        """The autoencoder's stride: its latent has the LR picture's size."""
+    def stride(self) -> int:
+        """The autoencoder's: output pixels that a position of its latent stands for."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def upscale(self) -> int:
+        """The latent has the LR picture's size, or that of its features."""
+        return self.stride // self.unet.reduction
 
     def encode(self, lr: Tensor) -> Tensor:
         """The latent of the picture's bicubic enlargement."""
-        image = F.interpolate(lr, scale_factor=float(self.upscale), mode="bicubic")
+        image = F.interpolate(lr, scale_factor=float(self.upscale), mode="bicubic") if self.upscale > 1 else lr
         z_y: Tensor = self.vae.quant_conv(self.vae.encoder(image))
         return z_y
 
@@ -72,7 +79,7 @@ class ResShiftModel:
     def denoise(self, step: Step, x: Tensor, lr: Tensor) -> Tensor:
         """The network's x0 of x_t."""
         gain = step.noise_gain
-        return self.unet(torch.cat([x / (gain**2 + 1) ** 0.5, lr], dim=1), step.timestep)
+        return self.unet(torch.cat([x / (gain**2 + 1) ** 0.5, self.unet.features_of(lr)], dim=1), step.timestep)
 
     def next(self, step: Step, x: Tensor, tensors: Tensors) -> Tensor:
         """x_t → x_{t−1}, by what is drawn for the step and the LR picture."""
@@ -92,6 +99,8 @@ class ResShiftModel:
     def reference(self, sources: Tensors) -> dict[str, Tensor]:
         """Every part's output as the model's authors compute it."""
         given = {"z_y": self.encode(sources["lr"])}
+        if self.unet.feature_extractor is not None:
+            given["features"] = self.unet.features_of(sources["lr"])
         x = self.start(given["z_y"], sources["noise"])
         for step in self.sampler.run():
             x = given[step.result] = self.next(step, x, sources)
@@ -101,7 +110,13 @@ class ResShiftModel:
 @torch.no_grad()
 def build_model(model: ResShiftModel) -> Model:
     """Fold, wire and prove. The parts share the model's weight tensors wherever a fold left them alone."""
-    upscale, channels = model.upscale, model.unet.outputs
+    stride, upscale, channels = model.stride, model.upscale, model.unet.outputs
+    if upscale < 1:
+        reduction = model.unet.reduction
+        raise UserError(
+            f"the autoencoder makes its picture {stride} times smaller, the UNet its own {reduction} times",
+            "expected the UNet's not to be more",
+        )
     widths = (model.vae.config.latent_channels, model.vae.config.vq_embed_dim)
     if widths != (channels, channels):
         raise UserError(
@@ -109,19 +124,19 @@ def build_model(model: ResShiftModel) -> Model:
             "expected the same number",
         )
     lr, picture = TensorInfo("lr", 3, upscale), TensorInfo("picture", 3, 1)
-    z_y, x0 = (TensorInfo(name, channels, upscale) for name in ("z_y", "x0"))
-    multiple = upscale * POSITIONS
+    z_y, x0 = (TensorInfo(name, channels, stride) for name in ("z_y", "x0"))
+    multiple = stride * POSITIONS
     encoder, decoder = VQEncoder(model.vae, upscale).eval(), VQDecoder(model.vae).eval()
     parts = (
         Part("vq_encoder", encoder, (lr,), z_y, multiple, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS),
-        *step_parts(model, lr, z_y),
+        *(steps := step_parts(model, lr, z_y)),
         Part(
             "vq_decoder", decoder, (x0,), picture, multiple, absorb=AUTOENCODER_ABSORB, blocks=VAE_BLOCKS,
             float_inputs=True,
         ),
     )  # fmt: skip
     built = Model(NAME, model.digest, upscale, "none", parts, model.reference, draws_noise=True)
-    side = parts[1].multiple
+    side = steps[-1].multiple
     sources = smooth_sources(parts, (side, side))
     tensors = {**sources, **model.reference(sources)}
     built.errors |= {
@@ -134,11 +149,15 @@ def build_model(model: ResShiftModel) -> Model:
 
 
 def step_parts(model: ResShiftModel, lr: TensorInfo, z_y: TensorInfo) -> list[Part]:
-    """The sampler's steps, a part each, with every block proved."""
+    """The sampler's steps, a part each, with every block proved; before them the LR picture's branch, if any."""
     steps, layers, multiple = model.sampler.run(), layers_of(model.unet), unet_multiple(model)
     adaptive = any(isinstance(module, AdaFM) for module in layers.modules())
     parts: list[Part] = []
-    given = z_y
+    given, branch = z_y, model.unet.feature_extractor
+    if branch is not None:
+        features = TensorInfo("features", model.unet.features, model.stride)
+        parts.append(Part("lr_branch", LrBranch(branch).eval(), (lr,), features, model.stride))
+        lr = features
     for step in steps:
         noise, own, result = (replace(z_y, name=name) for name in ("noise", step.noise, step.result))
         kind, inputs = wiring_of(step, steps, given, noise, own, lr)
@@ -162,10 +181,10 @@ def wiring_of(
 
 def unet_multiple(model: ResShiftModel) -> int:
     """Output pixels: the deepest level has whole windows."""
-    modules = list(model.unet.modules())
+    modules = list(model.unet.input_blocks.modules())
     halvings = sum(isinstance(module, reference.Down) for module in modules)
     window = max((module.window for module in modules if isinstance(module, reference.SwinBlock)), default=1)
-    return int(model.upscale * window * 2**halvings)
+    return int(model.stride * window * 2**halvings)
 
 
 def prove_blocks(model: ResShiftModel, step: Step, unet: UNet, swin: bool) -> None:

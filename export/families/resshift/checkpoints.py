@@ -17,21 +17,12 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.common.errors import UserError, reason_of
+from passionsr_trt.export.families import states
 from passionsr_trt.export.families.ldm_names import IN_VAE_ATTENTION, vae_path
 from passionsr_trt.export.families.resshift.reference import UNetModelSwin
-from passionsr_trt.export.families.weights import is_plain, load_checked, read_checkpoint
+from passionsr_trt.export.families.weights import load_checked
 from torch import Tensor
 
-HOLDERS = (
-    "params_ema",
-    "ema_state_dict",
-    "ema",
-    "state_dict",
-    "params",
-    "model_state_dict",
-    "model",
-)  # best first
-PREFIX = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 NEEDED = {
     "unet": (
         "input_blocks.0.0.weight",
@@ -40,6 +31,10 @@ NEEDED = {
     ),
     "autoencoder": ("encoder.conv_in.weight", "decoder.conv_in.weight", "quantize.embedding.weight"),
 }
+EXPECTED = {
+    "unet": "ResShift's UNet (SinSR_v2.pth)",
+    "autoencoder": "a VQ autoencoder (autoencoder_vq_f4.pth)",
+}
 INDEX = "relative_position_index"
 IGNORED = ("loss.",)  # what trainers keep beside an autoencoder
 State = dict[str, Tensor]
@@ -47,34 +42,9 @@ State = dict[str, Tensor]
 
 def read_state(path: Path, kind: str) -> State:
     """The weights of a `unet` or an `autoencoder`, float32; UserError in one line for any other file."""
-    found = read_checkpoint(path, whole=True)
-    for _depth in range(2):
-        if isinstance(found, dict):
-            found = next((found[key] for key in HOLDERS if isinstance(found.get(key), dict)), found)
-    state: State = {}
-    for key, tensor in found.items() if isinstance(found, dict) else ():
-        if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            continue
-        name = PREFIX.sub("", key)
-        if name.startswith(IGNORED):
-            continue
-        if not _is_plain(tensor, whole=name.endswith(INDEX)):
-            raise UserError(f"{path}: {key} is no plain tensor of numbers", "expected trained weights")
-        state[name] = tensor if name.endswith(INDEX) else tensor.to(torch.float32)
-    if missing := [name for name in NEEDED[kind] if name not in state]:
-        what = {
-            "unet": "ResShift's UNet (SinSR_v2.pth)",
-            "autoencoder": "a VQ autoencoder (autoencoder_vq_f4.pth)",
-        }
-        raise UserError(f"{path}: {missing[0]} is missing", f"expected {what[kind]}")
-    return state
-
-
-def _is_plain(tensor: Tensor, whole: bool) -> bool:
-    """Whole numbers, or floats that a weight may be."""
-    if not whole:
-        return is_plain(tensor)
-    return tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.dtype == torch.int64
+    return states.read_state(
+        path, NEEDED[kind], EXPECTED[kind], ignored=IGNORED, is_whole=lambda name: name.endswith(INDEX)
+    )
 
 
 def unet_of(state: State, source: Path) -> UNetModelSwin:
@@ -85,10 +55,10 @@ def unet_of(state: State, source: Path) -> UNetModelSwin:
     except Exception as error:  # shapes that make no layer: whatever the first one leads to
         raise UserError(f"{source}: no UNetModelSwin ({reason_of(error)})", "expected whole weights") from None
     load_checked(unet, state, source)
-    if unet.inputs != unet.outputs + 3:
+    if unet.inputs != unet.outputs + unet.features:
         raise UserError(
             f"{source}: takes {unet.inputs} channels and gives {unet.outputs}",
-            "expected 3 more: the latent's and the LR picture's",
+            f"expected {unet.features} more: the latent's and the LR picture's",
         )
     if not any(key.endswith("attn_mask") for key in state):
         raise UserError(f"{source}: no attn_mask in it", "expected the buffers of the released files")

@@ -43,14 +43,18 @@ class ResShift:
             return build_model(model)
 
     def add_arguments(self, parser: argparse._ArgumentGroup) -> None:
-        parser.add_argument("--unet", type=Path, help="needed: SinSR_v2.pth, or TAD-SR's or ResShift's file")
+        parser.add_argument(
+            "--unet",
+            type=Path,
+            help="needed: SinSR_v2.pth, or TAD-SR's or ResShift's file; of bidiffsr its one file",
+        )
         parser.add_argument("--autoencoder", type=Path, help="needed: autoencoder_vq_f4.pth")
         parser.add_argument("--kappa", type=positive, default=2.0, help="κ: the noise's weight")
         parser.add_argument(
             "--steps",
             type=whole(1, MOST_STEPS),
-            default=1,
-            help="1: SinSR, TAD-SR; ResShift's own: 15 (realsrx4 v1, v2), 4 (v3 and the later ones)",
+            help="1: SinSR, TAD-SR; ResShift's own: 15 (realsrx4 v1, v2), 4 (v3 and the later ones) (default: 1; "
+            "of bidiffsr 50 steps of DDIM)",
         )
         parser.add_argument(
             "--timesteps",
@@ -90,14 +94,14 @@ class ResShift:
             del states
             model = self.load(folder)
         sites = sum(len(part.sites()) for part in model.parts)
-        steps = f"{arguments.steps} steps, " if arguments.steps > 1 else ""
+        steps = f"{arguments.steps} steps, " if isinstance(sampler, Steps) else ""
         print(f"{arguments.output}: ×{model.upscale}, {steps}{sites} sites, written and read again")
         return 0
 
 
 def sampler_of(arguments: argparse.Namespace) -> Sampler:
     """What import-model was asked for; UsageError where a schedule's first value is not known."""
-    steps, min_noise = arguments.steps, arguments.min_noise
+    steps, min_noise = arguments.steps or 1, arguments.min_noise
     if steps == 1:
         if min_noise is not None:
             raise UsageError("--min-noise: one step does not ask for it", "expected --steps 15 or 4 beside it")

@@ -14,21 +14,21 @@ Kinds of layers, their order and their sizes are read from a checkpoint's keys a
 | `blocks.N.adaLN_…`     | DiT-SR: AdaFM behind either norm                              |
 | nothing                | DiT-SR-Lite: a level without blocks, which still gives a skip |
 
+`feature_extractor` is DiT-SR's for faces: the LR picture, larger than the latent, convolved to its size.
+
 Where a level was no larger than a window in training, the authors' blocks have no mask and never shift.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
+from passionsr_trt.export.families.states import State, below, conv_of, linear_of, listed
 from torch import Tensor, nn
 
 GROUPS = 32  # of every norm
-State = Mapping[str, Tensor]
 
 
 def time_embedding(timestep: int, width: int) -> Tensor:
@@ -43,13 +43,13 @@ class ScaledResBlock(nn.Module):
 
     def __init__(self, state: State) -> None:
         super().__init__()
-        inner, outer = (_conv(state[f"{name}.weight"], 1) for name in ("in_layers.2", "out_layers.3"))
+        inner, outer = (conv_of(state[f"{name}.weight"], 1) for name in ("in_layers.2", "out_layers.3"))
         self.in_layers = nn.Sequential(nn.GroupNorm(GROUPS, inner.in_channels), nn.SiLU(), inner)
-        self.emb_layers = nn.Sequential(nn.SiLU(), _linear(state["emb_layers.1.weight"]))
+        self.emb_layers = nn.Sequential(nn.SiLU(), linear_of(state["emb_layers.1.weight"]))
         norm = nn.GroupNorm(GROUPS, inner.out_channels)
         self.out_layers = nn.Sequential(norm, nn.SiLU(), nn.Identity(), outer)
         shortcut = state.get("skip_connection.weight")
-        self.skip_connection = nn.Identity() if shortcut is None else _conv(shortcut)
+        self.skip_connection = nn.Identity() if shortcut is None else conv_of(shortcut)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         norm, *rest = self.out_layers
@@ -71,7 +71,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(state["relative_position_bias_table"])
         self.register_buffer("relative_position_index", state["relative_position_index"])
         self.heads = self.relative_position_bias_table.shape[1]
-        self.qkv, self.proj = _linear(state["qkv.weight"]), _linear(state["proj.weight"])
+        self.qkv, self.proj = linear_of(state["qkv.weight"]), linear_of(state["proj.weight"])
 
     def position_bias(self) -> Tensor:
         """[heads, tokens, tokens]."""
@@ -97,7 +97,7 @@ class Mlp(nn.Module):
 
     def __init__(self, state: State) -> None:
         super().__init__()
-        self.fc1, self.fc2 = _conv(state["fc1.weight"]), _conv(state["fc2.weight"])
+        self.fc1, self.fc2 = conv_of(state["fc1.weight"]), conv_of(state["fc2.weight"])
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.fc2(F.gelu(self.fc1(x)))
@@ -118,7 +118,7 @@ class SwinBlock(nn.Module):
         self.window = math.isqrt(self.attn.relative_position_index.shape[0])
         adaptive = "adaLN_scale_msa.1.weight" in state
         self.adaLN_scale_msa, self.adaLN_scale_mlp = (
-            nn.Sequential(nn.SiLU(), _linear(state[f"{name}.1.weight"])) if adaptive else None
+            nn.Sequential(nn.SiLU(), linear_of(state[f"{name}.1.weight"])) if adaptive else None
             for name in ("adaLN_scale_msa", "adaLN_scale_mlp")
         )
         self.shift = 0 if self.attn_mask is None else self.window // 2
@@ -169,10 +169,10 @@ class SwinLayer(nn.Module):
 
     def __init__(self, state: State) -> None:
         super().__init__()
-        self.patch_embed = nn.ModuleDict({"proj": _conv(state["patch_embed.proj.weight"])})
+        self.patch_embed = nn.ModuleDict({"proj": conv_of(state["patch_embed.proj.weight"])})
         self.blocks = nn.ModuleList(SwinBlock(block) for block in listed(state, "blocks"))
         self.window = max((block.window for block in self.modules() if isinstance(block, SwinBlock)), default=1)
-        self.patch_unembed = nn.ModuleDict({"proj": _conv(state["patch_unembed.proj.weight"])})
+        self.patch_unembed = nn.ModuleDict({"proj": conv_of(state["patch_unembed.proj.weight"])})
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         x = self.patch_embed["proj"](x)
@@ -185,7 +185,7 @@ class SwinLayer(nn.Module):
 class Down(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()
-        self.op = _conv(state["op.weight"], 1, stride=2)
+        self.op = conv_of(state["op.weight"], 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.op(x)
@@ -195,7 +195,7 @@ class Down(nn.Module):
 class Up(nn.Module):
     def __init__(self, state: State) -> None:
         super().__init__()
-        self.conv = _conv(state["conv.weight"], 1)
+        self.conv = conv_of(state["conv.weight"], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -203,20 +203,38 @@ class Up(nn.Module):
 
 
 class UNetModelSwin(nn.Module):
-    """x [B, 6, h, w] (scaled latent, LR picture) and a timestep → what the model predicts, [B, 3, h, w]."""
+    """x [B, 6, h, w] (scaled latent, LR picture or its features) and a timestep → what the model predicts,
+    [B, 3, h, w]."""
 
     def __init__(self, state: State) -> None:
         super().__init__()
-        first, second = (_linear(state[f"time_embed.{index}.weight"]) for index in (0, 2))
+        first, second = (linear_of(state[f"time_embed.{index}.weight"]) for index in (0, 2))
         self.time_embed, self.width = nn.Sequential(first, nn.SiLU(), second), first.in_features
         outputs = listed(state, "output_blocks")  # as many as there are inputs, those without a layer among them
         inputs = (below(state, f"input_blocks.{index}") for index in range(len(outputs)))
         self.input_blocks = nn.ModuleList(map(_layers, inputs))
         self.middle_block = _layers(below(state, "middle_block"))
         self.output_blocks = nn.ModuleList(map(_layers, outputs))
-        last = _conv(state["out.2.weight"], 1)
+        last = conv_of(state["out.2.weight"], 1)
         self.inputs, self.outputs = state["input_blocks.0.0.weight"].shape[1], last.out_channels
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, last.in_channels), nn.SiLU(), last)
+        branch = below(state, "feature_extractor")
+        self.feature_extractor = _branch(branch) if branch else None
+
+    @property
+    def features(self) -> int:
+        """Channels of what stands beside the latent: the LR picture's 3, or those of its features."""
+        halvings = [] if self.feature_extractor is None else _halvings(self.feature_extractor)
+        return halvings[-1].op.out_channels if halvings else 3
+
+    @property
+    def reduction(self) -> int:
+        """How many times smaller the latent is than the LR picture."""
+        return 1 if self.feature_extractor is None else int(2 ** len(_halvings(self.feature_extractor)))
+
+    def features_of(self, lr: Tensor) -> Tensor:
+        """What stands beside the latent."""
+        return lr if self.feature_extractor is None else self.feature_extractor(lr)
 
     def embedding(self, timestep: int) -> Tensor:
         """[1, 4·C]."""
@@ -241,15 +259,17 @@ def _run(layers: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     return x
 
 
-def below(state: State, path: str) -> dict[str, Tensor]:
-    """The entries under a path, without it."""
-    return {key[len(path) + 1 :]: tensor for key, tensor in state.items() if key.startswith(f"{path}.")}
+def _halvings(branch: nn.Sequential) -> list[Down]:
+    return [layer for layer in branch if isinstance(layer, Down)]
 
 
-def listed(state: State, path: str) -> list[dict[str, Tensor]]:
-    """The entries under path.0, path.1, …"""
-    indices = {int(found[1]) for key in state if (found := re.match(rf"{re.escape(path)}\.(\d+)\.", key))}
-    return [below(state, f"{path}.{index}") for index in sorted(indices)]
+def _branch(state: State) -> nn.Sequential:
+    """Convolution 3×3, SiLU, convolution of stride 2, as often as there are."""
+    layers: list[nn.Module] = []
+    for index in range(1 + max(int(key.split(".")[0]) for key in state)):
+        own = below(state, str(index))
+        layers.append(nn.SiLU() if not own else Down(own) if "op.weight" in own else conv_of(own["weight"], 1))
+    return nn.Sequential(*layers)
 
 
 def _layers(state: State) -> nn.Sequential:
@@ -263,14 +283,5 @@ def _layers(state: State) -> nn.Sequential:
     layers: list[nn.Module] = []
     for entry in listed({f"layers.{key}": tensor for key, tensor in state.items()}, "layers"):
         kind = next((kind for key, kind in kinds.items() if key in entry), None)
-        layers.append(_conv(entry["weight"], 1) if kind is None else kind(entry))
+        layers.append(conv_of(entry["weight"], 1) if kind is None else kind(entry))
     return nn.Sequential(*layers)
-
-
-def _conv(weight: Tensor, padding: int = 0, stride: int = 1) -> nn.Conv2d:
-    outputs, inputs, height, width = weight.shape
-    return nn.Conv2d(inputs, outputs, (height, width), stride, padding)
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    return nn.Linear(weight.shape[1], weight.shape[0])

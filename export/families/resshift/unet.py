@@ -242,8 +242,23 @@ class UNet(nn.Module):
         return result
 
 
+class LrBranch(nn.Module):
+    """lr [B, 3, r·h, r·w] → its features [B, F, h, w], the same for every step: DiT-SR's for faces."""
+
+    def __init__(self, branch: nn.Sequential) -> None:
+        super().__init__()
+        layers = [layer.op if isinstance(layer, reference.Down) else layer for layer in branch]
+        self.feature_extractor = nn.Sequential(
+            *(site(layer) if isinstance(layer, nn.Conv2d) else layer for layer in layers)
+        )
+
+    def forward(self, lr: Tensor) -> Tensor:
+        result: Tensor = self.feature_extractor(lr)
+        return result
+
+
 class OnlyUNet(UNet):
-    """z_y, noise [B, C, h, w] and lr [B, 3, h, w] → x0 [B, C, h, w]."""
+    """z_y, noise [B, C, h, w] and lr [B, 3, h, w], or its features → x0 [B, C, h, w]. So in all steps."""
 
     reads_start = True
 
