@@ -116,7 +116,11 @@ def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
 
 
 def _logged_tensors(text: str) -> list[TensorUse]:
-    return [
-        TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype, name)
-        for name, shape, dtype in _TENSOR.findall(text)
-    ]
+    """Each once: a kernel that uses a tensor several times (PReLU: x and max(x, 0)) lists it as often, and reads it
+    once. In another shape, and without a name, it is another one.
+    """
+    found = {
+        (name or number, shape): TensorUse(tuple(map(int, filter(None, shape.split(",")))), dtype, name)
+        for number, (name, shape, dtype) in enumerate(_TENSOR.findall(text))
+    }
+    return list(found.values())

@@ -34,7 +34,7 @@ from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.chosen import known_rows, quantized_sites
 from passionsr_trt.export.quantize.grids import FP8_CODES
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
-from passionsr_trt.export.quantize.to_fp8 import to_format
+from passionsr_trt.export.quantize.to_format import to_format
 from passionsr_trt.runtime.main import main
 from PIL import Image
 from torch import Tensor
