@@ -120,12 +120,12 @@ def expected_result(part: Part, quant: PartQuant, tensors: Tensors, plan: Export
     A float32 graph must agree to 1e-4. A QDQ graph rounds where the float noise of two executors differs,
     and a deep graph carries such a flip on; so its distance to the float part is compared with that of
     fake quantization: at most 1.5 times as far (half precision adds its own). A part that decides by the last bit
-    adds what a slight change of its inputs does.
+    adds three times what a slight change of its inputs does.
     """
     reference = part.run(tensors)
     slack = HALF_TOLERANCE.get(plan.precision, 0.0)
     if part.decides:
-        slack += reaction(part, tensors, reference)
+        slack += 3 * reaction(part, tensors, reference)
     if not quant.sites:
         return reference, max(slack, 1e-4)
     with attached(fake_quantizers(part, quant)):

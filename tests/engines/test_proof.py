@@ -196,3 +196,19 @@ def test_shifts_are_taken_back_by_the_weights_that_are_used(demo: Built, tmp_pat
     feed = {name: random.normal(0, 1, shape).astype(np.float32) for name, shape in part.shapes((128, 128)).items()}
     with within_limit(bundle.open(part), 63) as judge:
         prove_sites(part, tmp_path / part.file, judge, {"noise": feed})
+
+
+@pytest.mark.parametrize("kind", ["Sign", "Tanh"])
+def test_a_float_graph_may_differ_by_signs_that_fall_the_other_way(kind: str, tmp_path: Path) -> None:
+    """A constant input stands at a tie: noise of 1e-5 turns half of the signs."""
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 8, 8]) for name in "xy"]
+    least = numpy_helper.from_array(np.float32(-1), "least")
+    nodes = [helper.make_node("Add", ["x", "least"], ["sum"]), helper.make_node(kind, ["sum"], ["y"])]
+    graph = helper.make_graph(nodes, kind, values[:1], values[1:], [least])
+    opset = helper.make_opsetid("", 20)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), str(tmp_path / "part.onnx"))
+    session = reference_session(tmp_path / "part.onnx")
+    feed = {"x": np.full((1, 3, 8, 8), 1 + 1e-6, np.float32)}
+    expected = session.run(None, feed)[0]
+    bound = proof.float_bound(tmp_path / "part.onnx", session, feed, expected)
+    assert bound > 1 if kind == "Sign" else bound == 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from passionsr_trt.export.families.resshift.unet import LastUNet, LrBranch, adaf
 from passionsr_trt.export.model.part import smooth_sources
 from passionsr_trt.export.model.proof import TOLERANCE, relative_error
 from passionsr_trt.runtime.main import main
+from PIL import Image
 from torch import Tensor, nn
 
-from tests.conftest import TINY
+from tests.conftest import DEMO, TINY
 from tests.export.resshift import import_small, write_small
 from tests.export.test_resshift import psnr
 
@@ -147,11 +149,12 @@ def test_a_branch_that_makes_more_small_than_the_autoencoder_is_refused(
 
 
 @pytest.mark.accept
-def test_import_to_engines(tmp_path: Path) -> None:
-    """Every fold is proved on the way, in every graph too."""
-    model = import_small(tmp_path, steps=4, **SMALL)
+@pytest.mark.parametrize("sizes", [SMALL, FACES], ids=["full", "faces"])
+def test_import_to_engines(sizes: dict[str, Any], tmp_path: Path) -> None:
+    """Every fold is proved on the way, in every graph too; then a photo of odd size."""
+    model = import_small(tmp_path, steps=4, **sizes)
     built = load_model(model)
-    assert [part.name for part in built.parts][1:-1] == ["unet_4", "unet_3", "unet_2", "unet_1"]
+    assert [part.name for part in built.parts][-5:-1] == ["unet_4", "unet_3", "unet_2", "unet_1"]
     assert max(built.errors.values()) <= TOLERANCE
     words = ["calibrate", str(model), "--images", str(TINY), "--limit", "1", "--method", "range"]
     assert main([*words, "--cache", str(tmp_path / "cache")]) == 0
@@ -161,3 +164,9 @@ def test_import_to_engines(tmp_path: Path) -> None:
     for part in engines.parts:
         coverage = engines.coverage[part.name]
         assert coverage.sites_int8 == coverage.sites_quantized == len(part.sites) - 2, part.name
+    with Image.open(DEMO / "calib" / "lr" / "000.png") as photo:
+        photo.convert("RGB").crop((0, 0, 45, 61)).save(tmp_path / "photo.png")
+    words = ["infer", str(tmp_path / "photo.png"), "--engines", str(tmp_path / "engines"), "-o"]
+    assert main([*words, str(tmp_path / "whole.png")]) == 0
+    with Image.open(tmp_path / "whole.png") as made:
+        assert made.size == (45 * built.upscale, 61 * built.upscale)
