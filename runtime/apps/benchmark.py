@@ -172,7 +172,8 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
     """Median, p10, p90 per contestant and part; ratios are quotients of a group's medians.
 
     groups: contestants that were measured in turn, `tested` in each of them. floats: the rivals of which the
-    fastest counts for each part, all unless named; the chain's is the sum of those.
+    fastest counts for each part, all unless named. Over these, the chain's ratio is of sums of the parts' medians
+    on both sides, so that it lies between the parts' ratios: a median of sums is no sum of medians.
     """
     parts = list(next(iter(groups[0].values())))  # the last is the chain
     seconds: Times = {}
@@ -196,9 +197,8 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
         for label, rounds in seconds.items()
     }
     fastest = {part: min(ratios[label][part] for label in floats or ratios) for part in parts[:-1]}
-    ours = figures[tested]
-    best_sum = sum(fastest[part] * ours[part]["median"] for part in parts[:-1])
-    fastest["chain"] = best_sum / ours["chain"]["median"]
+    ours = {part: figures[tested][part]["median"] for part in parts[:-1]}
+    fastest["chain"] = sum(fastest[part] * ours[part] for part in ours) / sum(ours.values())
     return {"tested": tested, "seconds": figures, "speedup": ratios, "speedup_over_fastest_parts": fastest}
 
 
@@ -241,6 +241,7 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"  {'vs ' + label:<20}{row}")
     row = "".join(f"{value:>13.2f}×" for value in report["speedup_over_fastest_parts"].values())
     print(f"  {'vs fastest float':<20}{row}")
+    print("  vs fastest float: the fastest of each part; chain: the sums of the parts' medians, on both sides")
 
 
 def draw_chart(report: dict[str, Any], path: Path) -> bool:
