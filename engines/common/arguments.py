@@ -203,10 +203,12 @@ def check_multiple(size: tuple[int, int], multiple: int, option: str = "--size")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default only where there is one to show."""
+    """Shows a default only where there is one to show, and the help does not tell it itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.required or action.default in (None, [], False) or isinstance(action.default, tuple):
+        default = action.default
+        shown = isinstance(default, (str, int, float, Path)) and not isinstance(default, bool)
+        if action.required or not shown or "(default: " in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
