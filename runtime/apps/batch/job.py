@@ -77,7 +77,8 @@ def batch(request: BatchRequest) -> int:
             sweep_all(output, pending.folders, patient=pool.address is None and pending.count > 0)
             ledger.sweep()
     before = pending.done + counts["kept"]
-    words = f"{counts['done']} images written to {output.url}, {before} were done before, {failed.count} failed"
+    written = f"{counts['done']} images written to {output.url}" if counts["done"] else "no image written"
+    words = f"{written}, {before} were done before, {failed.count} failed"
     print(printable(words))
     if failed.count:
         print(printable(f"error: {failed.count} images failed; see {output.address(FAILED)}"), file=sys.stderr)
