@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from passionsr_trt.engines.common.extras import install_hint
 from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
 from passionsr_trt.runtime.apps import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
@@ -195,7 +196,7 @@ def test_a_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
         monkeypatch.delitem(sys.modules, name)
     model = str(ROOT / "demo" / "model")
     assert main(["export", model, "--float", "-o", "unused"]) == 1
-    assert 'in the checkout: `pip install -e ".[export]"`' in capsys.readouterr().err
+    assert f"torch is not installed; {install_hint('export')}\n" in capsys.readouterr().err
 
 
 def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -241,4 +242,6 @@ def test_doctor_reads_gpus_and_jetsons(
     printed = capsys.readouterr().out
     assert "RTX 4090, SM 8.9, 24564 MiB" in printed and "Jetson    NVIDIA Jetson AGX Orin" in printed
     (line,) = [line for line in printed.splitlines() if "to add everything" in line]
-    assert line.endswith('".[cuda]"'), "a Jetson has TensorRT from JetPack, never from pip"
+    assert line == f"to add everything that is missing, {install_hint('cuda')}", (
+        "a Jetson has TensorRT from JetPack, never from pip"
+    )

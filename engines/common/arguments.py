@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
-from passionsr_trt.engines.common.extras import EXTRAS, install
+from passionsr_trt.engines.common.extras import EXTRAS, install_hint
 from passionsr_trt.engines.common.signals import ended_by_signal
 
 CALIBRATIONS = Path("calib_cache")  # where calibrations are kept, by content
@@ -253,5 +253,5 @@ def missing_extra(error: ModuleNotFoundError) -> int:
     name = (error.name or "").split(".")[0]
     if name not in EXTRAS:
         raise error
-    print(f"error: {name} is not installed; in the checkout: `{install(EXTRAS[name])}`", file=sys.stderr)
+    print(f"error: {name} is not installed; {install_hint(EXTRAS[name])}", file=sys.stderr)
     return 1

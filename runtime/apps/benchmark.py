@@ -19,7 +19,7 @@ from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size, sources_of
 from passionsr_trt.engines.common.arguments import check_multiple
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
@@ -77,8 +77,8 @@ def benchmark(request: BenchmarkRequest) -> int:
         print_profile(report["profile"])
     print(f"  benchmark.json{' and benchmark.png' if chart else ''} in {request.output}")
     if not chart:
-        how = install(extra_of("matplotlib"))
-        print(f"  no chart: matplotlib is not installed; in the checkout: `{how}`", file=sys.stderr)
+        how = install_hint(extra_of("matplotlib"))
+        print(f"  no chart: matplotlib is not installed; {how}", file=sys.stderr)
     if request.html:
         from passionsr_trt.runtime.apps.html_report import stated, write_benchmark
 

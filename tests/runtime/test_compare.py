@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import install_hint
 from passionsr_trt.engines.pictures.drawn_set import DRAWN, EXTREME
 from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.runtime.apps import compare as compare_module
@@ -176,7 +177,7 @@ def test_the_benchmark_without_matplotlib_leaves_the_chart_out(
     assert main([*words, "-o", str(tmp_path), "--size", "64x64"]) == 0
     said = capsys.readouterr()
     assert "vs fastest float" in said.out and "  benchmark.json in " in said.out
-    assert 'no chart: matplotlib is not installed; in the checkout: `pip install -e ".[compare]"`' in said.err
+    assert f"no chart: matplotlib is not installed; {install_hint('compare')}" in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
 
 
@@ -190,7 +191,7 @@ def test_compare_without_its_extras_ends_before_the_work(module: str, small: Bui
         f"from passionsr_trt.runtime.main import main\nsys.exit(main({words!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    line = f'error: {module} is not installed; in the checkout: `pip install -e ".[compare]"`\n'
+    line = f"error: {module} is not installed; {install_hint('compare')}\n"
     assert (done.returncode, done.stderr) == (1, line)
     assert not (tmp_path / "out").exists()
 

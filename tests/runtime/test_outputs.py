@@ -125,8 +125,6 @@ def test_a_file_s_name_and_the_format_that_is_asked_for_agree(tmp_path: Path) ->
             plan(tmp_path / name, source, kind=kind)
         fact = f"-o {tmp_path / name} with --format {kind}"
         assert str(caught.value) == f"{fact}; expected a name ending in .{kind}, or no --format"
-    (tmp_path / "folder.png").mkdir()
-    assert targets(plan(tmp_path / "folder.png", source, kind="jpg"), tmp_path / "folder.png") == ["a.jpg"]
 
 
 def test_a_name_that_is_taken_is_no_picture_s(tmp_path: Path) -> None:
