@@ -18,13 +18,13 @@ from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model, part_names
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size, sources_of
 from passionsr_trt.engines.common.arguments import check_multiple
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.common.extras import extra_of, install_hint
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
 from passionsr_trt.runtime.core.chain import Arrays, Chain
-from tqdm import tqdm
 
 ROUNDS = 20  # to choose by
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
@@ -130,7 +130,7 @@ def measure(chains: Sequence[Contestant], parts: Sequence[str], sources: Arrays,
     times: Times = {chain.label: {part: [] for part in (*parts, "chain")} for chain in chains}
     for chain in chains:
         chain.run(sources)
-    with tqdm(total=runs * len(chains), desc="benchmark", unit="run") as progress:
+    with Bar(total=runs * len(chains), desc="benchmark", unit="run") as progress:
         for index in range(runs):
             turn = index % len(chains)
             for chain in (*chains[turn:], *chains[:turn]):
