@@ -17,13 +17,14 @@ INTERVAL = 20.0  # seconds between two lines where there is no terminal
 LINE = "{desc}: {percentage:3.0f}%, {n_fmt} of {total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
-class Bar(tqdm):  # type: ignore[type-arg]
+class Bar(tqdm):
     """tqdm, called as it is; `write` too."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         file = sys.stderr if options.get("file") is None else options["file"]
         self.lines = not (file is not None and file.isatty())
         self._said, self._spoken = time.monotonic(), False
+        self.bar_format: str | None
         # miniters 1: by the clock alone, else tqdm counts on so many of the next to be as quick as the last were
         super().__init__(*arguments, **({"miniters": 1} | options if self.lines else options))
         if self.lines and not self.disable and self.total and self.bar_format is None:
