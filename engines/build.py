@@ -14,7 +14,7 @@ from passionsr_trt.engines.bundle.bundles import Coverage, EngineBundle, OnnxBun
 from passionsr_trt.engines.bundle.manifest import MANIFEST, atomic_folder, sha256
 from passionsr_trt.engines.bundle.records import encode
 from passionsr_trt.engines.bundle.wiring import PartInfo
-from tqdm import tqdm
+from passionsr_trt.engines.common.bar import Bar
 
 
 def build_engines(bundle: OnnxBundle, output: Path, backend: Backend, builder: Builder) -> EngineBundle:
@@ -22,7 +22,7 @@ def build_engines(bundle: OnnxBundle, output: Path, backend: Backend, builder: B
     parts: list[PartInfo] = []
     coverage: dict[str, Coverage] = {}
     with atomic_folder(output, "engine-bundle") as folder:
-        with tqdm(bundle.parts, desc=f"building for {backend}", unit="engine") as progress:
+        with Bar(bundle.parts, desc=f"building for {backend}", unit="engine") as progress:
             for part in progress:
                 progress.set_postfix_str(part.name)
                 file, figures = builder.build(bundle, part, folder)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from passionsr_trt.engines.common.arguments import HelpFormatter, refuse_twice, run
+from passionsr_trt.engines.common.parser import OneLineParser
 from passionsr_trt.runtime.picture_cli import add_infer
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="infer.py", description=__doc__, formatter_class=HelpFormatter)
+    parser = OneLineParser(prog="infer.py", description=__doc__, formatter_class=HelpFormatter)
     refuse_twice(parser)
     add_infer(parser)
     return run(parser, sys.argv[1:])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from passionsr_trt.engines.common.arguments import HelpFormatter, missing_extra, refuse_twice, run
 from passionsr_trt.engines.common.errors import printable
+from passionsr_trt.engines.common.next_step import typed
+from passionsr_trt.engines.common.parser import OneLineParser
 from passionsr_trt.engines.common.signals import ended_by_signal
 
 # name: (module, function that adds its options, one line of help)
@@ -53,6 +55,7 @@ EPILOG = (
     "Exit status: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. "
     "Words (part, site, port, LET, …): docs/how-it-works.md#words."
 )
+HELP = "`passionsr-trt --help` shows the commands"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="passionsr-trt",
         description="One-step diffusion super-resolution, from PyTorch to INT8 engines.",
         epilog=EPILOG,
@@ -74,10 +77,10 @@ def _main(argv: list[str]) -> int:
     version = importlib.metadata.version("passionsr-trt")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     wanted = next((word for word in argv if not word.startswith("-")), None)
-    if wanted is not None and wanted not in COMMANDS and not {"-h", "--help", "--version"} & {*argv}:
-        print(f"error: {unknown(wanted)}", file=sys.stderr)
+    if wanted not in COMMANDS and not {"-h", "--help", "--version"} & {*argv}:
+        print(f"error: {unknown(argv, wanted)}", file=sys.stderr)
         return 2
     for name, (module, function, text) in COMMANDS.items():
         child = subparsers.add_parser(
@@ -92,11 +95,28 @@ def _main(argv: list[str]) -> int:
     return run(parser, argv)
 
 
-def unknown(word: str) -> str:
-    """Of a word that is no command: the nearest one, or all."""
-    near = difflib.get_close_matches(word, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-    return printable(f"{word}: no such command; {hint}")
+def unknown(argv: Sequence[str], word: str | None) -> str:
+    """Of words without a command: the nearest command, `infer` for what may be pictures, or all."""
+    every = f"expected one of {', '.join(COMMANDS)}"
+    if argv and argv[0].startswith("-") and argv[0] != "--traceback":
+        return printable(f"{argv[0]}: no option of passionsr-trt itself; expected a command before it; {HELP}")
+    if word is None:
+        return f"no command; {every}; {HELP}"
+    if near := difflib.get_close_matches(word, COMMANDS, n=1):
+        hint = f"did you mean {near[0]}?"
+    elif may_be_pictures(word):
+        hint = f"did you mean `{typed('infer', *argv)}`?"
+    else:
+        hint = every
+    return printable(f"{word or repr(word)}: no such command; {hint}; {HELP}")
+
+
+def may_be_pictures(word: str) -> bool:
+    """Is it a file or folder that is there, or named as a picture or a clip?"""
+    from passionsr_trt.engines.pictures.files import SUFFIXES, suffix_of
+    from passionsr_trt.runtime.apps.video.names import READ
+
+    return suffix_of(word) in (*SUFFIXES, *READ) or bool(word and Path(word).exists())
 
 
 if __name__ == "__main__":

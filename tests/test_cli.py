@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from passionsr_trt.engines.common.extras import install_hint
 from passionsr_trt.engines.tensorrt.gpu import InstalledGPU
 from passionsr_trt.runtime.apps import doctor
 from passionsr_trt.runtime.main import COMMANDS, main
@@ -69,12 +71,63 @@ def test_usage_errors_exit_with_2(small: Built, tmp_path: Path, capsys: pytest.C
         ("build-engine", "did you mean build-engines?"),
         ("upscale-it", "expected one of import-model, "),
         ("a\nb", "a\\nb: no such command"),
+        ("photo.jpg", "did you mean `passionsr-trt infer photo.jpg x`?"),
+        ("clip of us.MKV", "did you mean `passionsr-trt infer 'clip of us.MKV' x`?"),
+        (str(ROOT / "LICENSE"), f"did you mean `passionsr-trt infer {ROOT / 'LICENSE'} x`?"),
+        ("--engines", "--engines: no option of passionsr-trt itself; expected a command before it"),
     ],
 )
 def test_an_unknown_command_names_the_nearest(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word, "x"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and hint in line
+    assert (
+        line.startswith("error: ") and hint in line and line.endswith("`passionsr-trt --help` shows the commands")
+    )
+
+
+def test_without_a_command_all_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--traceback"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second and first.startswith("error: no command; expected one of import-model, ")
+
+
+WRONG = {
+    "infer a --tiel 5": "--tiel: no such option; did you mean --tile?",
+    "infer a --frobnicate=5": "--frobnicate: no such option",
+    "infer a -x": "-x: no such option",
+    "predict a --gpus b": "--gpus: no such option; did you mean --gpu?",
+    "infer a --tile x": "argument --tile: 'x' is not a whole number",
+    "infer a --tile": "argument --tile: expected a value after it",
+    "infer a --t 5": "--t: expected one of --tile, --threads",
+    "infer a --format tiff": "argument --format: 'tiff': expected one of png, jpg, webp",
+    "build-engines a -o b --optimization-level x": "argument --optimization-level: 'x': expected a whole number",
+    "serve --engines": "argument --engines: expected one value or more after it",
+    "infer a -o out b": "b: one word too many; expected all images side by side",
+    "doctor now": "now: one word too many; expected options alone",
+    "benchmark --engines a -o b": "missing: --baseline",
+    "benchmark --engins a": "--engins: no such option; did you mean --engines?",
+    "infer a\tb --a\nb": "--a\\nb: no such option",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_option_is_one_line_with_the_way_out(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split(" "))
+    said = capsys.readouterr()
+    command = words.split(" ")[0]
+    assert said.err == f"error: {WRONG[words]}; `passionsr-trt {command} --help` shows the options\n"
+    assert (stop.value.code, said.out) == (2, "")
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_shows_each_default_once_and_as_it_is_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for option in re.split(r" (?=--\w)", text):
+        assert option.count("(default: ") <= 1, option
+    assert not re.search(r"default: (True|False|None|\[|\(|\w+\()", text)
 
 
 REQUESTS = {  # command line → the app that it asks, and some of what it asks for
@@ -151,7 +204,7 @@ def test_a_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
         monkeypatch.delitem(sys.modules, name)
     model = str(ROOT / "demo" / "model")
     assert main(["export", model, "--float", "-o", "unused"]) == 1
-    assert 'in the checkout: `pip install -e ".[export]"`' in capsys.readouterr().err
+    assert f"torch is not installed; {install_hint('export')}\n" in capsys.readouterr().err
 
 
 def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -197,4 +250,6 @@ def test_doctor_reads_gpus_and_jetsons(
     printed = capsys.readouterr().out
     assert "RTX 4090, SM 8.9, 24564 MiB" in printed and "Jetson    NVIDIA Jetson AGX Orin" in printed
     (line,) = [line for line in printed.splitlines() if "to add everything" in line]
-    assert line.endswith('".[cuda]"'), "a Jetson has TensorRT from JetPack, never from pip"
+    assert line == f"to add everything that is missing, {install_hint('cuda')}", (
+        "a Jetson has TensorRT from JetPack, never from pip"
+    )

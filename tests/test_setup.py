@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from passionsr_trt.engines.common.extras import ORT_GPU, PACKAGES, Package, install
+from passionsr_trt.engines.common import extras
+from passionsr_trt.engines.common.extras import ORT_GPU, PACKAGES, Package, install, install_hint
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = configparser.ConfigParser()
@@ -59,6 +62,66 @@ def test_a_package_s_extra_brings_it(package: Package) -> None:
 def test_no_message_names_an_extra_by_itself() -> None:
     assert "onnxruntime-gpu" in requirements(ORT_GPU)
     texts = {path.name: path.read_text(encoding="utf-8") for path in CODE}
-    assert [name for name, text in texts.items() if "pip install -e" in text] == ["extras.py"]
+    assert [name for name, text in texts.items() if "pip install {" in text] == ["extras.py"]
+    assert not [name for name, text in texts.items() if "pip install -e" in text]
     assert not [name for name, text in texts.items() if "passionsr-trt[" in text], "no index has the package"
+
+
+class Noted:
+    """A distribution of which pip noted this, or nothing."""
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def read_text(self, name: str) -> str | None:
+        assert name == "direct_url.json"
+        return self.text
+
+
+FOLDERS = {  # of a checkout, and how it stands in a command
+    "plain": '"{}[cpu,rtx]"',
+    "with space": '"{}[cpu,rtx]"',
+    "a $HOME": "'{}[cpu,rtx]'",
+    "käse": '"{}[cpu,rtx]"',
+}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("editable", [True, False])
+def test_what_is_to_be_installed_fits_how_the_package_was(
+    folder: str, editable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / folder
+    place.mkdir()
+    (place / "setup.cfg").touch()
+    noted = json.dumps({"url": place.as_uri(), "dir_info": {"editable": True} if editable else {}})
+    monkeypatch.setattr(extras.importlib.metadata, "distribution", lambda _name: Noted(noted))
+    monkeypatch.setattr(extras, "checkout", extras.checkout.__wrapped__)
+    command = f"pip install {'-e ' if editable else ''}{FOLDERS[folder].format(place)}"
+    assert install("cpu", "rtx", "cpu") == command and install_hint("cpu", "rtx") == f"`{command}`"
+    assert shlex.split(command)[-1] == f"{place}[cpu,rtx]"
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        '{"url": "https://example.org/a.zip", "archive_info": {}}',
+        '{"url": "file:///nowhere/at/all", "dir_info": {}}',
+    ],
+)
+def test_where_no_checkout_is_known_it_is_said_where_to_install(
+    noted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras.importlib.metadata, "distribution", lambda _name: Noted(noted))
+    monkeypatch.setattr(extras, "checkout", extras.checkout.__wrapped__)
     assert install("cpu", "rtx", "cpu") == 'pip install -e ".[cpu,rtx]"'
+    assert install_hint("cpu") == 'in the checkout: `pip install -e ".[cpu]"`'
+
+
+def test_doctor_names_every_extra_that_anybody_may_miss() -> None:
+    told = {package.extra for package in PACKAGES if package.purpose}
+    assert told == {package.extra for package in PACKAGES}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
-from passionsr_trt.engines.common.extras import EXTRAS, install
+from passionsr_trt.engines.common.extras import EXTRAS, install_hint
 from passionsr_trt.engines.common.signals import ended_by_signal
 
 CALIBRATIONS = Path("calib_cache")  # where calibrations are kept, by content
@@ -203,10 +203,12 @@ def check_multiple(size: tuple[int, int], multiple: int, option: str = "--size")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default only where there is one to show."""
+    """Shows a default only where there is one to show, and the help does not tell it itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.required or action.default in (None, [], False) or isinstance(action.default, tuple):
+        default = action.default
+        shown = isinstance(default, (str, int, float, Path)) and not isinstance(default, bool)
+        if action.required or not shown or "(default: " in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -251,5 +253,5 @@ def missing_extra(error: ModuleNotFoundError) -> int:
     name = (error.name or "").split(".")[0]
     if name not in EXTRAS:
         raise error
-    print(f"error: {name} is not installed; in the checkout: `{install(EXTRAS[name])}`", file=sys.stderr)
+    print(f"error: {name} is not installed; {install_hint(EXTRAS[name])}", file=sys.stderr)
     return 1

@@ -29,12 +29,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.engines.graph.names import owner_of, written_as
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.graph.rewriting import array, constant, giver, inputs_of, pads_of, readers_of
 from passionsr_trt.engines.openvino.compile import compile_content
-from tqdm import tqdm
 
 Tensors = dict[str, np.ndarray]
 PRODUCTS = ("Conv", "MatMul", "Gemm")
@@ -85,7 +85,7 @@ def prove_sites(part: PartInfo, path: Path, judge: Path, feeds: Mapping[str, Ten
     values = _values(bundle, part, waiting.values(), feeds)
     for found in values.values():
         found |= {name: port_values(wall, bundle, found) for name, wall in walls.items()}
-    with tqdm(total=len(waiting), desc=f"proving {part.name}", unit="port", leave=False) as progress:
+    with Bar(total=len(waiting), desc=f"proving {part.name}", unit="port", leave=False) as progress:
         while waiting:
             group = _some(waiting)
             content, takes = side_by_side(group, next(iter(values.values())))

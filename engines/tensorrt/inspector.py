@@ -116,7 +116,7 @@ def parse_layers(lines: Iterable[str]) -> tuple[list[Layer], Counter[str]]:
 
 
 def _logged_tensors(text: str) -> list[TensorUse]:
-    """Each once: a kernel that uses a tensor several times (PReLU: x and max(x, 0)) lists it as often, and reads it
+    """Each once: a kernel that uses a tensor several times (PReLU: x, max(x, 0)) lists it as often, and reads it
     once. In another shape, and without a name, it is another one.
     """
     found = {

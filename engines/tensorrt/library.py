@@ -9,7 +9,7 @@ from typing import Any
 
 from passionsr_trt.engines.bundle.backends import Backend
 from passionsr_trt.engines.common.errors import NotHereError
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"  # the CUDA driver's library
 
@@ -19,7 +19,7 @@ def load_tensorrt(backend: Backend) -> Any:
     try:
         return importlib.import_module(backend.library)
     except (ImportError, OSError) as error:
-        fix = f"in the checkout: `{install(extra_of(backend.library))}`"
+        fix = install_hint(extra_of(backend.library))
         raise NotHereError(f"{backend} is not installed ({error})", "", fix) from None
 
 

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.temporaries import temporary_folder
 from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.calibrate.learners import LearnedPort, LearnedSite, Paused
@@ -34,7 +35,6 @@ from passionsr_trt.export.model.hooks import attached, hooked
 from passionsr_trt.export.model.part import Part
 from passionsr_trt.export.model.sites import Port, Site
 from torch import Tensor, nn
-from tqdm import tqdm
 
 FIRST = 0.2
 STEP_PASSES = 4  # a step of learning, in forward passes: what the first projection rests on
@@ -137,12 +137,12 @@ def block_pairs(
         others: list[tuple[Any, ...]] = []
         with paused(part.module):
             after = compute.in_turn(len(floats), lambda index: run_until(part, block, floats[index], before=False))
-            for (target,) in tqdm(after, desc=f"{title}: targets", total=len(floats), leave=False):
+            for (target,) in Bar(after, desc=f"{title}: targets", total=len(floats), leave=False):
                 targets.append(target)
         before = compute.in_turn(
             len(quantized), lambda index: run_until(part, block, quantized[index], before=True)
         )
-        for x, *more in tqdm(before, desc=f"{title}: inputs", total=len(quantized), leave=False):
+        for x, *more in Bar(before, desc=f"{title}: inputs", total=len(quantized), leave=False):
             given.append(x)
             others.append(tuple(more))
         yield Pairs(AsInputs(given, others), targets)
@@ -189,7 +189,7 @@ def block_costs(
             exact: Tensor = part.module(*inputs)
             energy = float(exact.square().sum()) + 1e-12
             costs = []
-            for block in tqdm(blocks.values(), f"{part.name}: what blocks cost", unit="block", leave=False):
+            for block in Bar(blocks.values(), f"{part.name}: what blocks cost", unit="block", leave=False):
                 with resumed(block):
                     costs.append(float((part.module(*inputs) - exact).square().sum()) / energy)
         return (torch.tensor(costs, dtype=torch.float64, device=HOST),)
@@ -290,7 +290,7 @@ class Schedule:
         self.foreseen += self.expected[path]
         left = sum(self.expected[other] for other in self.left) * self.spent / max(self.foreseen, 1e-9)
         if self.compute.leads:
-            tqdm.write(
+            Bar.write(
                 f"{self.part}: block {self.count - len(self.left)} of {self.count}, {path}: "
                 f"{self.learning / max(self.steps, 1):.2f} s a step, {now - self.begun:.0f} s in all; "
                 f"about {duration(left)} left of {duration(self.spent + left)} for {self.part}",

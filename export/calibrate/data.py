@@ -12,6 +12,7 @@ import torch
 from passionsr_trt.engines.bundle.manifest import sha256
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import Wired, chain_grid, chain_multiple, picture_size, sources_of
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.engines.pictures.pictures import chain_sources, read_picture, to_array, upscale
@@ -19,7 +20,6 @@ from passionsr_trt.engines.pictures.synthetic import synthetic_pictures
 from passionsr_trt.export.model.part import Model, Tensors
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 
 def calibration_files(folder: Path, limit: int, quiet: bool = False) -> list[Path]:
@@ -50,7 +50,7 @@ def calibration_files(folder: Path, limit: int, quiet: bool = False) -> list[Pat
         said.append(f"warning: {share}: ranges come from what is in a picture; take photos like those to enlarge")
     for line in [] if quiet else said:
         if line:
-            tqdm.write(printable(line), file=sys.stderr)
+            Bar.write(printable(line), file=sys.stderr)
     if not files:
         raise UserError(f"{folder}: none of its {len(found)} pictures can be read", "expected at least one")
     return files

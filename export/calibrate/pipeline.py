@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.calibrate.blocks import Pairs, outermost_blocks
 from passionsr_trt.export.calibrate.compute import ALONE, Compute
@@ -48,7 +49,6 @@ from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.quantizers import fake_quantizers
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor
-from tqdm import tqdm
 
 CROP = 256
 Step = Callable[[PartTrainer, PartQuant], PartQuant]
@@ -109,7 +109,7 @@ def observe_model(model: Model, spec: QuantSpec, files: list[Path], compute: Com
     with working_on(compute.device, model.parts):
         with observing(ports) as histograms:
             compute.begin_alike(histograms, lambda: model.run(sources(files[0], model, compute)))
-            for path in tqdm(compute.shared(files), desc="calibrating", unit="image"):
+            for path in Bar(compute.shared(files), desc="calibrating", unit="image"):
                 model.run(sources(path, model, compute))
             compute.merge(histograms)
         return observed(histograms, spec, chosen).on(HOST)
@@ -164,5 +164,5 @@ def observe_operands(part: Part, spec: QuantSpec, samples: list[dict[str, Tensor
 def run_all(part: Part, samples: list[dict[str, Tensor]], title: str, compute: Compute) -> None:
     """Add the part's output to every sample."""
     outputs = compute.in_turn(len(samples), lambda index: (part.run(samples[index]),))
-    for sample, (output,) in zip(samples, tqdm(outputs, f"{part.name}: {title}", len(samples)), strict=True):
+    for sample, (output,) in zip(samples, Bar(outputs, f"{part.name}: {title}", len(samples)), strict=True):
         sample[part.output.name] = output

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.model.hooks import attached, hooked
 from passionsr_trt.export.model.part import Model
@@ -22,7 +23,6 @@ from passionsr_trt.export.quantize.calibration import Calibration
 from passionsr_trt.export.quantize.fold import fold
 from passionsr_trt.export.quantize.quantizers import FakePort, fake_quantizers
 from torch import Tensor, nn
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Probe:
         everything = self.psnr(self.quantized_run)
         total = sum(self.macs.values())
         ports = []
-        with tqdm(self.ports.items(), desc="sensitivity", unit="port") as progress:
+        with Bar(self.ports.items(), desc="sensitivity", unit="port") as progress:
             for port, sites in progress:
                 alone = self.quantized([port])
                 gain = self.without([port]) - everything
@@ -154,7 +154,7 @@ class Probe:
         def attempt(count: int) -> float:
             return self.without(ranking[:count])
 
-        with tqdm(desc=f"budget {target:g} dB", unit="try") as progress:
+        with Bar(desc=f"budget {target:g} dB", unit="try") as progress:
             while low < high:
                 middle = (low + high) // 2
                 reached[middle] = attempt(middle)

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.export.calibrate.blocks import (
     Inputs,
     Pairs,
@@ -52,7 +53,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
 
 SEARCH_INPUTS, SEARCH_DRAWN, SEARCH_CROP = 4, 12, 128
 COST_INPUTS = 2  # crops on which the cost of each block is measured
@@ -82,7 +82,7 @@ def run_stage(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     samples = crops_of_steps(pairs, spec, f"{spec.seed} {title}")
     title = f"{title}: {stage.name}"
-    with only(parameters, module), tqdm(range(steps), desc=title, unit="step") as progress:
+    with only(parameters, module), Bar(range(steps), desc=title, unit="step") as progress:
         for _step in progress:
             optimizer.zero_grad()
             total = 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from passionsr_trt.engines.common.errors import UsageError, UserError, reason_of
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".pkl", ".bin", ".param", ".onnx")  # no repository's name ends so
@@ -87,7 +87,7 @@ def fetch(repository: str, revision: str | None, choose: Chooser) -> tuple[Path,
         raise UserError(
             f"{repository}: no such file or folder here, and huggingface_hub is not installed",
             "expected a path, or what fetches from the hub",
-            f"in the checkout: `{install(extra_of('huggingface_hub'))}`",
+            install_hint(extra_of("huggingface_hub")),
         ) from None
     where = f"{repository}{f' at {revision}' if revision else ''}"
     try:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from tqdm import tqdm
+from passionsr_trt.engines.common.bar import Bar
 
 STAGES = ("folding", "tracing", "decomposing", "translating", "optimizing", "writing", "measuring", "proving")
 # how torch's exporter begins the lines that it prints where it is verbose
@@ -24,7 +24,7 @@ class Stages:
     """A tqdm line of `parts` parts in STAGES each; on a terminal it is drawn anew every second."""
 
     def __init__(self, parts: int) -> None:
-        self.line = tqdm(total=parts * len(STAGES), desc="exporting", unit="stage")
+        self.line = Bar(total=parts * len(STAGES), desc="exporting", unit="stage")
         self.parts, self.part, self.stage = 0, "", ""
         self.ended = threading.Event()
         self.ticks = threading.Thread(target=self._tick, daemon=True)

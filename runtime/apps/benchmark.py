@@ -18,13 +18,13 @@ from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import EngineBundle, OnnxBundle, check_same_model, part_names
 from passionsr_trt.engines.bundle.wiring import PartInfo, Size, chain_multiple, reference_size, sources_of
 from passionsr_trt.engines.common.arguments import check_multiple
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.runtime.backends.loading import open_engines, open_onnx
 from passionsr_trt.runtime.backends.openvino_profile import check_profiled, print_profile, profile_chain
 from passionsr_trt.runtime.core.chain import Arrays, Chain
-from tqdm import tqdm
 
 ROUNDS = 20  # to choose by
 Times = dict[str, dict[str, list[float]]]  # contestant → part → seconds of each round
@@ -78,8 +78,8 @@ def benchmark(request: BenchmarkRequest) -> int:
         print_profile(report["profile"])
     print(f"  benchmark.json{' and benchmark.png' if chart else ''} in {request.output}")
     if not chart:
-        how = install(extra_of("matplotlib"))
-        print(f"  no chart: matplotlib is not installed; in the checkout: `{how}`", file=sys.stderr)
+        how = install_hint(extra_of("matplotlib"))
+        print(f"  no chart: matplotlib is not installed; {how}", file=sys.stderr)
     if request.html:
         from passionsr_trt.runtime.apps.html_report import stated, write_benchmark
 
@@ -131,7 +131,7 @@ def measure(chains: Sequence[Contestant], parts: Sequence[str], sources: Arrays,
     times: Times = {chain.label: {part: [] for part in (*parts, "chain")} for chain in chains}
     for chain in chains:
         chain.run(sources)
-    with tqdm(total=runs * len(chains), desc="benchmark", unit="run") as progress:
+    with Bar(total=runs * len(chains), desc="benchmark", unit="run") as progress:
         for index in range(runs):
             turn = index % len(chains)
             for chain in (*chains[turn:], *chains[:turn]):
@@ -173,7 +173,8 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
     """Median, p10, p90 per contestant and part; ratios are quotients of a group's medians.
 
     groups: contestants that were measured in turn, `tested` in each of them. floats: the rivals of which the
-    fastest counts for each part, all unless named; the chain's is the sum of those.
+    fastest counts for each part, all unless named. Over these, the chain's ratio is of sums of the parts' medians
+    on both sides, so that it lies between the parts' ratios: a median of sums is no sum of medians.
     """
     parts = list(next(iter(groups[0].values())))  # the last is the chain
     seconds: Times = {}
@@ -197,9 +198,8 @@ def summarize(groups: Sequence[Times], tested: str, floats: Sequence[str] = ()) 
         for label, rounds in seconds.items()
     }
     fastest = {part: min(ratios[label][part] for label in floats or ratios) for part in parts[:-1]}
-    ours = figures[tested]
-    best_sum = sum(fastest[part] * ours[part]["median"] for part in parts[:-1])
-    fastest["chain"] = best_sum / ours["chain"]["median"]
+    ours = {part: figures[tested][part]["median"] for part in parts[:-1]}
+    fastest["chain"] = sum(fastest[part] * ours[part] for part in ours) / sum(ours.values())
     return {"tested": tested, "seconds": figures, "speedup": ratios, "speedup_over_fastest_parts": fastest}
 
 
@@ -242,6 +242,7 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"  {'vs ' + label:<20}{row}")
     row = "".join(f"{value:>13.2f}×" for value in report["speedup_over_fastest_parts"].values())
     print(f"  {'vs fastest float':<20}{row}")
+    print("  vs fastest float: the fastest of each part; chain: the sums of the parts' medians, on both sides")
 
 
 def draw_chart(report: dict[str, Any], path: Path) -> bool:

@@ -29,13 +29,13 @@ from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle
 from passionsr_trt.engines.bundle.formats import FP8, INT8, SIGNED, TO_UNSIGNED
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.names import INPUT, QUANTIZE, parse_name
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.engines.pictures.pictures import chain_sources, to_array, upscale
 from passionsr_trt.runtime.core.chain import Chain
 from PIL import Image
-from tqdm import tqdm
 
 Tensors = dict[str, np.ndarray]
 Shares = dict[str, float]  # port → the share of its values that is clipped
@@ -67,7 +67,7 @@ def clipping(bundle: Bundle, chain: Chain, kinds: Mapping[str, Iterable[Image.Im
     captured = {kind: found for kind, found in captured.items() if found}
     shares: dict[str, Shares] = {kind: {} for kind in captured}
     total = len(bundle.parts) * sum(map(len, captured.values()))
-    with tqdm(total=total, desc="counting what is clipped", unit="run") as progress:
+    with Bar(total=total, desc="counting what is clipped", unit="run") as progress:
         for part in bundle.parts if captured else ():
             path = open_graph(bundle, part)
             graph, counted = counting_graph(path, part, bundle.spec)

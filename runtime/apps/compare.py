@@ -16,6 +16,7 @@ import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.bundle.bundles import Bundle, EngineBundle, OnnxBundle, check_same_model
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.drawn_set import EXTREME, drawn_set
@@ -44,7 +45,6 @@ from PIL import Image
 from polygraphy.backend.base import BaseRunner
 from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, PsnrCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
-from tqdm import tqdm
 
 OVERVIEW, DRAWN, DRIFT = "overview.png", "drawn.png", "drift.svg"  # beside the pictures' sheets
 DRAWN_SIDE = 128  # pixels of a drawn picture, before it is enlarged
@@ -166,12 +166,12 @@ def compare_all(
         "images": {},
     }
     sheets, views, options = [], list[View](), Options(align=request.align)
-    for image in tqdm(images, desc="comparing", unit="image"):
+    for image in Bar(images, desc="comparing", unit="image"):
         path = image.path
         try:
             row, pictures = compare_image(reference, tested, read_picture(path).rgb, truths.get(path), options)
         except UserError as error:
-            tqdm.write(printable(f"error: {error}"), file=sys.stderr)
+            Bar.write(printable(f"error: {error}"), file=sys.stderr)
             continue
         report["images"][image.name] = row
         panels = [(name, pictures[name]) for name in ("LR", "bicubic", "float", tested_name(tested))]
@@ -192,7 +192,7 @@ def compare_drawn(
 ) -> tuple[dict[str, Any], list[Image.Image], list[View]]:
     """Figures of each drawn picture and of all, the extreme ones apart, a strip of each, and what --html shows."""
     rows, strips, views = {}, [], []
-    for name, drawn in tqdm(drawn_set(DRAWN_SIDE).items(), desc="comparing drawn pictures", unit="image"):
+    for name, drawn in Bar(drawn_set(DRAWN_SIDE).items(), desc="comparing drawn pictures", unit="image"):
         row, pictures = compare_image(reference, tested, drawn, None, options)
         panels = [(label, pictures[label]) for label in ("LR", "float", tested_name(tested))]
         to_float = row["to_float"]
@@ -261,7 +261,7 @@ def compare_parts(reference: Chain, tested: Chain, images: list[Path]) -> dict[s
             **compare_part(part, reference, tested, captured),
             "snr_in_chain": snr(part.output.name, captured, drifted),
         }
-        for part in tqdm(reference.parts, desc="parts", unit="part")
+        for part in Bar(reference.parts, desc="parts", unit="part")
     }
 
 

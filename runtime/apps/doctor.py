@@ -15,7 +15,7 @@ import psutil
 from passionsr_trt.engines.bundle.backends import BACKENDS, OPENVINO
 from passionsr_trt.engines.bundle.formats import FULL_RANGE, HALF_RANGE
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.extras import PACKAGES, Package, install
+from passionsr_trt.engines.common.extras import PACKAGES, Package, install, install_hint
 from passionsr_trt.engines.common.free_memory import free_memory
 from passionsr_trt.engines.tensorrt.gpu import InstalledGPU, gpus, jetson_model
 from passionsr_trt.engines.tensorrt.library import has_driver
@@ -48,7 +48,7 @@ def run_doctor() -> int:
     cpu = cpu_runs() if OPENVINO.library not in lacking_modules else False
     runs_here = print_targets(cpu, bool(found_gpus) or jetson is not None, lacking_modules, drives)
     if missing:
-        print(f"to add everything that is missing, in the checkout: {install(*missing)}")
+        print(f"to add everything that is missing, {install_hint(*missing)}")
     return 0 if runs_here else 1
 
 

@@ -125,6 +125,9 @@ def infer(request: InferRequest) -> int:
     if not pairs:
         return 1 if wrong else 0
     failed = upscale_noted(request, pairs, notes)
+    if failed == len(pairs):
+        print("no image written")
+        return 1
     count = f"{len(pairs) - failed} of {total}"
     one = output or (next(iter(pairs.values())) if len(pairs) == 1 else None)
     print(printable(f"{count} images written {'beside their originals' if one is None else f'to {one}'}"))

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from passionsr_trt.engines.common.bar import INTERVAL, Bar
 from passionsr_trt.engines.common.errors import printable
 from passionsr_trt.runtime.apps.estimate import Estimate, about, ticking
 from passionsr_trt.runtime.core.observing import Plan
-from tqdm import tqdm
 
-INTERVAL = 20.0  # seconds between two lines where there is no terminal
 FORM = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}{postfix}]"
 
 
@@ -30,7 +29,7 @@ class Progress:
         self.estimate, self.streams = Estimate(weights), streams
         self.made = self.failed = 0
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
-        self.bar = tqdm(total=1.0, desc=label, bar_format=FORM, disable=not self.terminal)
+        self.bar = Bar(total=1.0, desc=label, bar_format=FORM, disable=not self.terminal)
         self._what, self._said = "", time.monotonic()
         self._lock = threading.RLock()
         self._ticking = ExitStack()
@@ -48,7 +47,7 @@ class Progress:
         return Observed(self, source)
 
     def say(self, line: str) -> None:
-        tqdm.write(printable(line), file=sys.stderr)
+        Bar.write(printable(line), file=sys.stderr)
 
     def ended(self, source: Path, failed: bool) -> None:
         """A picture's file is written, or it failed."""

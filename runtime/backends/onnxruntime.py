@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from passionsr_trt.engines.bundle.bundles import OnnxBundle
 from passionsr_trt.engines.common.errors import UserError
-from passionsr_trt.engines.common.extras import ORT_GPU, install
+from passionsr_trt.engines.common.extras import ORT_GPU, install_hint
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.graph.reference import reference_session
 from passionsr_trt.runtime.backends.host import HostExecutor, Shapes
@@ -30,7 +30,7 @@ class OnnxEngine:
             raise UserError(
                 f"ONNX Runtime has no {chosen[0]} here",
                 f"has {', '.join(onnxruntime.get_available_providers())}",
-                f"`pip uninstall onnxruntime`, then in the checkout `{install(ORT_GPU)}`",
+                f"`pip uninstall onnxruntime`, then {install_hint(ORT_GPU)}",
             )
         # TensorRT leaves the nodes that it does not take to CUDA
         chosen += ["CUDAExecutionProvider"] if provider == "tensorrt" else []

@@ -16,6 +16,7 @@ from passionsr_trt.engines.bundle.backends import OpenVINOTarget
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.bundle.spec import QuantSpec
 from passionsr_trt.engines.bundle.wiring import PartInfo
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import EngineError, UsageError, UserError
 from passionsr_trt.engines.graph.checked import open_graph
 from passionsr_trt.engines.openvino.cache import CompiledCache, model_key
@@ -29,7 +30,6 @@ from passionsr_trt.engines.openvino.compile import (
 from passionsr_trt.runtime.backends.host import HostExecutor, HostMemory, Shapes
 from passionsr_trt.runtime.backends.loading import OpenOptions
 from passionsr_trt.runtime.core.chain import Arrays, Chain, fixed
-from tqdm import tqdm
 
 KEPT_SHAPES = 3
 Key = tuple[tuple[str, tuple[int, ...]], ...]
@@ -163,7 +163,7 @@ class OpenVINOEngine:
         sizes = ", ".join("×".join(map(str, shape)) for shape in shapes.values())
         with (
             self._compiling,
-            tqdm(total=1, desc=f"compiling {self.file().stem} for {sizes}", leave=False) as progress,
+            Bar(total=1, desc=f"compiling {self.file().stem} for {sizes}", leave=False) as progress,
         ):
             model = self.compile(shapes)
             cache.keep(key, model.export_model().getvalue())

@@ -20,7 +20,7 @@ from pathlib import Path
 from passionsr_trt.engines.common.errors import UsageError
 from passionsr_trt.engines.common.temporaries import prefix
 from passionsr_trt.engines.pictures.files import OTHER, READABLE, SUFFIXES, Found, is_folder, suffix_of
-from passionsr_trt.runtime.pictures.images import WRITABLE, check_output
+from passionsr_trt.runtime.pictures.images import JPEG, WRITABLE, check_output
 
 JPEGS = (*READABLE.get("JPEG", ()), *READABLE.get("MPO", ()))  # whatever they are called
 ENLARGED = re.compile(r"_x\d{1,2}(\.\d{1,4})?\Z")  # how names of outputs end unless the user says otherwise
@@ -49,12 +49,16 @@ def is_file(output: Path) -> bool:
 
 def name_outputs(found: list[Found], output: Path, kind: str | None) -> Outputs:
     """kind: `png`, `jpg` or `webp`, of files in a folder; None: each its own. UsageError for an `output` that is
-    neither a folder nor such a file.
+    neither a folder nor such a file, or a file of another format than `kind`.
     """
     if is_file(output):
         if len(found) > 1:
             raise UsageError(f"{output}: one file for {len(found)} images", "expected a folder")
         check_output(output)
+        if kind is not None and kind != _kind_of(output):
+            raise UsageError(
+                f"-o {output} with --format {kind}", f"expected a name ending in .{kind}, or no --format"
+            )
         return guarded({found[0].path: output}, found, Outputs())
     suffix = suffix_of(output.name)
     written = f"a folder, or a name ending in {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
@@ -63,6 +67,12 @@ def name_outputs(found: list[Found], output: Path, kind: str | None) -> Outputs:
     if suffix in SUFFIXES or (OTHER.fullmatch(suffix) and not is_folder(output)):
         raise UsageError(f"{output}: {suffix} is a format that is not written", f"expected {written}")
     return in_folder(found, output, kind)
+
+
+def _kind_of(output: Path) -> str:
+    """As --format names it."""
+    suffix = output.suffix.lower()
+    return "jpg" if suffix in JPEG else suffix[1:]
 
 
 def in_folder(found: list[Found], output: Path, kind: str | None, *reserved: str) -> Outputs:
@@ -77,7 +87,8 @@ def beside(found: list[Found], kind: str | None, suffix: str) -> Outputs:
     outputs = Outputs()
     whole = [replace(picture, name=picture.path.as_posix()) for picture in found]
     names = named(whole, Path(), kind, outputs, suffix=suffix)
-    return guarded({path: Path(name) for path, name in names.items()}, found, outputs)
+    pairs = {path: Path(name) for path, name in names.items()}
+    return guarded(pairs, found, outputs, "another --suffix, -o or another --format")
 
 
 def named_as_output(stem: str, suffix: str = "") -> bool:
@@ -147,8 +158,11 @@ def named(
     return names
 
 
-def guarded(pairs: dict[Path, Path], found: list[Found], outputs: Outputs) -> Outputs:
-    """Without those that would be written over a picture that was given."""
+ELSEWHERE = "another output folder, or another --format"
+
+
+def guarded(pairs: dict[Path, Path], found: list[Found], outputs: Outputs, expected: str = ELSEWHERE) -> Outputs:
+    """Without those that would be written over a picture that was given. expected: which options help."""
     given = {os.path.realpath(picture.path): picture.path for picture in found}
     for source, target in pairs.items():
         over = source if _same_but_for_case(source, target) else given.get(os.path.realpath(target))
@@ -156,9 +170,7 @@ def guarded(pairs: dict[Path, Path], found: list[Found], outputs: Outputs) -> Ou
             outputs.pairs[source] = target
         else:
             what = "its own input" if over == source else f"{over}, an input"
-            outputs.refused.append(
-                f"{source}: {target} would overwrite {what}; expected another output folder, or another --format"
-            )
+            outputs.refused.append(f"{source}: {target} would overwrite {what}; expected {expected}")
     return outputs
 
 

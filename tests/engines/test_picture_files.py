@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import install
 from passionsr_trt.engines.pictures import files as picture_files
 from passionsr_trt.engines.pictures.files import LeftOut, find_pictures, list_images, suffix_of, walk
 
@@ -66,7 +67,7 @@ def test_what_is_left_out_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     found, left = find_pictures([tmp_path])
     assert [picture.name for picture in found] == ["a.png"]
     assert left.line() == (
-        '7 files left out: 1 .cr2, 2 .heic (pip install -e ".[heic]"), 2 broken links, '
+        f"7 files left out: 1 .cr2, 2 .heic ({install('heic')}), 2 broken links, "
         "1 whose name begins with a dot, 1 that is no file"
     )
     assert LeftOut().line() == ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from passionsr_trt.engines.common.extras import install_hint
 from passionsr_trt.runtime.main import main
 from safetensors.torch import load_file, save_file
 
@@ -95,7 +96,7 @@ def test_without_transformers_both_ways_out_are_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     line = refusal(words(stand_in(base), tmp_path / "model"), capsys)
-    assert '`pip install -e ".[prompt]"`' in line and "or --text-embedding names a file" in line
+    assert install_hint("prompt") in line and "or --text-embedding names a file" in line
 
 
 def test_without_a_text_encoder_both_ways_out_are_named(

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from passionsr_trt.engines.common.errors import UserError
+from passionsr_trt.engines.common.extras import install_hint
 from passionsr_trt.engines.pictures.drawn_set import DRAWN, EXTREME
 from passionsr_trt.engines.pictures.files import find_pictures
 from passionsr_trt.runtime.apps import compare as compare_module
@@ -174,7 +177,7 @@ def test_the_benchmark_without_matplotlib_leaves_the_chart_out(
     assert main([*words, "-o", str(tmp_path), "--size", "64x64"]) == 0
     said = capsys.readouterr()
     assert "vs fastest float" in said.out and "  benchmark.json in " in said.out
-    assert 'no chart: matplotlib is not installed; in the checkout: `pip install -e ".[compare]"`' in said.err
+    assert f"no chart: matplotlib is not installed; {install_hint('compare')}" in said.err
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
 
 
@@ -188,7 +191,7 @@ def test_compare_without_its_extras_ends_before_the_work(module: str, small: Bui
         f"from passionsr_trt.runtime.main import main\nsys.exit(main({words!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    line = f'error: {module} is not installed; in the checkout: `pip install -e ".[compare]"`\n'
+    line = f"error: {module} is not installed; {install_hint('compare')}\n"
     assert (done.returncode, done.stderr) == (1, line)
     assert not (tmp_path / "out").exists()
 
@@ -212,3 +215,27 @@ def test_ratios_are_of_one_group_and_the_fastest_part_counts() -> None:
         assert report["speedup"]["A"] == {"vae_encoder": 2, "unet": 4, "vae_decoder": 3, "chain": 3}
         fastest = {"vae_encoder": 2, "unet": 2, "vae_decoder": 3, "chain": 2.5}
         assert report["speedup_over_fastest_parts"] == fastest
+
+
+@given(st.lists(st.lists(st.floats(0.01, 100), min_size=6, max_size=6), min_size=5, max_size=8))
+def test_the_chain_over_the_fastest_parts_lies_between_the_parts(rounds: list[list[float]]) -> None:
+    """However the rounds go: a part may be slow in one, another part in the next."""
+    names = ("vae_encoder", "unet", "vae_decoder")
+
+    def times(first: int) -> dict[str, list[float]]:
+        parts = {name: [each[first + index] for each in rounds] for index, name in enumerate(names)}
+        return {**parts, "chain": [sum(each[first : first + 3]) for each in rounds]}
+
+    report = summarize([{"INT8": times(0), "A": times(3)}], "INT8")
+    *parts, chain = report["speedup_over_fastest_parts"].values()
+    assert min(parts) * (1 - 1e-9) <= chain <= max(parts) * (1 + 1e-9)
+
+
+def test_the_chain_s_ratio_is_of_one_estimator() -> None:
+    """INT8's parts are slow in different rounds: the median of its sums is more than the sum of its medians."""
+    ours = {"unet": [1.0, 1.0, 1.0, 9.0, 9.0], "vae_decoder": [9.0, 9.0, 1.0, 1.0, 1.0]}
+    ours["chain"] = [10.0, 10.0, 2.0, 10.0, 10.0]
+    floats = {"unet": [2.0] * 5, "vae_decoder": [2.0] * 5, "chain": [4.0] * 5}
+    report = summarize([{"INT8": ours, "A": floats}], "INT8")
+    assert report["speedup"]["A"]["chain"] == 0.4, "the measured wholes, as the table beside it says"
+    assert report["speedup_over_fastest_parts"] == {"unet": 2, "vae_decoder": 2, "chain": 2}

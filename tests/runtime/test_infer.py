@@ -144,6 +144,16 @@ def test_what_does_not_go_together_is_wrong_usage(small: Built, photo: Path, tmp
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(("name", "what"), [("missing.png", "image"), ("missing.mkv", "clip")])
+def test_where_nothing_was_written_no_place_is_named(
+    name: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if what == "clip":
+        pytest.importorskip("av", reason="needs PyAV (extra [video])")
+    assert main(["infer", str(tmp_path / name), "--provider", "cpu"]) == 1
+    assert capsys.readouterr().out == f"no {what} written\n" and not list(tmp_path.iterdir())
+
+
 def test_the_packaged_engines_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["infer", "--list"]) == 0
     printed = capsys.readouterr().out

@@ -64,7 +64,10 @@ def test_beside_its_picture_each_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert targets(beside(found, None, "_x4"), source) == ["a_x4.jpg", "a_x4.png", "sub/b_x4.png"]
     assert targets(beside(found, "png", "-2"), source) == ["a.jpg-2.png", "a-2.png", "sub/b-2.png"]
     planned = beside(found, None, "")
-    assert targets(planned, source) == ["sub/b.png"] and "overwrite its own input" in planned.refused[0]
+    assert targets(planned, source) == ["sub/b.png"]
+    assert planned.refused[0].endswith(
+        "overwrite its own input; expected another --suffix, -o or another --format"
+    )
 
 
 @pytest.mark.parametrize(("name", "yes"), [("a_x4", True), ("a_x2.5", True), ("a_big", True), ("max4", False)])
@@ -111,6 +114,17 @@ def test_outputs_that_cannot_be_are_wrong_usage(tmp_path: Path) -> None:
     for output in (tmp_path / "one.png", tmp_path / "out.bmp", source / "a.jpg"):
         with pytest.raises(UsageError):
             plan(output, source)
+
+
+def test_a_file_s_name_and_the_format_that_is_asked_for_agree(tmp_path: Path) -> None:
+    source = put(tmp_path / "in", "a.png") / "a.png"
+    for name, kind in (("x.jpg", "jpg"), ("x.JPEG", "jpg"), ("x.png", "png"), ("x.webp", "webp"), ("x.png", None)):
+        assert plan(tmp_path / name, source, kind=kind).pairs == {source: tmp_path / name}
+    for name, kind in (("x.png", "jpg"), ("x.jpeg", "webp"), ("x.webp", "png")):
+        with pytest.raises(UsageError) as caught:
+            plan(tmp_path / name, source, kind=kind)
+        fact = f"-o {tmp_path / name} with --format {kind}"
+        assert str(caught.value) == f"{fact}; expected a name ending in .{kind}, or no --format"
 
 
 def test_a_name_that_is_taken_is_no_picture_s(tmp_path: Path) -> None:

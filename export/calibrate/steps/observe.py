@@ -13,13 +13,13 @@ from functools import partial
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.export.model.hooks import hooked
 from passionsr_trt.export.model.sites import NamedSite, Port
 from passionsr_trt.export.quantize.grids import Grid
 from passionsr_trt.export.quantize.observers import Histogram, activation_boundary, weight_scales
 from passionsr_trt.export.quantize.values import PartQuant, PortQuant, SiteQuant
 from torch import Tensor, nn
-from tqdm import tqdm
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def observing(ports: Mapping[str, Port]) -> Iterator[dict[str, Histogram]]:
 def observed(histograms: Mapping[str, Histogram], spec: QuantSpec, sites: Sequence[NamedSite] = ()) -> PartQuant:
     """The rows of observed ports, and of sites by their weights."""
     grid, ports = Grid.of(spec), {}
-    entries = tqdm(histograms.items(), desc="boundaries", unit="port") if histograms else ()
+    entries = Bar(histograms.items(), desc="boundaries", unit="port") if histograms else ()
     for name, histogram in entries:
         boundary = activation_boundary(histogram, spec)
         ports[name] = PortQuant(torch.tensor(boundary / grid.high, device="cpu"))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from torch import Tensor
-from tqdm import tqdm
 
 LESS = 0.9  # as far: what is nearer to 1 is chance, with so few pictures
 
@@ -29,7 +29,7 @@ class Ranged(Protocol):
 def say_reach(part: str, searches: Sequence[Ranged], spec: QuantSpec) -> None:
     """Print the line on stderr, if there is one."""
     if line := reach_line(part, searches, spec):
-        tqdm.write(line, file=sys.stderr)
+        Bar.write(line, file=sys.stderr)
 
 
 def reach_line(part: str, searches: Sequence[Ranged], spec: QuantSpec) -> str | None:

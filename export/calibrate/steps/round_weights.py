@@ -22,6 +22,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.export.calibrate.blocks import Inputs, Pairs, Samples
 from passionsr_trt.export.calibrate.placement import return_what_is_free, within
 from passionsr_trt.export.calibrate.trainer import PartTrainer
@@ -32,7 +33,6 @@ from passionsr_trt.export.model.sites import NamedSite, Site, SiteConv, zero_pad
 from passionsr_trt.export.quantize.quantizers import FakeSite, fake_quantizers
 from passionsr_trt.export.quantize.values import PartQuant, pack_offsets
 from torch import Tensor
-from tqdm import tqdm
 
 COLUMNS = 2304
 WINDOW = 64  # output positions a side; 64² tokens of a linear
@@ -57,7 +57,7 @@ def round_weights(trainer: PartTrainer, quant: PartQuant) -> PartQuant:
             own = dict(compute.shared(entries))
             return_what_is_free()
             moments = second_moments(part, own, pairs.inputs, weights)
-            for name, sites in tqdm(own.items(), desc=f"{part.name}: rounding", unit="port"):
+            for name, sites in Bar(own.items(), desc=f"{part.name}: rounding", unit="port"):
                 factors = [Factor.of(moment) for moment in moments.pop(name)]
                 for named in sites:
                     offsets[named.name] = site_offsets(named, quant, factors)
@@ -129,7 +129,7 @@ def second_moments(
             start += len(total)
 
     with watching_outputs((sites[0].site.port, partial(add, name)) for name, sites in groups.items()):
-        for index in tqdm(range(len(inputs)), desc=f"{part.name}: second moments", unit="crop"):
+        for index in Bar(range(len(inputs)), desc=f"{part.name}: second moments", unit="crop"):
             weight = weights[index] if weights else 0.0
             part.module(*inputs[index])
     return moments

@@ -32,6 +32,7 @@ from operator import mul
 
 import torch
 from passionsr_trt.engines.bundle.spec import QuantSpec
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.export.calibrate.blocks import Inputs, paused
 from passionsr_trt.export.calibrate.compute import Compute
 from passionsr_trt.export.calibrate.learners import LearnedPort, LearnedSite, reach
@@ -49,7 +50,6 @@ from passionsr_trt.export.quantize.grids import per_channel, quantize_
 from passionsr_trt.export.quantize.quantizers import Scratch
 from passionsr_trt.export.quantize.values import PartQuant
 from torch import Tensor, nn
-from tqdm import tqdm
 
 ALPHAS = (None, 0.4, 0.7)
 SHARES = (1.0, 0.85, 0.7, 0.55)
@@ -258,7 +258,7 @@ def find_ranges(
 ) -> None:
     """What each port's channels reach on the float part's inputs, all of the user's pictures or all drawn."""
     with watching_outputs((search.port, partial(search.observe, drawn=drawn)) for search in searches):
-        for crop in tqdm(compute.shared(inputs), desc=f"{part.name}: ranges{' of drawn pictures' * drawn}"):
+        for crop in Bar(compute.shared(inputs), desc=f"{part.name}: ranges{' of drawn pictures' * drawn}"):
             part.module(*crop)
     merge_ranges(searches, inputs[0][0].device, compute)
 
@@ -291,7 +291,7 @@ def add_errors(
     """Every candidate's error, on small crops of the float part's inputs, in `errors` of its search."""
     tried = [search for search in searches if len(search.candidates(spec)) > 1]
     own, scratch, side = compute.shared(tried), Scratch(), WINDOW if spec.drawn_weight else None
-    with tqdm(total=len(tried), desc=f"{part.name}: search", unit="port") as progress:
+    with Bar(total=len(tried), desc=f"{part.name}: search", unit="port") as progress:
         sizes = recorded_sizes(part, own, crops, side)
         for chosen in within(RECORDED, own, lambda search: sizes[search.name]):
             for search, inputs in recorded(part, chosen, crops, side):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 from passionsr_trt.export.families.image_network.architectures import EXTRA
 from passionsr_trt.export.families.weights import read_checkpoint
 from torch import Tensor
@@ -30,7 +30,7 @@ def read_network(path: Path) -> Weights:
         raise UserError(
             f"image networks need spandrel ({error})",
             "expected it installed",
-            f"in the checkout: `{install(extra_of('spandrel'))}`",
+            install_hint(extra_of("spandrel")),
         ) from None
     found = read_checkpoint(path, whole=True)
     if isinstance(found, dict):

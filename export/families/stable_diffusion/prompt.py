@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 from passionsr_trt.export.families.weights import is_plain, read_json
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def check_library() -> None:
     except ModuleNotFoundError:
         raise UserError(
             "the prompt's embedding cannot be computed: transformers is not installed",
-            f"expected it (in the checkout: `{install(extra_of('transformers'))}`)",
+            f"expected it ({install_hint(extra_of('transformers'))})",
             f"or {OTHER_WAY}",
         ) from None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle.bundles import EngineBundle
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.common.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.pictures.files import is_folder
@@ -25,7 +26,6 @@ from passionsr_trt.runtime.apps.batch.pending import FAILED, Failures, Pending, 
 from passionsr_trt.runtime.apps.batch.worker import Settings
 from passionsr_trt.runtime.apps.infer import Recipe
 from passionsr_trt.runtime.backends.packaged import packaged
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def batch(request: BatchRequest) -> int:
             sweep_all(output, pending.folders, patient=pool.address is None and pending.count > 0)
             ledger.sweep()
     before = pending.done + counts["kept"]
-    words = f"{counts['done']} images written to {output.url}, {before} were done before, {failed.count} failed"
+    written = f"{counts['done']} images written to {output.url}" if counts["done"] else "no image written"
+    words = f"{written}, {before} were done before, {failed.count} failed"
     print(printable(words))
     if failed.count:
         print(printable(f"error: {failed.count} images failed; see {output.address(FAILED)}"), file=sys.stderr)
@@ -141,7 +142,7 @@ def work(
     form = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
     with (
         quiet() as terminal,
-        tqdm(total=pending.count, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
+        Bar(total=pending.count, desc="upscaling", file=terminal, bar_format=form, smoothing=0.05) as progress,
         cluster(pool),
     ):
         if not pool.gpus:

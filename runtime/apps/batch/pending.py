@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import printable
 from passionsr_trt.engines.common.temporaries import sweep
 from passionsr_trt.engines.pictures.files import LeftOut
 from passionsr_trt.runtime.apps.batch.inputs import Refused, pictures
 from passionsr_trt.runtime.apps.batch.ledger import Ledger, Place, Stamp, parse, verdict
 from passionsr_trt.runtime.apps.batch.worker import Settings
-from tqdm import tqdm
 
 ROUND = 16_384  # pictures that Ray knows of at once; then the pool is made anew
 SHOWN = 10  # failures on the terminal; all are in failed.jsonl
@@ -59,7 +59,7 @@ class Failures:
         else:
             self.lines.append(line)
         if self.count <= SHOWN:
-            tqdm.write(printable(f"error: {reason}"), file=terminal or sys.stderr)
+            Bar.write(printable(f"error: {reason}"), file=terminal or sys.stderr)
 
     def save(self) -> None:
         if self.output.local is None and self.count:
@@ -78,7 +78,7 @@ def list_pending(
     found = pictures(inputs, lists, output.url, settings.recipe.form, left)
     with (
         file.open("w", encoding="utf-8") as lines,
-        tqdm(found, desc="listing", unit="picture", leave=False) as items,
+        Bar(found, desc="listing", unit="picture", leave=False) as items,
     ):
         for item in items:
             if isinstance(item, Refused):
@@ -103,5 +103,5 @@ def list_pending(
             lines.write(json.dumps({**row, "note": note}) + "\n")
             pending.count += 1
     if line_left := left.line():
-        tqdm.write(printable(line_left), file=sys.stderr)
+        Bar.write(printable(line_left), file=sys.stderr)
     return pending

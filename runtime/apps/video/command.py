@@ -85,6 +85,9 @@ def enlarge_clips(request: ClipsRequest) -> int:
             note.note(source, target)
     for note in notes.values():
         note.close()
+    if len(failed) == len(pairs):
+        print("no clip written")
+        return 1
     where = next(iter(pairs.values())) if len(pairs) == 1 else request.output or "beside their originals"
     damage = f", {broken} broken packets or frames in them" if broken else ""
     print(printable(f"{len(pairs) - len(failed)} of {len(pairs)} clips written to {where}{damage}"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from passionsr_trt.engines.build import versions
+from passionsr_trt.engines.common.bar import Bar
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.pictures import to_array
@@ -26,7 +27,6 @@ from passionsr_trt.runtime.core.steadiness import Steadiness
 from passionsr_trt.runtime.core.upscaler import Given, super_resolve
 from passionsr_trt.runtime.pictures.images import save_image
 from PIL import Image
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def compare_clips(request: CompareRequest, wanted: FramesWanted) -> int:
                 with Clip(path, wanted.start, wanted.end) as clip:
                     row, sheet = compare_clip(clip, reference, tested, Options(align=request.align), wanted.frames)
             except UserError as error:
-                tqdm.write(printable(f"error: {error}"), file=sys.stderr)
+                Bar.write(printable(f"error: {error}"), file=sys.stderr)
                 broken += 1
                 continue
             for line in [*clip.notes, *clip.broken]:
-                tqdm.write(printable(f"{path}: {line}"), file=sys.stderr)
+                Bar.write(printable(f"{path}: {line}"), file=sys.stderr)
             broken += len(clip.broken)
             report["clips"][name] = row
             save_image(sheet, request.output / f"{name}-worst-frame.png")
@@ -98,7 +98,7 @@ def compare_clip(
     steady, rows, times = Steadiness(), list[dict[str, float]](), list[str]()
     worst: tuple[float, Image.Image] | None = None
     total = most if clip.count is None else min(most, clip.count)
-    for frame in tqdm(islice(clip.frames(), most), total=total, desc=f"comparing {clip.path.name}", unit="frame"):
+    for frame in Bar(islice(clip.frames(), most), total=total, desc=f"comparing {clip.path.name}", unit="frame"):
         if frame.picture is None or isinstance(frame.picture, Exception):
             clip.broken.append(f"frame {frame.number}: {frame.picture}")
             continue

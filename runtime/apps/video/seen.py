@@ -6,10 +6,9 @@ import sys
 import time
 from contextlib import ExitStack
 
+from passionsr_trt.engines.common.bar import INTERVAL, Bar
 from passionsr_trt.engines.common.errors import printable
 from passionsr_trt.runtime.apps.estimate import Estimate, about, ticking
-from passionsr_trt.runtime.apps.progress import INTERVAL
-from tqdm import tqdm
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}{postfix}]"
 ENDLESS = "{desc}: [{elapsed}{postfix}]"
@@ -27,7 +26,7 @@ class FrameProgress:
         self.estimate.at("frame", done)  # so often
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         form = ENDLESS if total is None else FORM
-        self.bar = tqdm(total=total, initial=done, desc=label, bar_format=form, disable=not self.terminal)
+        self.bar = Bar(total=total, initial=done, desc=label, bar_format=form, disable=not self.terminal)
         self._said = time.monotonic()
         self._ticking = ExitStack()
 
@@ -41,7 +40,7 @@ class FrameProgress:
         self.bar.close()
 
     def say(self, line: str) -> None:
-        tqdm.write(printable(line), file=sys.stderr)
+        Bar.write(printable(line), file=sys.stderr)
 
     def moved(self, failed: int) -> None:
         """One more frame is done. failed: of all so far."""

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from passionsr_trt.engines.common.errors import NotHereError, UserError, reason_of
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 from passionsr_trt.runtime.backends.tensorrt.device import Device
 
 VARIABLE = "PASSIONSR_CUDA"
@@ -87,7 +87,7 @@ def binding() -> Binding:
             return each
         problems.append(f"{each.name}: {problem}")
     expected = f"expected {' or '.join(each.name for each in asked)}"
-    fix = f"in the checkout: `{install(extra_of(asked[0].module))}`; {asked[0].needs}"
+    fix = f"{install_hint(extra_of(asked[0].module))}; {asked[0].needs}"
     raise NotHereError(f"nothing here drives the GPU ({', '.join(problems)})", expected, fix)
 
 

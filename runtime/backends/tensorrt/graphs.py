@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from passionsr_trt.engines.common.errors import UserError, reason_of
-from passionsr_trt.engines.common.extras import extra_of, install
+from passionsr_trt.engines.common.extras import extra_of, install_hint
 
 
 class CapturedGraph:
@@ -35,7 +35,7 @@ def graph_driver() -> Any:
     try:
         return importlib.import_module("cuda.bindings.driver")
     except (ImportError, OSError) as error:
-        fix = f"in the checkout: `{install(extra_of('cuda.bindings'))}` (cuda-python 12.6.2 or newer)"
+        fix = f"{install_hint(extra_of('cuda.bindings'))} (cuda-python 12.6.2 or newer)"
         print(f"warning: no CUDA graphs, each part is launched anew ({reason_of(error)}); {fix}", file=sys.stderr)
         return None
 
