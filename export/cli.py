@@ -24,6 +24,7 @@ from passionsr_trt.engines.common.arguments import (
     some_path,
     whole,
 )
+from passionsr_trt.engines.common.counted import counted
 from passionsr_trt.engines.common.errors import UsageError, UserError
 from passionsr_trt.engines.common.next_step import PHOTOS, say_next
 from passionsr_trt.engines.common.user_cache import one_at_a_time
@@ -60,7 +61,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_import_model(parser: argparse.ArgumentParser) -> None:
     from passionsr_trt.export.families.hub import add_arguments
-    from passionsr_trt.export.families.registry import FAMILIES
+    from passionsr_trt.export.families.registry import FAMILIES, add_options
 
     written = "model folder to write (float32); of an image network also a .safetensors file"
     parser.add_argument("-o", "--output", type=some_path, required=True, help=written)
@@ -78,8 +79,7 @@ def add_import_model(parser: argparse.ArgumentParser) -> None:
         "--family", choices=names, help=f"the kind of model (default: {names[0]}; of ncnn's files: image-network)"
     )
     add_arguments(parser.add_argument_group("Hugging Face hub"))
-    for family in FAMILIES:
-        family.add_arguments(parser.add_argument_group(family.name))
+    add_options(parser)
     parser.set_defaults(run=run_import_model)
 
 
@@ -163,7 +163,7 @@ def calibrated(arguments: argparse.Namespace, compute: Compute) -> int:
         if not compute.leads:
             return 0
         calibration.save(folder)
-    print(f"{folder}: {len(calibration.quant.sites)} sites from {len(files)} images")
+    print(f"{folder}: {counted(len(calibration.quant.sites), 'site')} from {counted(len(files), 'image')}")
     say_calibrated(arguments, calibration, folder)
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passionsr_trt.engines.common.arguments import decibels, some_input, some_path, whole
+from passionsr_trt.engines.common.counted import counted
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.export.cli import add_device, add_own_calibration, own_calibration
 
@@ -71,7 +72,8 @@ def write_report(report: Sensitivity, parts: list[str], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "sensitivity.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
     sensitivity.draw(report, parts, output / "sensitivity.png")
-    print(f"{report.psnr:.1f} dB to float with all {len(report.ports)} ports quantized; most sensitive:")
+    ports = counted(len(report.ports), "port")
+    print(f"{report.psnr:.1f} dB to float with all of {ports} quantized; most sensitive:")
     for entry in report.ports[:10]:
         cost = f"alone {entry.psnr_alone:5.1f} dB, float {entry.gain_if_float:+.2f} dB"
         print(f"  {entry.port:<60} {cost}, {entry.clipped:.1%} clipped")
@@ -89,5 +91,5 @@ def write_reduced(
     reduced.save(output / "calibration")
     (output / "spec.json").write_text(json.dumps(reduced.spec.to_json(), indent=1) + "\n")
     share = sum(entry.macs_share for entry in chosen)
-    print(f"{len(kept)} ports float ({share:.1%} of the MACs): {psnr:.1f} dB")
+    print(f"{counted(len(kept), 'port')} float ({share:.1%} of the MACs): {psnr:.1f} dB")
     print(f"calibration and spec.json in {output}; export with --calibration")

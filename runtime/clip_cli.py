@@ -8,6 +8,17 @@ from passionsr_trt.engines.common.arguments import moment, whole
 from passionsr_trt.runtime.apps.video.options import SEGMENT
 
 
+def crf(text: str) -> int:
+    """An argparse type: an encoder's CRF. Whoever means a photo's quality gives more."""
+    try:
+        return whole(0, 63)(text)
+    except argparse.ArgumentTypeError:
+        expected = (
+            "expected a clip's CRF, a whole number from 0 to 63; photos are written with JPEG's and WebP's 95"
+        )
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: {expected}") from None
+
+
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("clips")
     add_moments(group)
@@ -19,9 +30,9 @@ def add_clip_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quality",
-        type=whole(0, 63),
+        type=crf,
         metavar="N",
-        help="of the encoder: its CRF, less is better (default: its own)",
+        help="of a clip's encoder: its CRF, 0 to 63, less is better (default: its own)",
     )
     group.add_argument(
         "--pixel-format",

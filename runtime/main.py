@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from passionsr_trt.engines.common.arguments import HelpFormatter, missing_extra, refuse_twice, run
-from passionsr_trt.engines.common.errors import printable
+from passionsr_trt.engines.common.errors import UserError, printable
 from passionsr_trt.engines.common.next_step import typed
 from passionsr_trt.engines.common.parser import OneLineParser
 from passionsr_trt.engines.common.signals import ended_by_signal
@@ -92,6 +92,9 @@ def _main(argv: list[str]) -> int:
                 getattr(importlib.import_module(module), function)(child)
             except ModuleNotFoundError as error:
                 return missing_extra(error)
+            except UserError as error:  # two families with one option
+                print(f"error: {printable(str(error))}", file=sys.stderr)
+                return 1
     return run(parser, argv)
 
 

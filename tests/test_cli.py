@@ -103,6 +103,10 @@ WRONG = {
     "build-engines a -o b --optimization-level x": "argument --optimization-level: 'x': expected a whole number",
     "serve --engines": "argument --engines: expected one value or more after it",
     "infer a -o out b": "b: one word too many; expected all images side by side",
+    "infer a --quality 90": (
+        "argument --quality: '90': expected a clip's CRF, a whole number from 0 to 63; photos are written with "
+        "JPEG's and WebP's 95"
+    ),
     "doctor now": "now: one word too many; expected options alone",
     "benchmark --engines a -o b": "missing: --baseline",
     "benchmark --engins a": "--engins: no such option; did you mean --engines?",
@@ -205,6 +209,17 @@ def test_a_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str], monkeyp
     model = str(ROOT / "demo" / "model")
     assert main(["export", model, "--float", "-o", "unused"]) == 1
     assert f"torch is not installed; {install_hint('export')}\n" in capsys.readouterr().err
+
+
+def test_batch_without_ray_ends_before_anything_is_listed_or_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("PASSIONSR_CACHE", str(tmp_path / "cache"))
+    assert main(["batch", str(ROOT / "demo" / "photos" / "lr"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"error: ray is not installed; {install_hint('batch')}\n")
+    assert not list(tmp_path.iterdir())
 
 
 def one_line_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -21,6 +21,13 @@ BEGINNINGS = (
     (rb"7767517\b", "ncnn's graph", "give the weights that it was made from"),
     (rb"GGUF", "a GGUF file", "give the weights that it was made from"),
     (rb"\x08.{1,80}(pytorch|onnx)", "an ONNX graph", "give the weights that it was made from"),
+    (
+        rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|II\*\0|MM\0\*|BM.{4}\0{4}",
+        "a picture",
+        "give the file of weights",
+    ),
+    (rb"%PDF-", "a PDF", AGAIN),
+    (rb"\x89HDF", "an HDF5 file", "give weights of PyTorch's"),
     (rb"\x80[\x02-\x05]", PICKLE, ""),
     (rb"[\t\r\n\x20-\x7e]+\Z", "text", AGAIN),
 )

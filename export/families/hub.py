@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from passionsr_trt.engines.common.counted import counted
 from passionsr_trt.engines.common.errors import UsageError, UserError, reason_of
 from passionsr_trt.engines.common.extras import extra_of, install_hint
 
@@ -100,7 +101,10 @@ def fetch(repository: str, revision: str | None, choose: Chooser) -> tuple[Path,
         print(f"{where}: the hub cannot be asked; what was fetched before is taken ({kept.name[:12]})")
         return kept, files
     files = _chosen(where, choose, sorted(entry.rfilename for entry in found.siblings or ()))
-    print(f"{where}: {len(files)} files of {hub.constants.ENDPOINT}, commit {str(found.sha)[:12]}", flush=True)
+    print(
+        f"{where}: {counted(len(files), 'file')} of {hub.constants.ENDPOINT}, commit {str(found.sha)[:12]}",
+        flush=True,
+    )
     folders = set()
     for file in files:
         try:

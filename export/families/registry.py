@@ -32,6 +32,23 @@ class Family(Protocol):
 FAMILIES: tuple[Family, ...] = (StableDiffusion(), ResShift(), BiDiffSR(), ImageNetwork())
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Every family's options of `import-model`; UserError where one has a name that is taken."""
+    owners = {name: "import-model" for action in parser._actions for name in action.option_strings}
+    for family in FAMILIES:
+        try:
+            family.add_arguments(parser.add_argument_group(family.name))
+        except argparse.ArgumentError as error:
+            name = str(error).rpartition(" ")[2]
+            fact = f"{family.name}: {name} is an option of {owners.get(name, family.name)} already"
+            raise UserError(
+                fact, "expected a name of its own", "change it in the family's add_arguments"
+            ) from None
+        for action in parser._actions:
+            for name in action.option_strings:
+                owners.setdefault(name, family.name)
+
+
 def importer(arguments: argparse.Namespace) -> Family:
     """Which family `import-model` is meant for: --family's, that of ncnn's files, the first one otherwise."""
     of_ncnn = arguments.base is not None and arguments.base.suffix.lower() == NCNN

@@ -107,7 +107,7 @@ def read_checkpoint(path: Path, whole: bool = False) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing", "expected a checkpoint there") from None
+        raise UserError(f"{path}: no such file", "expected a checkpoint", "look at its name and folder") from None
     except Exception as error:  # a damaged pickle raises anything
         refuse_other(path, PICKLE)
         if isinstance(error, pickle.UnpicklingError):

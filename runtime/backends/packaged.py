@@ -69,8 +69,14 @@ class Packaged:
             folder.parent.mkdir(parents=True, exist_ok=True)  # and kept, as two that start at once need it
             check_writable(folder.parent)
         except (OSError, UserError) as error:
-            reason = f"{self.name}: no place for its engines ({error})"
-            raise UserError(reason, f"expected ${VARIABLE} to name a writable folder") from None
+            told = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                told = f"{error.filename}: {error.strerror}"
+            raise UserError(
+                f"{self.name}: no place for its engines ({told.partition(';')[0]})",
+                f"expected ${VARIABLE} to name a writable folder",
+                f"such as {VARIABLE}=/tmp/passionsr-trt",
+            ) from None
         with one_at_a_time(folder, "building"):
             if load_intact(EngineBundle, folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)  # a ruin, which would not be replaced

@@ -13,6 +13,7 @@ import pytest
 import torch
 from passionsr_trt.engines.common.errors import UserError
 from passionsr_trt.export.families.weights import read_checkpoint
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -60,6 +61,13 @@ CASES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "pointer too": ("a.safetensors", lambda path: path.write_text(POINTER), "git lfs pull"),
     "empty": ("a.safetensors", lambda path: path.write_text(""), "empty by its content"),
     "text": ("a.pth", lambda path: path.write_text("Entry not found"), "text by its content"),
+    "PNG": ("a.pth", lambda path: Image.new("RGB", (8, 8)).save(path, "PNG"), "is a picture by its content"),
+    "JPEG": ("a.pkl", lambda path: Image.new("L", (8, 8)).save(path, "JPEG"), "; give the file of weights"),
+    "TIFF": ("a.safetensors", lambda path: Image.new("L", (8, 8)).save(path, "TIFF"), "is a picture by its"),
+    "WebP": ("a.ckpt", lambda path: Image.new("L", (8, 8)).save(path, "WEBP"), "is a picture by its content"),
+    "BMP": ("a.pth", lambda path: Image.new("L", (8, 8)).save(path, "BMP"), "is a picture by its content"),
+    "HDF5": ("a.pth", lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is an HDF5 file by its"),
+    "missing": ("a.pkl", lambda path: path.unlink(missing_ok=True), "a.pkl: no such file; expected a checkpoint"),
     "cut": ("a.pth", cut, "cannot be read (PytorchStreamReader failed"),
     "cut safetensors": (
         "a.safetensors",

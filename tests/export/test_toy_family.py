@@ -76,6 +76,33 @@ def test_a_row_of_absorb_that_fits_nowhere_is_refused(
     assert "no_such_norm: cannot absorb attention.to_q" in capsys.readouterr().err
 
 
+class Twin(ToyDiffusion):
+    """Another family that was copied from it, with the same option."""
+
+    name = "twin"
+
+
+def test_two_families_with_one_option_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, ToyDiffusion(), Twin()))
+    assert main(["import-model", "--help"]) == 1
+    assert capsys.readouterr().err == (
+        "error: twin: --sigma is an option of toy-diffusion already; expected a name of its own; "
+        "change it in the family's add_arguments\n"
+    )
+
+
+@pytest.mark.parametrize(("option", "owner"), [("--file", "import-model"), ("--lora", "stable-diffusion")])
+def test_a_family_s_option_may_be_nobody_else_s(
+    option: str, owner: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Twin, "add_arguments", lambda _self, parser: parser.add_argument("-q", option))
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, Twin()))
+    assert main(["import-model", "base", "-o", "out"]) == 1
+    assert f"twin: {option} is an option of {owner} already" in capsys.readouterr().err
+
+
 def test_the_page_of_families_shows_this_one() -> None:
     page = (ROOT / "export" / "families" / "README.md").read_text(encoding="utf-8")
     code = (Path(chain.__file__)).read_text(encoding="utf-8")

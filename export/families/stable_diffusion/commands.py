@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from passionsr_trt.engines.common.arguments import CALIBRATIONS, some_path
+from passionsr_trt.engines.common.counted import counted
 from passionsr_trt.engines.common.next_step import say_next
 
 
@@ -35,6 +36,6 @@ def run_import_calibration(arguments: argparse.Namespace) -> int:
     calibration.save(folder)
     for line in report.lines():
         print(f"  {line}")
-    print(f"{folder}: {len(calibration.quant.sites)} sites")
+    print(f"{folder}: {counted(len(calibration.quant.sites), 'site')}")
     say_next("export", arguments.model, "--calibration", folder, "-o", Path("out", "onnx", "int8"))
     return 0

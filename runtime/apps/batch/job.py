@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from passionsr_trt.engines.bundle.bundles import EngineBundle
 from passionsr_trt.engines.common.bar import Bar
+from passionsr_trt.engines.common.counted import counted
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable, reason_of
 from passionsr_trt.engines.common.temporaries import PATTERN, sweep, temporary_folder
 from passionsr_trt.engines.pictures.files import is_folder
@@ -52,6 +54,7 @@ def batch(request: BatchRequest) -> int:
     """Make the pictures that are not done yet; 0 where none failed, else 1. What fails is in OUT/failed.jsonl."""
     if not request.inputs and not request.lists:
         raise UsageError("nothing to do", "expected pictures, folders or --list before the output folder")
+    check_installed()
     bundle, provider = request.recipe.bundle(), request.recipe.provider
     on_gpu = provider not in (None, "cpu") or (isinstance(bundle, EngineBundle) and bundle.backend.on_gpu)
     pool = pool_for(request, on_gpu)
@@ -77,12 +80,24 @@ def batch(request: BatchRequest) -> int:
             sweep_all(output, pending.folders, patient=pool.address is None and pending.count > 0)
             ledger.sweep()
     before = pending.done + counts["kept"]
-    written = f"{counts['done']} images written to {output.url}" if counts["done"] else "no image written"
+    written = (
+        f"{counted(counts['done'], 'image')} written to {output.url}" if counts["done"] else "no image written"
+    )
     words = f"{written}, {before} were done before, {failed.count} failed"
     print(printable(words))
     if failed.count:
-        print(printable(f"error: {failed.count} images failed; see {output.address(FAILED)}"), file=sys.stderr)
+        print(
+            printable(f"error: {counted(failed.count, 'image')} failed; see {output.address(FAILED)}"),
+            file=sys.stderr,
+        )
     return 1 if failed.count else 0
+
+
+def check_installed() -> None:
+    """ModuleNotFoundError for what the work would end at after everything is listed."""
+    for name in ("ray", "pyarrow", "fsspec"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def pool_for(request: BatchRequest, on_gpu: bool) -> Pool:
@@ -165,7 +180,9 @@ def work(
                 ledger.gather(gathered)
                 gathered.clear()
     if (lost := pending.count - sum(counts.values())) > 0:
-        raise UserError(f"Ray gave no word of {lost} images", "expected one of each", "run the same again")
+        raise UserError(
+            f"Ray gave no word of {counted(lost, 'image')}", "expected one of each", "run the same again"
+        )
 
 
 def with_our_errors(groups: Iterator[GroupOutcomes]) -> Iterator[GroupOutcomes]:

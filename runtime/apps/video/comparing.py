@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from passionsr_trt.engines.build import versions
 from passionsr_trt.engines.common.bar import Bar
+from passionsr_trt.engines.common.counted import counted
 from passionsr_trt.engines.common.errors import UsageError, UserError, printable
 from passionsr_trt.engines.common.writing import check_writable
 from passionsr_trt.engines.pictures.pictures import to_array
@@ -128,7 +129,7 @@ def lines_of(report: dict[str, Any]) -> list[str]:
     for name, row in report["clips"].items():
         close = row["to_float"]
         lines += [
-            f"  {name}: {len(row['frames'])} frames (worst)",
+            f"  {name}: {counted(len(row['frames']), 'frame')} (worst)",
             f"    to float output    PSNR {close['psnr']:.2f} dB ({close['psnr_worst']:.2f})   "
             f"SSIM {close['ssim']:.4f}   LPIPS {close['lpips']:.4f} ({close['lpips_worst']:.4f})",
         ]
