@@ -109,8 +109,8 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 
     request = filled(CompareRequest, arguments, command=typed(*arguments.words))
     if not clips_of(arguments.images):
-        if arguments.start is not None or arguments.end is not None:
-            raise no_clip()
+        if given := [name for name in ("start", "end") if getattr(arguments, name) is not None]:
+            raise no_clip(*given)
         return compare(request)
     from passionsr_trt.runtime.apps.video.comparing import FramesWanted, compare_clips
 

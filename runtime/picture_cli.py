@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,8 +188,8 @@ def _run_infer(arguments: argparse.Namespace) -> int:
 
         recipe = recipe_of(arguments)
         return enlarge_clips(filled(ClipsRequest, arguments, recipe=recipe, clips=clips, wanted=wanted))
-    if wanted != ClipOptions():
-        raise no_clip()
+    if differing := [entry.name for entry in fields(wanted) if getattr(wanted, entry.name) != entry.default]:
+        raise no_clip(*differing)
     return infer(filled(InferRequest, arguments, recipe=recipe_of(arguments)))
 
 

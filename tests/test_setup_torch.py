@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -119,3 +120,12 @@ def test_the_makefile_hands_torch_on_and_makes_the_environment_anew_for_another(
     (tmp_path / ".torch-cuda").touch()
     assert "setup_torch" not in planned() and "setup_torch" not in planned("TORCH=cuda")
     assert "--clear" in planned("TORCH=cpu") and "setup_torch.py cpu" in planned("TORCH=cpu")
+
+
+def test_the_page_names_the_pins_and_the_build_for_a_machine_without_a_gpu(script: Any) -> None:
+    versions = script.pins(ROOT / "constraints.txt")
+    chosen = script.plan("cpu", versions, linux=True, gpu=False, reachable=True)
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    cpu, other = re.findall(r"pip install (torch==.*)", page)
+    assert {*cpu.split()} == {*chosen.words}
+    assert other.split() == [f"{name}=={version}" for name, version in versions.items()]

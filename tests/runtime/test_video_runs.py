@@ -223,7 +223,10 @@ def test_the_command_makes_a_clip_once_and_equal_frames_become_equal(
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "a format": (("a.mkv", "--format", "png"), "--format png of a clip"),
     "a picture beside": (("a.mkv", "b.png"), "b.png beside clips"),
-    "no clip": (("b.png", "--start", "3"), "options of clips without a clip"),
+    "no clip": (
+        ("b.png", "--start", "3", "--pixel-format", "x"),
+        "--start, --pixel-format: options of clips without a clip",
+    ),
     "backwards": (("a.mkv", "--start", "3", "--end", "0:02"), "--end 2; expected more than --start 3"),
     "no time": (("a.mkv", "--start", "soon"), "expected seconds, or H:MM:SS"),
     "one for two": (("a.mkv", "b.mkv", "-o", "c.mkv"), "one file for 2 clips"),

@@ -31,10 +31,11 @@ def clips_of(given: Sequence[Path]) -> list[Path]:
     return clips
 
 
-def no_clip() -> UsageError:
-    """Of --start and the like, where pictures were given."""
+def no_clip(*fields: str) -> UsageError:
+    """Of options of clips (`pixel_format`: --pixel-format), where pictures were given."""
+    named = ", ".join(f"--{field.replace('_', '-')}" for field in fields)
     return UsageError(
-        "options of clips without a clip", f"expected a file named {', '.join(READ[:4])} or the like"
+        f"{named}: options of clips without a clip", f"expected a file named {', '.join(READ[:4])} or the like"
     )
 
 
