@@ -30,7 +30,7 @@ NUMBERS = os.environ.get("DIT_SR_SMALL")  # a folder: unet.pth, expected.safeten
 AUTOENCODER = os.environ.get("RESSHIFT_SMALL")  # a folder: small_vq.pth
 given = pytest.mark.skipif(NUMBERS is None or AUTOENCODER is None, reason="DIT_SR_SMALL names no numbers")
 SMALL = {"levels": (1, 2), "vae_levels": (1, 1, 1), "window": 8, "adaptive": True}
-FACES = {"levels": (1,), "vae_levels": (1, 1, 1), "window": 4, "adaptive": True, "latent": 8, "branch": (16, 32)}
+FACES = {"levels": (1,), "vae_levels": (1, 1, 1), "window": 4, "adaptive": True, "latent": 8, "branch": (32, 64)}
 
 
 def numbers(name: str) -> tuple[reference.UNetModelSwin, dict[str, Tensor]]:
@@ -130,7 +130,7 @@ def test_the_layout_for_faces_enlarges_nothing_and_has_its_branch_once(tmp_path:
         "vq_encoder", "lr_branch", "unet_4", "unet_3", "unet_2", "unet_1", "vq_decoder"
     ]  # fmt: skip
     assert [str(tensor) for tensor in built.part("unet_3").inputs] == [
-        "x3 [B, 8, H/4, W/4]", "noise_3 [B, 8, H/4, W/4]", "features [B, 32, H/4, W/4]"
+        "x3 [B, 8, H/4, W/4]", "noise_3 [B, 8, H/4, W/4]", "features [B, 64, H/4, W/4]"
     ]  # fmt: skip
     original = read_model(model)
     sources = smooth_sources(built.parts, (32, 48), seed=3)
@@ -142,7 +142,7 @@ def test_the_layout_for_faces_enlarges_nothing_and_has_its_branch_once(tmp_path:
 def test_a_branch_that_makes_more_small_than_the_autoencoder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unet, autoencoder = write_small(tmp_path, **{**FACES, "branch": (8, 16, 32)})
+    unet, autoencoder = write_small(tmp_path, **{**FACES, "branch": (16, 32, 64)})
     words = ["import-model", "--family", "resshift", "--unet", str(unet), "--autoencoder", str(autoencoder)]
     assert main([*words, "--steps", "4", "-o", str(tmp_path / "model")]) == 1
     assert "the UNet its own 8 times" in capsys.readouterr().err
