@@ -155,7 +155,7 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def small_fp8(small: Built, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model's FP8 bundle, from the calibration of its INT8 one."""
     cache = small.onnx_int8.parent / "cache"
-    words = ["export", str(small_model), "--cache", str(cache), "--format", "fp8"]
+    words = ["export", str(small_model), "--name", "", "--cache", str(cache), "--format", "fp8"]
 
     def make(out: Path) -> None:
         assert main([*words, "-o", str(out / "onnx")]) == 0

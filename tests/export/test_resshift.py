@@ -151,7 +151,7 @@ def test_files_that_are_none_are_refused_in_one_line(tmp_path: Path, capsys: pyt
         (tmp_path / "misshapen.pth", vq, "out_layers.3"),
         (tmp_path / "odd.pth", vq, "no plain tensor of numbers"),
         (tmp_path / "whole.pth", vq, "no plain tensor of numbers"),
-        (tmp_path / "nothing.pth", vq, "missing"),
+        (tmp_path / "nothing.pth", vq, "no such file"),
     ):
         capsys.readouterr()
         words = ["import-model", "--family", NAME, "--unet", str(first), "--autoencoder", str(second)]
