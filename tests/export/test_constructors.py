@@ -22,6 +22,10 @@ LOADING = "a model is loaded, folded and proved on the host; its parts move afte
 # function: why what it makes is on the host
 ALLOWED = {
     "calibrate/data.py:sources_of_picture": "a picture comes from a file; `on_device` moves it",
+    "families/bidiffsr/reference.py:__init__": LOADING,
+    "families/bidiffsr/reference.py:time_encoding": LOADING,
+    "families/bidiffsr/unet.py:__init__": LOADING,
+    "families/bidiffsr/unet.py:places": LOADING,
     **{
         f"families/image_network/ncnn_graphs.py:{name}": LOADING
         for name in ("compact", "in_branches", "plain", "weights")
