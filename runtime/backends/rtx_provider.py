@@ -47,7 +47,7 @@ def registered() -> str:
         raise UserError(
             f"--provider nv-tensorrt-rtx: {PACKAGE} is not installed",
             "expected it beside onnxruntime 1.24 or newer",
-            f"`pip install {PACKAGE}`",
+            "`pip install onnxruntime-ep-nv-tensorrt-rtx-cu12`",
         ) from None
     library, name = Path(plugin.get_library_path()), str(plugin.get_ep_name())
     try:
