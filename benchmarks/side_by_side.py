@@ -141,6 +141,8 @@ def main() -> None:
             continue
         results.append(times)
         peaks.update(memory)
+    if not results:
+        raise SystemExit("error: nothing was measured: a contestant of every group ended early")
     floats = [label for label in peaks if label.endswith("FP32")]
     report = summarize(results, TESTED, floats)
     report["conditions"] = conditions(arguments.size, arguments.threads, arguments.runs)
